@@ -1,0 +1,105 @@
+"""All that crosses between the scheduler and the model runner: counts and ids one way, tokens the other.
+
+The scheduler decides with counts alone and the runner keeps the tokens, so neither knows the other. A runner keeps the
+state of a request from the step in which it comes as `NewRequestData` until its id is in `dropped_request_keys`
+(finished, aborted or preempted); a preempted request comes again as new.
+"""
+
+from dataclasses import dataclass, field
+from typing import NewType, Protocol
+
+from ipc.messages import Task
+from ipc.sampling_params import SamplingParams
+
+RequestKey = NewType("RequestKey", int)
+"""The core's own number of a request, unique over all clients for the life of the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequestData:
+    """A request that the runner has not, or no longer, in its batch."""
+
+    key: RequestKey
+    token_ids: tuple[int, ...]
+    """Prompt and the output so far."""
+    num_prompt_tokens: int
+    sampling_params: SamplingParams
+    task: Task
+    block_ids: tuple[int, ...]
+    """Blocks that hold the cached prefix; those for this step are in `ScheduledRequest.new_block_ids`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRequest:
+    """One request's share of a step: tokens [num_computed_tokens, num_computed_tokens + num_scheduled_tokens)."""
+
+    key: RequestKey
+    num_computed_tokens: int
+    num_scheduled_tokens: int
+    new_block_ids: tuple[int, ...]
+    """Appended to the request's block table before the step."""
+    is_last_chunk: bool
+    """True where the step reaches the last known token, so that a token is sampled (or an embedding is complete)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOutput:
+    """One step, as the runner gets it."""
+
+    step: int
+    new_requests: tuple[NewRequestData, ...]
+    scheduled: tuple[ScheduledRequest, ...]
+    """Decodes first, then prefill chunks."""
+    dropped_request_keys: tuple[RequestKey, ...] = ()
+    """To be forgotten before this step; may name keys that the runner never saw."""
+
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Tokens computed in this step."""
+        return sum(request.num_scheduled_tokens for request in self.scheduled)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRunnerOutput:
+    """What a step gave."""
+
+    sampled_token_ids: dict[RequestKey, int] = field(default_factory=dict)
+    """One token for each GENERATE request whose chunk was the last, except the failed."""
+    embeddings: dict[RequestKey, list[float]] = field(default_factory=dict)
+    """L2-normalized mean of the last hidden states, for each EMBED request whose chunk was the last."""
+    failures: dict[RequestKey, str] = field(default_factory=dict)
+    """Requests that failed alone, with an error code such as `nan_logits`; the others are unaffected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the rest of the core must know about the loaded model."""
+
+    model_id: str
+    fingerprint: str
+    tokenizer_dir: str
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    max_model_len: int
+    num_blocks: int
+    embedding_size: int
+    """0 where the model gives no embeddings."""
+    dtype: str
+    device: str
+
+
+class ModelRunner(Protocol):
+    """Runs steps on one device. Implementations: `engine_core/model/model_runner.py`, `fake_runner.py`."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts about the loaded model."""
+        ...
+
+    def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Run one step: write the keys and values of every scheduled token, then sample.
+
+        Raises:
+            Exception: the step failed as a whole; the caller fails its requests and drops what it cached.
+        """
+        ...

@@ -1,0 +1,112 @@
+"""The settings of every process, one section per reader, all names unique so that they flatten into flags.
+
+The launcher resolves them once (`fast_inference/settings.py`: flags > environment > YAML > defaults) and writes them
+to `config.json` in the run dir; children read their sections from there with `load_sections`. A section is handed to
+the class that uses it; nothing else reads the environment. Field descriptions are the help texts of the flags.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ipc.errors import ConfigError
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_MODEL_ALIAS = "fast-inference-model"
+
+
+class _Section(BaseModel):
+    """Base of all sections: frozen; a child ignores the keys of other sections."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class ModelConfig(_Section):
+    """Which model runs, on what, and in which precision."""
+
+    model: str = Field(DEFAULT_MODEL, description="folder, hub id, GGUF file, a name that `pull` knows, or 'fake'")
+    tokenizer: str | None = Field(None, description="folder or hub id of the tokenizer, where not the model's own")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="'auto': bfloat16 where the device computes fast with it, else float32"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="'auto': cuda where there is one")
+    max_model_len: int | None = Field(
+        None, ge=16, description="most tokens of one request; the model's own limit where not set"
+    )
+    threads: int | None = Field(None, ge=1, description="intra-op threads of the core; all allowed CPUs where not set")
+
+
+class CacheConfig(_Section):
+    """The paged KV cache."""
+
+    block_size: int = Field(32, ge=16, multiple_of=16, description="tokens in a KV cache block")
+    num_blocks: int | None = Field(None, ge=2, description="KV cache blocks; planned from free memory where not set")
+    kv_cache_memory_bytes: int | None = Field(None, ge=1, description="memory for the KV cache, instead of a plan")
+    enable_prefix_caching: bool = Field(True, description="reuse the blocks of equal prompt prefixes")
+
+
+class SchedulerConfig(_Section):
+    """How requests share the core."""
+
+    max_num_seqs: int = Field(64, ge=1, le=4096, description="most requests in one step")
+    max_num_batched_tokens: int = Field(2048, ge=16, description="most tokens computed in one step")
+    max_prefill_chunk: int = Field(
+        512, ge=16, description="most prompt tokens of one request in one step while others run or wait"
+    )
+    max_queued_requests: int = Field(1024, ge=1, description="requests that may wait; more are refused with 429")
+    max_queued_tokens: int = Field(1_000_000, ge=1, description="prompt tokens that may wait; more are refused")
+
+
+class FakeModelConfig(_Section):
+    """The fake model runner of `--model fake`: no weights, adjustable speed and faults."""
+
+    fake_step_ms: float = Field(0.0, ge=0, description="time of one step")
+    fake_token_us: float = Field(0.0, ge=0, description="additional time per computed token")
+    fake_faults: str = Field(
+        "", description="comma-separated: die@STEP, hang@STEP, raise@STEP, nan@N (every N-th request)"
+    )
+
+
+class FrontendConfig(_Section):
+    """The HTTP side."""
+
+    served_model_name: tuple[str, ...] = Field(
+        (), description="names of the model in the API; its id and 'fast-inference-model' where not set"
+    )
+    max_body_bytes: int = Field(4 * 2**20, ge=1024, description="largest request body; more is refused with 413")
+    request_id_headers: bool = Field(True, description="echo X-Request-Id, or make one")
+    chat_template: str | None = Field(None, description="file with a chat template, instead of the tokenizer's own")
+    root_path: str = Field("", description="path prefix that a proxy strips")
+
+
+class LogConfig(_Section):
+    """Logging of every process."""
+
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = Field("info", description="lowest level")
+
+
+class LauncherConfig(_Section):
+    """What the launcher starts, and where."""
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    frontends: int = Field(2, ge=1, le=64, description="frontend processes")
+    run_dir: Path | None = Field(None, description="folder of sockets and status.json; made, mode 0700")
+    drain_timeout: float = Field(30.0, ge=0, description="seconds that running requests get after SIGTERM")
+
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+def load_section(config_file: Path, section: type[SectionT]) -> SectionT:
+    """Read one section from the `config.json` that the launcher wrote.
+
+    Raises:
+        ConfigError: the file is missing or not what the launcher writes.
+    """
+    try:
+        return section.model_validate(json.loads(config_file.read_text()))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {config_file}: {error}") from error

@@ -1,0 +1,331 @@
+"""All that is said between a client and the engine core, one frozen record per message.
+
+Owns the vocabulary; `ipc.codec` owns how it is written down. A record is sent as a msgpack array in field
+order, so fields are only ever appended, each with a default: an older reader ignores what it does not know, a newer
+one fills in what is missing. Fields typed `Ids32`, `Ids64` or `Floats` travel as raw buffers in frames of their own.
+
+Law: every `Add` is answered by exactly one terminal output: a `Finished` inside a `Step`, or a `Reject`.
+
+| direction | kinds |
+|---|---|
+| client → core | HELLO, ADD, ABORT, BEAT (`ClientBeat`), LIVE, CALL, BYE |
+| core → client | WELCOME, STEP, REJECT, BEAT (`CoreBeat`), RECONCILE, REPLY, DYING, BYE |
+
+Request ids are made by the client: a counter that starts at 1 in each process and is never reused. With the
+client's random socket identity they are unique; ids chosen by users never reach this layer.
+"""
+
+from array import array
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Annotated, NewType
+
+from ipc.sampling_params import SamplingParams
+
+PROTOCOL_VERSION = 1
+
+RequestId = NewType("RequestId", int)
+"""A client's own number for one of its requests: u64, from 1, never reused."""
+
+Ids32 = Annotated["array[int]", "i"]
+"""Signed 32-bit integers (token ids), little-endian in a frame of their own."""
+Ids64 = Annotated["array[int]", "Q"]
+"""Unsigned 64-bit integers (request ids), little-endian in a frame of their own."""
+Floats = Annotated["array[float]", "f"]
+"""32-bit floats (embeddings), little-endian in a frame of their own."""
+
+
+class MessageKind(IntEnum):
+    """The first byte of every message."""
+
+    HELLO = 1
+    WELCOME = 2
+    ADD = 3
+    ABORT = 4
+    STEP = 5
+    REJECT = 6
+    BEAT = 7
+    RECONCILE = 8
+    LIVE = 9
+    CALL = 10
+    REPLY = 11
+    DYING = 12
+    BYE = 13
+
+
+class ClientRole(IntEnum):
+    """What a client is; decides its scheduling class and which calls it may make."""
+
+    FRONTEND = 1
+    BATCH = 2
+    ADMIN = 3
+
+
+class Task(IntEnum):
+    """What a request wants."""
+
+    GENERATE = 1
+    EMBED = 2
+
+
+class FinishReason(IntEnum):
+    """How a request ended."""
+
+    STOP = 1
+    LENGTH = 2
+    ABORT = 3
+    ERROR = 4
+
+
+class CoreState(IntEnum):
+    """Life of a core; only READY accepts requests."""
+
+    LOADING = 1
+    READY = 2
+    DRAINING = 3
+    DYING = 4
+
+
+# --- client → core ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message of a client, repeated until it is welcomed."""
+
+    client_name: str
+    role: ClientRole
+    pid: int
+    """0 where the core must not watch the process (another host)."""
+    pid_start_ticks: int
+    """Field 22 of /proc/PID/stat: tells the process from a later one with the same pid."""
+    pid_namespace: int
+    """Inode of /proc/self/ns/pid: pids mean something only inside one namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """A request. The prompt is token ids; text is the client's business."""
+
+    request_id: RequestId
+    prompt_token_ids: Ids32
+    """The prompt, then the last `num_resumed_tokens` ids as output that was already emitted."""
+    sampling_params: SamplingParams
+    task: Task = Task.GENERATE
+    arrival_time_us: int = 0
+    """Wall clock, microseconds since the epoch."""
+    priority: int = 0
+    flow: str = ""
+    """Fair-sharing unit (an API key, a user, a batch job); empty for the shared one."""
+    cache_salt: str = ""
+    """Requests share prefix-cache blocks only under equal salts."""
+    num_resumed_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Stop these requests; unknown and finished ids are ignored."""
+
+    request_ids: Ids64
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientBeat:
+    """Sign of life of a client, once a second."""
+
+    sequence: int
+    num_live_requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Answer to RECONCILE: every request that the client still waits for."""
+
+    nonce: int
+    request_ids: Ids64
+
+
+class CallMethod(IntEnum):
+    """Control calls that the core answers; nothing else can be called."""
+
+    PING = 1
+    STATS = 2
+    RESET_PREFIX_CACHE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A control call; answered by a `Reply` with the same id."""
+
+    call_id: int
+    method: CallMethod
+    arguments: dict[str, int | str] = field(default_factory=dict)
+
+
+# --- both ways -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """An orderly end: of a client, or of the core (its reason: drained, protocol_mismatch, evicted)."""
+
+    reason: str = ""
+    detail: str = ""
+
+
+# --- core → client ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Occupancy of the core, published with every step and beat."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_queued_tokens: int = 0
+    """Prompt tokens of the waiting requests."""
+    num_free_blocks: int = 0
+    num_blocks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The core is ready, and what a client must know to talk to it."""
+
+    epoch: int
+    """Number of this core's life; grows with each restart. Frames of another epoch are stale."""
+    core_pid: int
+    core_pid_start_ticks: int
+    model_id: str
+    model_fingerprint: str
+    """Equal for equal weights, tokenizer and dtype; resumed streams never cross it."""
+    tokenizer_dir: str
+    """Folder with `tokenizer.json`, `tokenizer_config.json` and perhaps `chat_template.jinja`."""
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    max_model_len: int
+    """Most tokens of one request, prompt and output together."""
+    block_size: int
+    num_blocks: int
+    max_num_seqs: int
+    embedding_size: int
+    """Length of an embedding; 0 where the model gives none."""
+    max_queued_requests: int
+    max_queued_tokens: int
+    beat_interval_ms: int
+    lease_ms: int
+    dtype: str
+    device: str
+    core_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The terminal output of one request."""
+
+    request_id: RequestId
+    reason: FinishReason
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_cached_tokens: int = 0
+    """Prompt tokens whose keys and values came from the prefix cache."""
+    stop_token_id: int = -1
+    """The token that ended the answer, if `reason` is STOP; it is the last emitted token."""
+    error_code: str = ""
+    error_message: str = ""
+    queue_time_us: int = 0
+    """From arrival in the core to the first time scheduled."""
+    first_token_us: int = 0
+    """From arrival in the core to the first token."""
+    total_time_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one engine step produced for one client: columns, one row for each new token."""
+
+    sequence: int
+    """Counts this client's STEPs from 1 without gaps; a gap means that tokens were lost."""
+    step: int
+    request_ids: Ids64
+    token_ids: Ids32
+    """Same length as `request_ids`; rows of one request are in output order."""
+    finished: tuple[Finished, ...] = ()
+    load: Load = Load()
+    embedding_request_ids: Ids64 = field(default_factory=lambda: array("Q"))
+    embeddings: Floats = field(default_factory=lambda: array("f"))
+    """[len(embedding_request_ids), embedding_size], row after row; those requests are in `finished` too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The request was not accepted: terminal, nothing of it ran."""
+
+    request_id: RequestId
+    code: str
+    message: str
+    param: str = ""
+    retry_after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CoreBeat:
+    """Sign of life of the core's I/O thread, whatever the step loop does."""
+
+    sequence: int
+    state: CoreState
+    step: int
+    step_age_ms: int
+    """Time since the running step began; 0 while the core is idle."""
+    load: Load = Load()
+    detail: str = ""
+    """While LOADING: the stage, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconcile:
+    """Asks the client for a LIVE message."""
+
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer to a CALL: `error` is empty on success."""
+
+    call_id: int
+    result: dict[str, int | float | str] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dying:
+    """The core cannot go on; it exits after this. Named requests were running."""
+
+    reason: str
+    suspects: Ids64 = field(default_factory=lambda: array("Q"))
+
+
+ClientMessage = Hello | Add | Abort | ClientBeat | Live | Call | Bye
+CoreMessage = Welcome | Step | Reject | CoreBeat | Reconcile | Reply | Dying | Bye
+
+CLIENT_MESSAGES: dict[MessageKind, type[ClientMessage]] = {
+    MessageKind.HELLO: Hello,
+    MessageKind.ADD: Add,
+    MessageKind.ABORT: Abort,
+    MessageKind.BEAT: ClientBeat,
+    MessageKind.LIVE: Live,
+    MessageKind.CALL: Call,
+    MessageKind.BYE: Bye,
+}
+CORE_MESSAGES: dict[MessageKind, type[CoreMessage]] = {
+    MessageKind.WELCOME: Welcome,
+    MessageKind.STEP: Step,
+    MessageKind.REJECT: Reject,
+    MessageKind.BEAT: CoreBeat,
+    MessageKind.RECONCILE: Reconcile,
+    MessageKind.REPLY: Reply,
+    MessageKind.DYING: Dying,
+    MessageKind.BYE: Bye,
+}

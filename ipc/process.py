@@ -1,0 +1,56 @@
+"""Facts about processes: who is alive, is it still the same one, and dying together with a parent.
+
+Used by the launcher's children, by the core (to see a frontend die) and by clients (to see the core die).
+"""
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+from ipc.errors import ConfigError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies; the first thing that a child does.
+
+    Raises:
+        ConfigError: the kernel refuses.
+    """
+    parent_pid = os.environ.get("FAST_INFERENCE_LAUNCHER_PID")
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise ConfigError(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
+    if parent_pid is not None and os.getppid() != int(parent_pid):
+        os._exit(1)  # the parent died between fork and prctl
+
+
+def start_ticks(pid: int) -> int:
+    """Start time of a process in clock ticks since boot; 0 if there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def pid_namespace() -> int:
+    """Inode of this process's pid namespace; pids can be compared only within one."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def open_pidfd(pid: int, expected_start_ticks: int | None = None) -> int | None:
+    """A descriptor that becomes readable when the process ends; None if it is gone already.
+
+    With `expected_start_ticks`, a later process with the same pid counts as gone.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if expected_start_ticks is not None and start_ticks(pid) != expected_start_ticks:
+        os.close(pidfd)
+        return None
+    return pidfd

@@ -1,0 +1,256 @@
+"""One client's side of the conversation with the core, without any I/O: what arrived and what it means.
+
+Owns the table of live requests and what is known of the core. `ipc.client` (async) and `ipc.sync_client` own the
+socket, feed frames to `Session.receive` and send what the session's users ask for.
+Invariant: a request leaves the table exactly once, with its `Finished` or with an error.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ipc import codec
+from ipc.errors import (
+    ContextLengthError,
+    EngineUnavailableError,
+    FastInferenceError,
+    InvalidRequestError,
+    ProtocolError,
+    QueueFullError,
+    RequestFailedError,
+)
+from ipc.messages import (
+    Bye,
+    CoreBeat,
+    CoreMessage,
+    CoreState,
+    Dying,
+    Finished,
+    FinishReason,
+    Load,
+    Reject,
+    RequestId,
+    Step,
+    Welcome,
+)
+
+log = logging.getLogger(__name__)
+
+_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining", "loading"})
+
+
+@dataclass(slots=True)
+class Output:
+    """What became known of a request since the last look."""
+
+    token_ids: list[int] = field(default_factory=list)
+    finished: Finished | None = None
+    embedding: list[float] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.token_ids) or self.finished is not None
+
+
+class RequestOutputs:
+    """Outputs of one request on their way to a reader; deltas merge while the reader is slow, so memory is bounded."""
+
+    def __init__(self, request_id: RequestId) -> None:
+        self.request_id = request_id
+        self._pending = Output()
+        self._error: FastInferenceError | None = None
+        self.is_terminated = False
+        """True once the terminal output has arrived (it may still be unread)."""
+
+    def push_token(self, token_id: int) -> None:
+        """Append one token."""
+        self._pending.token_ids.append(token_id)
+
+    def finish(self, finished: Finished, embedding: list[float] | None = None) -> None:
+        """Record the terminal output."""
+        self.is_terminated = True
+        if finished.reason is FinishReason.ERROR:
+            self._error = _error_of_finished(finished)
+        else:
+            self._pending.finished = finished
+            self._pending.embedding = embedding
+
+    def fail(self, error: FastInferenceError) -> None:
+        """Record a terminal error; the reader gets it after what arrived before."""
+        self.is_terminated = True
+        self._error = error
+
+    def notify(self) -> None:
+        """Called after each batch of changes; an asynchronous reader overrides it to wake up."""
+
+    def try_take(self) -> Output | None:
+        """What is unread, or None if there is nothing yet.
+
+        Raises:
+            FastInferenceError: the request ended in an error, and everything before it has been read.
+        """
+        if self._pending:
+            taken, self._pending = self._pending, Output()
+            return taken
+        if self._error is not None:
+            raise self._error
+        return None
+
+
+def _error_of_finished(finished: Finished) -> FastInferenceError:
+    if finished.error_code in _UNAVAILABLE_CODES:
+        return EngineUnavailableError(finished.error_message, code=finished.error_code)
+    return RequestFailedError(finished.error_message, code=finished.error_code)
+
+
+def _error_of_reject(reject: Reject) -> FastInferenceError:
+    if reject.code == QueueFullError.code:
+        return QueueFullError(reject.message, retry_after_s=reject.retry_after_ms / 1000)
+    if reject.code == ContextLengthError.code:
+        return ContextLengthError(reject.message, param=reject.param or None)
+    if reject.code in _UNAVAILABLE_CODES:
+        return EngineUnavailableError(reject.message, code=reject.code)
+    return InvalidRequestError(reject.message, param=reject.param or None, code=reject.code)
+
+
+class Session:
+    """The state of one conversation."""
+
+    def __init__(self) -> None:
+        self.welcome: Welcome | None = None
+        """What the core said when it last welcomed this client; kept after the core is lost."""
+        self.state: CoreState | None = None
+        """None: no living core is known."""
+        self.load = Load()
+        self.detail = ""
+        self.step_age_s = 0.0
+        self.num_bad_messages = 0
+        self.requests: dict[RequestId, RequestOutputs] = {}
+        self._last_request_id = 0
+        self._last_sequence = 0
+        self._heard_at = time.monotonic()
+
+    @property
+    def is_ready(self) -> bool:
+        """True while a core that accepts requests is known."""
+        return self.state is CoreState.READY and self.welcome is not None
+
+    @property
+    def epoch(self) -> int:
+        """Epoch for outgoing frames; 0 before the first welcome."""
+        return self.welcome.epoch if self.welcome is not None else 0
+
+    @property
+    def beat_age_s(self) -> float:
+        """Seconds since the core was last heard."""
+        return time.monotonic() - self._heard_at
+
+    def next_request_id(self) -> RequestId:
+        """A request id that this process has not used."""
+        self._last_request_id += 1
+        return RequestId(self._last_request_id)
+
+    def receive(self, frames: Sequence[bytes]) -> CoreMessage | None:
+        """Take in one message; returns it for what the caller must do (WELCOME, RECONCILE, REPLY), None if it was dropped."""
+        try:
+            message = codec.decode_core_message(frames)
+            epoch = codec.decode_header(frames).epoch
+        except ProtocolError as error:
+            self.num_bad_messages += 1
+            log.warning("dropped a message: %s", error.message)
+            return None
+        if isinstance(message, Welcome):
+            self._on_welcome(message)
+        elif isinstance(message, CoreBeat):
+            self._on_beat(message, epoch)
+        elif isinstance(message, Bye):
+            self.lose(f"the core said good-bye: {message.reason} {message.detail}".strip())
+        elif epoch != self.epoch or self.state is None:
+            return None  # from an earlier life of the core
+        elif isinstance(message, Step):
+            self._on_step(message)
+        elif isinstance(message, Reject):
+            self._end(message.request_id, error=_error_of_reject(message))
+        elif isinstance(message, Dying):
+            log.error("the core is dying: %s", message.reason)
+            self.state = CoreState.DYING
+        self._heard_at = time.monotonic()
+        return message
+
+    def lose(self, reason: str) -> None:
+        """The core is gone: every live request ends in `EngineUnavailableError`."""
+        if self.state is not None:
+            log.warning("lost the core: %s", reason)
+        self.state = None
+        self.detail = reason
+        self.fail_all(EngineUnavailableError("The engine stopped; it is being restarted.", code="engine_restarted"))
+
+    def fail_all(self, error: FastInferenceError) -> None:
+        """End every live request with this error."""
+        lost = list(self.requests.values())
+        self.requests.clear()
+        for request in lost:
+            request.fail(error)
+            request.notify()
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        if self.is_ready and self.epoch == welcome.epoch:
+            return  # the answer to a repeated HELLO
+        if self.state is not None and self.epoch not in (0, welcome.epoch):
+            self.lose("another core answers")
+        self.welcome = welcome
+        self.state = CoreState.READY
+        self.detail = ""
+        self._last_sequence = 0
+
+    def _on_beat(self, beat: CoreBeat, epoch: int) -> None:
+        self.load = beat.load
+        self.detail = beat.detail
+        self.step_age_s = beat.step_age_ms / 1000
+        is_welcomed = self.state in (CoreState.READY, CoreState.DRAINING) and epoch == self.epoch
+        if is_welcomed or beat.state is CoreState.LOADING:
+            self.state = beat.state
+
+    def _on_step(self, step: Step) -> None:
+        self.load = step.load
+        if step.sequence != self._last_sequence + 1:
+            log.error("STEP %d after %d: outputs were lost", step.sequence, self._last_sequence)
+            self.fail_all(RequestFailedError("Outputs of this request were lost.", code="stream_gap"))
+        self._last_sequence = step.sequence
+        touched = set()
+        for request_id, token_id in zip(step.request_ids, step.token_ids, strict=False):
+            request = self.requests.get(RequestId(request_id))
+            if request is not None:
+                request.push_token(token_id)
+                touched.add(request)
+        embeddings = self._embeddings_of(step)
+        for request in touched:
+            request.notify()
+        for finished in step.finished:
+            self._end(finished.request_id, finished=finished, embedding=embeddings.get(finished.request_id))
+
+    def _embeddings_of(self, step: Step) -> dict[int, list[float]]:
+        if not step.embedding_request_ids:
+            return {}
+        size = len(step.embeddings) // len(step.embedding_request_ids)
+        return {
+            request_id: step.embeddings[row * size : (row + 1) * size].tolist()
+            for row, request_id in enumerate(step.embedding_request_ids)
+        }
+
+    def _end(
+        self,
+        request_id: RequestId,
+        *,
+        finished: Finished | None = None,
+        embedding: list[float] | None = None,
+        error: FastInferenceError | None = None,
+    ) -> None:
+        request = self.requests.pop(request_id, None)
+        if request is None:
+            return  # aborted by this side meanwhile
+        if finished is not None:
+            request.finish(finished, embedding)
+        elif error is not None:
+            request.fail(error)
+        request.notify()

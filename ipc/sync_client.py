@@ -1,0 +1,160 @@
+"""The blocking client of the engine core: what scripts, tools and tests hold.
+
+The same conversation as `ipc.client`, driven by the caller: outputs arrive while it is inside `wait` or `generate`.
+"""
+
+import os
+import time
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import zmq
+
+from ipc import codec
+from ipc.endpoints import connect_to_core
+from ipc.errors import EngineUnavailableError, ServerError
+from ipc.messages import (
+    Abort,
+    Add,
+    Bye,
+    Call,
+    CallMethod,
+    ClientMessage,
+    ClientRole,
+    CoreMessage,
+    Hello,
+    Live,
+    Reconcile,
+    Reply,
+    RequestId,
+    Task,
+    Welcome,
+)
+from ipc.process import pid_namespace, start_ticks
+from ipc.sampling_params import SamplingParams
+from ipc.session import Output, RequestOutputs, Session
+
+_HELLO_INTERVAL_S = 0.1
+
+
+class SyncEngineClient:
+    """A connection to the core for one thread; a context manager that says BYE at its end."""
+
+    def __init__(self, socket_path: Path, *, name: str, role: ClientRole = ClientRole.ADMIN) -> None:
+        self.session = Session()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = connect_to_core(self._context, socket_path)
+        self._hello = Hello(name, role, os.getpid(), start_ticks(os.getpid()), pid_namespace())
+        self._last_call_id = 0
+
+    def __enter__(self) -> "SyncEngineClient":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.send(Bye("closed"))
+        self._socket.close(linger=100)
+        self._context.term()
+
+    def wait_ready(self, timeout_s: float) -> Welcome:
+        """Say HELLO until the core welcomes us.
+
+        Raises:
+            EngineUnavailableError: it did not within the time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self.session.is_ready:
+            if time.monotonic() > deadline:
+                raise EngineUnavailableError(f"the engine is not ready: {self.session.detail or 'no answer'}")
+            self.send(self._hello)
+            self.wait(_HELLO_INTERVAL_S)
+        assert self.session.welcome is not None
+        return self.session.welcome
+
+    def submit(
+        self,
+        prompt_token_ids: Sequence[int],
+        sampling_params: SamplingParams,
+        *,
+        task: Task = Task.GENERATE,
+        cache_salt: str = "",
+    ) -> RequestOutputs:
+        """Hand a request to the core; its outputs arrive during `wait`."""
+        request = RequestOutputs(self.session.next_request_id())
+        self.session.requests[request.request_id] = request
+        add = Add(
+            request_id=request.request_id,
+            prompt_token_ids=array("i", prompt_token_ids),
+            sampling_params=sampling_params,
+            task=task,
+            arrival_time_us=time.time_ns() // 1000,
+            cache_salt=cache_salt,
+        )
+        if not self.send(add):
+            del self.session.requests[request.request_id]
+            raise EngineUnavailableError("the engine accepts no messages at the moment")
+        return request
+
+    def generate(
+        self, prompt_token_ids: Sequence[int], sampling_params: SamplingParams, timeout_s: float = 60.0
+    ) -> Output:
+        """Run one request to its end; raises its error, or `EngineUnavailableError` after the time."""
+        return self.collect(self.submit(prompt_token_ids, sampling_params), timeout_s)
+
+    def collect(self, request: RequestOutputs, timeout_s: float = 60.0) -> Output:
+        """Wait for the end of a request and return all that is unread of it."""
+        deadline = time.monotonic() + timeout_s
+        whole = Output()
+        while whole.finished is None:
+            output = request.try_take()
+            if output is not None:
+                whole.token_ids += output.token_ids
+                whole.finished, whole.embedding = output.finished, output.embedding
+            elif time.monotonic() > deadline:
+                self.abort(request.request_id)
+                raise EngineUnavailableError(f"no end within {timeout_s} s")
+            else:
+                self.wait(0.1)
+        return whole
+
+    def abort(self, request_id: RequestId) -> None:
+        """Stop a request."""
+        if self.session.requests.pop(request_id, None) is not None:
+            self.send(Abort(array("Q", [request_id])))
+
+    def call(
+        self, method: CallMethod, arguments: dict[str, int | str] | None = None, timeout_s: float = 5.0
+    ) -> dict[str, int | float | str]:
+        """Make a control call; raises `ServerError` for its error, `EngineUnavailableError` after the time."""
+        self._last_call_id += 1
+        self.send(Call(self._last_call_id, method, arguments or {}))
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            for message in self.wait(0.1):
+                if isinstance(message, Reply) and message.call_id == self._last_call_id:
+                    if message.error:
+                        raise ServerError(message.error)
+                    return message.result
+        raise EngineUnavailableError(f"no answer to {method.name} in {timeout_s} s")
+
+    def send(self, message: ClientMessage) -> bool:
+        """Send without blocking; False while the core is away or its queue is full."""
+        try:
+            self._socket.send_multipart(codec.encode(message, self.session.epoch), zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def wait(self, timeout_s: float) -> list[CoreMessage]:
+        """Take in what has arrived, waiting at most this long for the first message."""
+        messages = []
+        while self._socket.poll(0 if messages else int(timeout_s * 1000)):
+            message = self.session.receive(self._socket.recv_multipart())
+            if isinstance(message, Reconcile):
+                self.send(Live(message.nonce, array("Q", self.session.requests)))
+            if message is not None:
+                messages.append(message)
+        return messages
