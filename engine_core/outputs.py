@@ -26,7 +26,7 @@ class NewRequestData:
     sampling_params: SamplingParams
     task: Task
     block_ids: tuple[int, ...]
-    """Blocks that hold the cached prefix; those for this step are in `ScheduledRequest.new_block_ids`."""
+    """Its block table; later blocks come in `ScheduledRequest.new_block_ids`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,7 +236,8 @@ class EngineClient:
         """
         self._last_call_id += 1
         call_id = self._last_call_id
-        answered = self._calls[call_id] = self._loop.create_future()
+        answered: asyncio.Future[Reply] = self._loop.create_future()
+        self._calls[call_id] = answered
         try:
             if not self._send(Call(call_id, method, arguments or {})):
                 raise EngineUnavailableError("The engine accepts no messages at the moment.")

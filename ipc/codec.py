@@ -161,7 +161,7 @@ def _has_default(item: "Field[Any]") -> bool:
 def _buffer_typecode(hint: Any) -> str | None:
     if get_origin(hint) is Annotated:
         base, typecode = get_args(hint)
-        if get_origin(base) is array:
+        if base is array:
             return str(typecode)
     return None
 

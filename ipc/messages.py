@@ -18,7 +18,7 @@ client's random socket identity they are unique; ids chosen by users never reach
 from array import array
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Annotated, NewType
+from typing import TYPE_CHECKING, Annotated, NewType
 
 from ipc.sampling_params import SamplingParams
 
@@ -27,11 +27,17 @@ PROTOCOL_VERSION = 1
 RequestId = NewType("RequestId", int)
 """A client's own number for one of its requests: u64, from 1, never reused."""
 
-Ids32 = Annotated["array[int]", "i"]
+if TYPE_CHECKING:
+    _IntArray = array[int]
+    _FloatArray = array[float]
+else:  # array.array takes no type arguments before Python 3.12
+    _IntArray = _FloatArray = array
+
+Ids32 = Annotated[_IntArray, "i"]
 """Signed 32-bit integers (token ids), little-endian in a frame of their own."""
-Ids64 = Annotated["array[int]", "Q"]
+Ids64 = Annotated[_IntArray, "Q"]
 """Unsigned 64-bit integers (request ids), little-endian in a frame of their own."""
-Floats = Annotated["array[float]", "f"]
+Floats = Annotated[_FloatArray, "f"]
 """32-bit floats (embeddings), little-endian in a frame of their own."""
 
 

@@ -151,7 +151,7 @@ class Session:
         return RequestId(self._last_request_id)
 
     def receive(self, frames: Sequence[bytes]) -> CoreMessage | None:
-        """Take in one message; returns it for what the caller must do (WELCOME, RECONCILE, REPLY), None if it was dropped."""
+        """Take in one message; returns it for what is the caller's to do, None if it was dropped."""
         try:
             message = codec.decode_core_message(frames)
             epoch = codec.decode_header(frames).epoch

@@ -21,6 +21,7 @@ from ipc.messages import (
     Bye,
     Call,
     CallMethod,
+    ClientBeat,
     ClientMessage,
     ClientRole,
     CoreMessage,
@@ -37,6 +38,7 @@ from ipc.sampling_params import SamplingParams
 from ipc.session import Output, RequestOutputs, Session
 
 _HELLO_INTERVAL_S = 0.1
+_BEAT_INTERVAL_S = 1.0
 
 
 class SyncEngineClient:
@@ -48,6 +50,7 @@ class SyncEngineClient:
         self._socket = connect_to_core(self._context, socket_path)
         self._hello = Hello(name, role, os.getpid(), start_ticks(os.getpid()), pid_namespace())
         self._last_call_id = 0
+        self._beat_at = time.monotonic()
 
     def __enter__(self) -> "SyncEngineClient":
         return self
@@ -150,7 +153,10 @@ class SyncEngineClient:
 
     def wait(self, timeout_s: float) -> list[CoreMessage]:
         """Take in what has arrived, waiting at most this long for the first message."""
-        messages = []
+        if self.session.is_ready and time.monotonic() - self._beat_at > _BEAT_INTERVAL_S:
+            self._beat_at = time.monotonic()
+            self.send(ClientBeat(0, len(self.session.requests)))
+        messages: list[CoreMessage] = []
         while self._socket.poll(0 if messages else int(timeout_s * 1000)):
             message = self.session.receive(self._socket.recv_multipart())
             if isinstance(message, Reconcile):

@@ -1,0 +1,47 @@
+"""`python -m engine_core --config RUN_DIR/config.json`: the engine core, as the launcher starts it.
+
+Exit codes: 0 drained, 1 configuration (one line on stderr), 70 a bug (with a trace in the log).
+"""
+
+import argparse
+import faulthandler
+import logging
+import os
+import sys
+from pathlib import Path
+
+from ipc.config import LogConfig, load_section
+from ipc.errors import FastInferenceError
+from ipc.log import configure_logging
+from ipc.process import die_with_parent
+
+EXIT_CONFIG_ERROR = 1
+EXIT_INTERNAL_ERROR = 70
+
+
+def main() -> int:
+    """Run the engine core to its end; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m engine_core")
+    parser.add_argument("--config", type=Path, required=True, help="config.json in the run dir")
+    arguments = parser.parse_args()
+    faulthandler.enable()
+    try:
+        die_with_parent()
+        configure_logging(load_section(arguments.config, LogConfig), "core")
+        from engine_core.process import EngineCoreProcess  # after logging, which its imports may use
+
+        EngineCoreProcess(arguments.config).run()
+    except FastInferenceError as error:
+        sys.stderr.write(f"error: {error.message}\n")
+        return EXIT_CONFIG_ERROR
+    except Exception:  # the top of the process
+        logging.getLogger("engine_core").exception("the engine core failed")
+        return EXIT_INTERNAL_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)  # no waiting for threads of native libraries

@@ -1,0 +1,37 @@
+"""What the I/O thread tells the step loop; nothing else passes between them in that direction."""
+
+from dataclasses import dataclass
+
+from engine_core.outputs import RequestKey
+from engine_core.request import ClientSlot, Request
+from ipc.messages import Call
+
+
+@dataclass(frozen=True, slots=True)
+class AddRequest:
+    """A checked request to queue."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class AbortRequests:
+    """Requests to end; they may have ended already."""
+
+    keys: tuple[RequestKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlCall:
+    """A call to answer between two steps."""
+
+    client_slot: ClientSlot
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Finish what runs, then stop."""
+
+
+Event = AddRequest | AbortRequests | ControlCall | Drain

@@ -1,0 +1,123 @@
+"""Block tables of the running requests, and the prefix cache: the scheduler's only door to the KV cache.
+
+Invariant: a table covers every computed token of its request, and a block is only ever written by one request: shared
+blocks are full ones, found through the prefix cache. Full blocks are published when their tokens are *scheduled*, so
+that requests of one step share a prefix too; this is right because each layer writes the keys and values of the
+whole step before it reads any. A step that failed must therefore be followed by `discard_step`.
+"""
+
+from engine_core.kv_cache.block import KVCacheBlock
+from engine_core.kv_cache.block_hash import BlockHasher
+from engine_core.kv_cache.block_pool import BlockPool
+from engine_core.outputs import RequestKey
+from engine_core.request import Request
+
+
+class KVCacheManager:
+    """Gives blocks to requests and takes them back."""
+
+    def __init__(self, num_blocks: int, hasher: BlockHasher, *, enable_prefix_caching: bool) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = hasher.block_size
+        self._hasher = hasher
+        self._enable_prefix_caching = enable_prefix_caching
+        self._pool = BlockPool(num_blocks)
+        self._tables: dict[RequestKey, list[KVCacheBlock]] = {}
+        self._published_in_step: list[KVCacheBlock] = []
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks that no request uses."""
+        return self._pool.num_free_blocks
+
+    def block_ids(self, request: Request) -> tuple[int, ...]:
+        """The block table of a request."""
+        return tuple(block.block_id for block in self._tables[request.key])
+
+    def try_admit(self, request: Request, num_spare_blocks: int) -> int | None:
+        """Start a block table that covers all known tokens of the request, with its cached prefix at the front.
+
+        Returns the number of tokens found in the prefix cache (at least one token is always left to compute), or None
+        if fewer than `num_spare_blocks` blocks would stay free.
+        """
+        cached = self._find_cached_prefix(request)
+        num_new_blocks = self._num_blocks_for(request.num_tokens) - len(cached)
+        num_cached_free = sum(block.ref_count == 0 for block in cached)
+        if num_new_blocks + num_spare_blocks > self.num_free_blocks - num_cached_free:
+            return None
+        self._pool.touch(cached)
+        self._tables[request.key] = cached + self._pool.allocate(num_new_blocks)
+        return len(cached) * self.block_size
+
+    def try_extend(self, request: Request, num_tokens: int) -> tuple[int, ...] | None:
+        """Make the request's table cover `num_tokens` tokens; the new block ids, or None if there are too few."""
+        table = self._tables[request.key]
+        num_missing = self._num_blocks_for(num_tokens) - len(table)
+        if num_missing <= 0:
+            return ()
+        if num_missing > self.num_free_blocks:
+            return None
+        blocks = self._pool.allocate(num_missing)
+        table += blocks
+        return tuple(block.block_id for block in blocks)
+
+    def publish(self, request: Request, num_computed_tokens: int) -> None:
+        """Let the prefix cache find the request's blocks that are full once this many tokens are computed."""
+        if not self._enable_prefix_caching:
+            return
+        self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
+        first = request.num_computed_tokens // self.block_size
+        for index in range(first, num_computed_tokens // self.block_size):
+            block = self._tables[request.key][index]
+            self._pool.publish(block, request.block_hashes[index])
+            self._published_in_step.append(block)
+
+    def free(self, request: Request) -> None:
+        """Give up the request's blocks; they stay in the prefix cache until they are handed out again."""
+        self._pool.free(self._tables.pop(request.key, []))
+
+    def discard(self, request: Request) -> None:
+        """Give up the request's blocks and hide them from the prefix cache: their content cannot be trusted."""
+        for block in self._tables.get(request.key, []):
+            self._pool.forget(block)
+        self.free(request)
+
+    def end_step(self) -> None:
+        """The step that published blocks has written them."""
+        self._published_in_step.clear()
+
+    def discard_step(self) -> None:
+        """The step failed: hide what it published, since nobody knows what was written."""
+        for block in self._published_in_step:
+            self._pool.forget(block)
+        self._published_in_step.clear()
+
+    def reset_prefix_cache(self) -> int:
+        """Empty the prefix cache; returns how many blocks it held."""
+        return self._pool.forget_all()
+
+    def check_idle(self) -> None:
+        """Raise `AssertionError` if blocks are in use although no request is: a leak."""
+        self._pool.check_integrity()
+        assert not self._tables, f"{len(self._tables)} block tables without a request"
+        assert self.num_free_blocks == self.num_blocks, f"{self.num_blocks - self.num_free_blocks} blocks leaked"
+
+    def check_integrity(self) -> None:
+        """Raise `AssertionError` if tables and pool contradict each other."""
+        self._pool.check_integrity()
+        num_uses: dict[int, int] = {}
+        for table in self._tables.values():
+            for block in table:
+                num_uses[block.block_id] = num_uses.get(block.block_id, 0) + 1
+        for block in self._pool.blocks:
+            assert block.ref_count == num_uses.get(block.block_id, 0), f"block {block.block_id} is miscounted"
+
+    def _find_cached_prefix(self, request: Request) -> list[KVCacheBlock]:
+        if not self._enable_prefix_caching or not request.reads_prefix_cache:
+            return []
+        self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
+        max_blocks = (request.num_tokens - 1) // self.block_size
+        return self._pool.find(request.block_hashes[:max_blocks])
+
+    def _num_blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)

@@ -1,0 +1,180 @@
+"""A model runner without weights (`--model fake`): for testing everything around the model.
+
+It keeps a KV cache of token ids, writes and reads it through the block tables like a real one, and derives the next
+token from all that it reads. The answer is thus a function of the prompt (and the position), and a wrong block table,
+a prefix-cache mix-up or a lost recompute shows as a wrong text. Step time and faults are adjustable
+(`FakeModelConfig`). It is never a proof that something works with a model.
+"""
+
+import os
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from engine_core.outputs import ModelInfo, ModelRunnerOutput, NewRequestData, RequestKey, SchedulerOutput
+from ipc.config import CacheConfig, FakeModelConfig, ModelConfig
+from ipc.errors import ConfigError
+from ipc.messages import Task
+
+NUM_BYTES = 256
+IM_START_ID, IM_END_ID = NUM_BYTES, NUM_BYTES + 1
+VOCAB_SIZE = NUM_BYTES + 2
+EMBEDDING_SIZE = 16
+DEFAULT_MAX_MODEL_LEN = 4096
+DEFAULT_NUM_BLOCKS = 2048
+
+_ALPHABET = "etaoin shrdlu cmfwyp vbgkqjxz, ETAOIN. "
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@dataclass(slots=True)
+class _FakeRequest:
+    new: NewRequestData
+    token_ids: list[int]
+    block_ids: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Faults:
+    """Parsed `fake_faults`; 0 means never."""
+
+    die: int = 0
+    hang: int = 0
+    fail: int = 0
+    nan: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "_Faults":
+        names = {"die": "die", "hang": "hang", "raise": "fail", "nan": "nan"}
+        values: dict[str, int] = {}
+        for item in filter(None, text.split(",")):
+            name, _, number = item.partition("@")
+            if name not in names or not number.isdigit():
+                raise ConfigError(f"fake_faults: '{item}' is not one of die@STEP, hang@STEP, raise@STEP, nan@N")
+            values[names[name]] = int(number)
+        return cls(**values)
+
+
+class FakeModelRunner:
+    """Implements `ModelRunner` with integers."""
+
+    def __init__(self, model: ModelConfig, cache: CacheConfig, fake: FakeModelConfig, tokenizer_dir: Path) -> None:
+        self._block_size = cache.block_size
+        num_blocks = cache.num_blocks or DEFAULT_NUM_BLOCKS
+        self._faults = _Faults.parse(fake.fake_faults)
+        self._step_s, self._token_s = fake.fake_step_ms / 1e3, fake.fake_token_us / 1e6
+        self._kv_cache = np.full(num_blocks * cache.block_size, -1, dtype=np.int32)
+        self._requests: dict[RequestKey, _FakeRequest] = {}
+        self._num_requests = 0
+        write_fake_tokenizer(tokenizer_dir)
+        self._info = ModelInfo(
+            model_id="fake",
+            fingerprint="fake",
+            tokenizer_dir=str(tokenizer_dir),
+            vocab_size=VOCAB_SIZE,
+            eos_token_ids=(IM_END_ID,),
+            max_model_len=min(model.max_model_len or DEFAULT_MAX_MODEL_LEN, num_blocks * cache.block_size),
+            num_blocks=num_blocks,
+            embedding_size=EMBEDDING_SIZE,
+            dtype="int32",
+            device="none",
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts about the pretended model."""
+        return self._info
+
+    def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Write the scheduled tokens into the cache, then derive a token for each complete request."""
+        self._take_in(step)
+        self._inject_faults(step.step)
+        for item in step.scheduled:  # all writes before any read, like the layers of a model
+            request = self._requests[item.key]
+            request.block_ids += item.new_block_ids
+            end = item.num_computed_tokens + item.num_scheduled_tokens
+            slots = self._slots(request, item.num_computed_tokens, end)
+            self._kv_cache[slots] = request.token_ids[item.num_computed_tokens : end]
+        output = ModelRunnerOutput()
+        for item in step.scheduled:
+            if item.is_last_chunk:
+                self._complete(item.key, output)
+        time.sleep(self._step_s + self._token_s * step.num_scheduled_tokens)
+        return output
+
+    def _take_in(self, step: SchedulerOutput) -> None:
+        for key in step.dropped_request_keys:
+            self._requests.pop(key, None)
+        for new in step.new_requests:
+            self._requests[new.key] = _FakeRequest(new, list(new.token_ids), list(new.block_ids))
+            self._num_requests += 1
+
+    def _inject_faults(self, step: int) -> None:
+        if step == self._faults.die:
+            os._exit(86)
+        if step == self._faults.hang:
+            time.sleep(1e6)
+        if step == self._faults.fail:
+            raise RuntimeError("injected by fake_faults")
+
+    def _complete(self, key: RequestKey, output: ModelRunnerOutput) -> None:
+        request = self._requests[key]
+        context = self._kv_cache[self._slots(request, 0, len(request.token_ids))].tobytes()
+        if self._faults.nan and key % self._faults.nan == 0:
+            output.failures[key] = "nan_logits"
+        elif request.new.task is Task.EMBED:
+            output.embeddings[key] = _embedding(context)
+        else:
+            num_output_tokens = len(request.token_ids) - request.new.num_prompt_tokens
+            may_end = num_output_tokens >= request.new.sampling_params.min_tokens
+            token_id = fake_next_token(context, may_end=may_end)
+            request.token_ids.append(token_id)
+            output.sampled_token_ids[key] = token_id
+
+    def _slots(self, request: _FakeRequest, start: int, end: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+        positions = np.arange(start, end)
+        blocks = np.asarray(request.block_ids, dtype=np.int64)
+        return blocks[positions // self._block_size] * self._block_size + positions % self._block_size
+
+
+def fake_next_token(context: bytes, *, may_end: bool = True) -> int:
+    """The token after a context of int32 token ids: a letter, or EOS once in about 200 tokens."""
+    number = zlib.crc32(context)
+    if may_end and number % 199 == 0:
+        return IM_END_ID
+    return ord(_ALPHABET[number % len(_ALPHABET)])
+
+
+def _embedding(context: bytes) -> list[float]:
+    generator = np.random.default_rng(zlib.crc32(context))
+    vector = generator.standard_normal(EMBEDDING_SIZE)
+    return [float(value) for value in vector / np.linalg.norm(vector)]
+
+
+def write_fake_tokenizer(folder: Path) -> None:
+    """A tokenizer whose ids 0…255 are bytes, with `<|im_start|>` and `<|im_end|>` above them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    byte_of_character = {char: byte for byte, char in _bytes_to_unicode().items()}
+    tokenizer = Tokenizer(models.BPE(vocab=byte_of_character, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(_CHAT_TEMPLATE)
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>", "model_max_length": 4096}\n')
+
+
+def _bytes_to_unicode() -> dict[int, str]:
+    """GPT-2's printable stand-in for each byte: bytes that print stand for themselves, the rest move past 255."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    moved = [byte for byte in range(NUM_BYTES) if byte not in printable]
+    table = {byte: chr(byte) for byte in printable}
+    table.update({byte: chr(NUM_BYTES + index) for index, byte in enumerate(moved)})
+    return table

@@ -1,0 +1,176 @@
+"""The engine core as a process: what is built, in which order, and its life from loading to exit.
+
+    LOADING ─▶ READY ─▶ DRAINING ─▶ exit 0        exit 1: configuration; exit 70: a bug
+
+The I/O thread answers from the first moment, so that clients see the stages of loading. The step loop runs on the main
+thread and blocks while there is nothing to do.
+"""
+
+import gc
+import logging
+import os
+import signal
+import time
+from importlib.metadata import version
+from pathlib import Path
+from queue import SimpleQueue
+
+from engine_core.admission import Admission
+from engine_core.core import EngineCore
+from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, Event
+from engine_core.io_thread import BEAT_INTERVAL_S, LEASE_S, IoThread
+from engine_core.kv_cache.block_hash import BlockHasher
+from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.model.fake_runner import FakeModelRunner
+from engine_core.outputs import ModelRunner
+from engine_core.request_intake import RequestIntake
+from engine_core.scheduler.scheduler import Scheduler
+from engine_core.stop_check import StopCheck
+from ipc.config import (
+    CacheConfig,
+    FakeModelConfig,
+    LauncherConfig,
+    ModelConfig,
+    SchedulerConfig,
+    load_section,
+)
+from ipc.endpoints import RunDir
+from ipc.messages import Call, CallMethod, Reply, Welcome
+from ipc.process import start_ticks
+
+log = logging.getLogger(__name__)
+
+FAKE_MODEL = "fake"
+
+
+class EngineCoreProcess:
+    """Everything that one engine-core process consists of."""
+
+    def __init__(self, config_file: Path) -> None:
+        self._model = load_section(config_file, ModelConfig)
+        self._cache = load_section(config_file, CacheConfig)
+        self._scheduling = load_section(config_file, SchedulerConfig)
+        self._fake = load_section(config_file, FakeModelConfig)
+        self._drain_timeout_s = load_section(config_file, LauncherConfig).drain_timeout
+        self._run_dir = RunDir(config_file.parent)
+        self._inbox: SimpleQueue[Event] = SimpleQueue()
+        self._drain_deadline: float | None = None
+        self._lock = self._run_dir.lock("core")
+        self._epoch = time.time_ns()
+        self._io = IoThread(self._run_dir.core_socket, self._epoch, self._inbox)
+
+    def run(self) -> None:
+        """Load, serve until told to drain, and leave.
+
+        Raises:
+            ConfigError: the model cannot be loaded, or the settings contradict each other.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._inbox.put(Drain()))
+        self._io.start()
+        runner = self._load_runner()
+        hasher = BlockHasher(self._cache.block_size)
+        kv_cache = KVCacheManager(
+            runner.info.num_blocks, hasher, enable_prefix_caching=self._cache.enable_prefix_caching
+        )
+        admission = Admission(self._scheduling)
+        stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
+        self._core = EngineCore(runner, Scheduler(self._scheduling, kv_cache), kv_cache, stop_check, admission)
+        gc.collect()
+        gc.freeze()  # what is alive now stays alive: spare the collector from walking it
+        self._io.become_ready(self._make_welcome(runner), RequestIntake(runner.info, hasher, admission))
+        self._serve()
+        self._io.stop("drained")
+
+    def _load_runner(self) -> ModelRunner:
+        if self._model.model == FAKE_MODEL:
+            return FakeModelRunner(self._model, self._cache, self._fake, self._run_dir.path / "fake-tokenizer")
+        self._io.report_loading("importing torch")
+        # Imported here because it takes seconds, during which the I/O thread answers already.
+        from engine_core.model.loader import load_model_runner
+
+        return load_model_runner(self._model, self._cache, self._scheduling, self._io.report_loading)
+
+    def _make_welcome(self, runner: ModelRunner) -> Welcome:
+        info = runner.info
+        return Welcome(
+            epoch=self._epoch,
+            core_pid=os.getpid(),
+            core_pid_start_ticks=start_ticks(os.getpid()),
+            model_id=info.model_id,
+            model_fingerprint=info.fingerprint,
+            tokenizer_dir=info.tokenizer_dir,
+            vocab_size=info.vocab_size,
+            eos_token_ids=info.eos_token_ids,
+            max_model_len=info.max_model_len,
+            block_size=self._cache.block_size,
+            num_blocks=info.num_blocks,
+            max_num_seqs=self._scheduling.max_num_seqs,
+            embedding_size=info.embedding_size,
+            max_queued_requests=self._scheduling.max_queued_requests,
+            max_queued_tokens=self._scheduling.max_queued_tokens,
+            beat_interval_ms=int(BEAT_INTERVAL_S * 1000),
+            lease_ms=int(LEASE_S * 1000),
+            dtype=info.dtype,
+            device=info.device,
+            core_version=version("fast-inference"),
+        )
+
+    # --- the step loop ---
+
+    def _serve(self) -> None:
+        """Step while there is work, block while there is none, until drained."""
+        while not self._is_drained():
+            if self._core.has_requests:
+                self._step()
+                if not self._core.has_requests:
+                    self._check_idle()
+            self._take_events(may_block=not self._core.has_requests and self._drain_deadline is None)
+
+    def _step(self) -> None:
+        clock = self._io.clock
+        clock.step, clock.started_at = clock.step + 1, time.monotonic()
+        outputs = self._core.step()
+        clock.started_at = None
+        self._io.send_outputs(outputs, self._core.load)
+
+    def _check_idle(self) -> None:
+        try:
+            self._core.check_idle()
+        except AssertionError:
+            log.exception("blocks or requests leaked")
+
+    def _is_drained(self) -> bool:
+        if self._drain_deadline is None:
+            return False
+        if self._core.has_requests and time.monotonic() > self._drain_deadline:
+            outputs = self._core.fail_all_requests("draining", "The engine stopped before this request was done.")
+            self._io.send_outputs(outputs, self._core.load)
+        return not self._core.has_requests
+
+    def _take_events(self, *, may_block: bool) -> None:
+        """Handle everything in the inbox; with `may_block`, wait for the first."""
+        if may_block:
+            self._handle(self._inbox.get())
+        while not self._inbox.empty():
+            self._handle(self._inbox.get())
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, AddRequest):
+            self._core.add_request(event.request)
+        elif isinstance(event, AbortRequests):
+            self._io.send_outputs(self._core.abort_requests(event.keys), self._core.load)
+            if not self._core.has_requests:
+                self._check_idle()
+        elif isinstance(event, ControlCall):
+            self._io.send_reply(event.client_slot, self._answer(event.call))
+        elif self._drain_deadline is None:
+            self._drain_deadline = time.monotonic() + self._drain_timeout_s
+            self._io.begin_draining()
+
+    def _answer(self, call: Call) -> Reply:
+        if call.method is CallMethod.STATS:
+            return Reply(call.call_id, {**self._core.stats, "num_bad_messages": self._io.num_bad_messages})
+        if call.method is CallMethod.RESET_PREFIX_CACHE:
+            return Reply(call.call_id, {"num_blocks": self._core.reset_prefix_cache()})
+        return Reply(call.call_id, error=f"{call.method.name} is not answered here")

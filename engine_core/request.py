@@ -1,0 +1,108 @@
+"""A request inside the core: its tokens, how far they are computed, and its times.
+
+Invariant: `num_computed_tokens <= num_tokens`; between steps an unfinished request has at least one token left to
+compute, so prefill, chunked prefill, decode and recompute after preemption are one: computed catches up with known.
+"""
+
+import time
+from array import array
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NewType
+
+from engine_core.kv_cache.block_hash import BlockHash
+from engine_core.outputs import RequestKey
+from ipc.messages import Finished, FinishReason, RequestId, Task
+from ipc.sampling_params import SamplingParams
+
+ClientSlot = NewType("ClientSlot", int)
+"""The core's own number of a client, never reused."""
+
+
+class RequestStatus(IntEnum):
+    """Where a request is in its life."""
+
+    WAITING = 1
+    RUNNING = 2
+    PREEMPTED = 3
+    """Waiting again, its blocks taken away; comes before those that never ran."""
+    FINISHED = 4
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One generation (or one embedding) of one client."""
+
+    key: RequestKey
+    client_slot: ClientSlot
+    request_id: RequestId
+    task: Task
+    sampling_params: SamplingParams
+    token_ids: "array[int]"
+    """Prompt and output so far."""
+    num_prompt_tokens: int
+    priority: int = 0
+    cache_salt: str = ""
+    block_hashes: list[BlockHash] = field(default_factory=list)
+    """Hashes of the full blocks of `token_ids`, as far as computed."""
+    arrived_at: float = field(default_factory=time.monotonic)
+    status: RequestStatus = RequestStatus.WAITING
+    num_computed_tokens: int = 0
+    num_cached_tokens: int = 0
+    """Prompt tokens found in the prefix cache when the request was first scheduled."""
+    num_preemptions: int = 0
+    num_times_skipped: int = 0
+    """How often a later request was admitted past this one."""
+    num_queued_tokens: int = 0
+    """What `Admission` counts for it; 0 once it was scheduled."""
+    first_scheduled_at: float | None = None
+    first_token_at: float | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens known so far."""
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far, those of an earlier life included."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def reads_prefix_cache(self) -> bool:
+        """False where every position must be computed: an embedding needs all hidden states."""
+        return self.task is Task.GENERATE
+
+    def append_output_token(self, token_id: int) -> None:
+        """Record a sampled token."""
+        self.token_ids.append(token_id)
+        if self.first_token_at is None:
+            self.first_token_at = time.monotonic()
+
+    def finished(
+        self,
+        reason: FinishReason,
+        *,
+        stop_token_id: int = -1,
+        error_code: str = "",
+        error_message: str = "",
+    ) -> Finished:
+        """The terminal output that tells the client how this request ended."""
+        now = time.monotonic()
+        return Finished(
+            request_id=self.request_id,
+            reason=reason,
+            num_prompt_tokens=self.num_prompt_tokens,
+            num_output_tokens=self.num_output_tokens,
+            num_cached_tokens=self.num_cached_tokens,
+            stop_token_id=stop_token_id,
+            error_code=error_code,
+            error_message=error_message,
+            queue_time_us=_microseconds((self.first_scheduled_at or now) - self.arrived_at),
+            first_token_us=_microseconds((self.first_token_at or now) - self.arrived_at),
+            total_time_us=_microseconds(now - self.arrived_at),
+        )
+
+
+def _microseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000)

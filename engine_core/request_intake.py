@@ -1,0 +1,65 @@
+"""From an ADD message to a `Request`: the core's own checks, whatever the client has checked before.
+
+Runs on the I/O thread, so that refusing and hashing do not hold up a step. Every field that becomes an index or a
+length is checked here; the rest of the core relies on it.
+"""
+
+import itertools
+
+from engine_core.admission import Admission
+from engine_core.kv_cache.block_hash import BlockHasher
+from engine_core.outputs import ModelInfo, RequestKey
+from engine_core.request import ClientSlot, Request
+from ipc.errors import ContextLengthError, InvalidRequestError
+from ipc.messages import Add, Task
+
+
+class RequestIntake:
+    """Checks and numbers requests; one for each process."""
+
+    def __init__(self, info: ModelInfo, hasher: BlockHasher, admission: Admission) -> None:
+        self._info = info
+        self._hasher = hasher
+        self._admission = admission
+        self._keys = itertools.count(1)
+
+    def accept(self, add: Add, client_slot: ClientSlot) -> Request:
+        """Build the request and count it as waiting.
+
+        Raises:
+            InvalidRequestError, ContextLengthError: it can never run.
+            QueueFullError: it may run later.
+        """
+        self._check(add)
+        request = Request(
+            key=RequestKey(next(self._keys)),
+            client_slot=client_slot,
+            request_id=add.request_id,
+            task=add.task,
+            sampling_params=add.sampling_params,
+            token_ids=add.prompt_token_ids,
+            num_prompt_tokens=len(add.prompt_token_ids) - add.num_resumed_tokens,
+            priority=add.priority,
+            cache_salt=add.cache_salt,
+        )
+        self._admission.enter(request.num_tokens)
+        request.num_queued_tokens = request.num_tokens
+        self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
+        return request
+
+    def _check(self, add: Add) -> None:
+        num_tokens, limit = len(add.prompt_token_ids), self._info.max_model_len
+        if not 0 <= add.num_resumed_tokens < max(num_tokens, 1):
+            raise InvalidRequestError("the prompt is empty", param="prompt")
+        room = 0 if add.task is Task.EMBED else 1
+        if num_tokens + room > limit:
+            raise ContextLengthError(
+                f"This model's maximum context length is {limit} tokens, the prompt has {num_tokens}.", param="prompt"
+            )
+        if min(add.prompt_token_ids) < 0 or max(add.prompt_token_ids) >= self._info.vocab_size:
+            raise InvalidRequestError(f"token ids must be between 0 and {self._info.vocab_size - 1}", param="prompt")
+        if add.task is Task.EMBED and not self._info.embedding_size:
+            raise InvalidRequestError("this model gives no embeddings", param="model")
+        if not -(2**31) <= add.priority < 2**31:
+            raise InvalidRequestError("priority is out of range", param="priority")
+        add.sampling_params.validate(self._info.vocab_size)

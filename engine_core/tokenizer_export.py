@@ -1,0 +1,119 @@
+"""Gives frontends a tokenizer that they can read without transformers: a folder with `tokenizer.json`.
+
+Called once by `engine_core/model/loader.py`; the folder is named to frontends in the WELCOME message.
+A model that ships `tokenizer.json` is used where it lies, every other tokenizer is converted once into the model
+cache. Invariant: a returned folder holds a complete `tokenizer.json` (a new one appears by one rename).
+Next: `frontend/tokenizer.py` reads what is here.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from ipc.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_FILE = "tokenizer.json"
+_TOKENIZER_PATTERNS = [
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+]
+
+
+def cache_root() -> Path:
+    """The model cache: `$XDG_CACHE_HOME/fast-inference`, with `~/.cache` where the variable is not set."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "fast-inference"
+
+
+def export_tokenizer(model_dir: Path, tokenizer: str | None) -> Path:
+    """Return a folder with `tokenizer.json` for a model, converting its tokenizer if it has another format.
+
+    Args:
+        model_dir: folder of the model, used where `tokenizer` is None.
+        tokenizer: folder or hub id of another tokenizer.
+
+    Raises:
+        ConfigError: there is no tokenizer, or it cannot be converted.
+    """
+    source = model_dir if tokenizer is None else _tokenizer_dir(tokenizer)
+    if (source / TOKENIZER_FILE).is_file():
+        return source
+    target = cache_root() / "tokenizers" / f"{source.name}-{_fingerprint(source)}"
+    if not (target / TOKENIZER_FILE).is_file():
+        _convert(source, target)
+    return target
+
+
+def _tokenizer_dir(tokenizer: str) -> Path:
+    path = Path(tokenizer).expanduser()
+    if path.is_dir():
+        return path
+    if tokenizer.count("/") != 1 or tokenizer.startswith((".", "/", "~")):
+        raise ConfigError(f"no tokenizer at {tokenizer}: neither a folder nor a hub id like 'org/name'")
+    return _download(tokenizer)
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_TOKENIZER_PATTERNS, etag_timeout=3))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:  # LocalEntryNotFoundError is an OSError
+        raise ConfigError(f"tokenizer {hub_id}: not in the local hub cache and the hub gave {_line(error)}") from error
+
+
+def _fingerprint(source: Path) -> str:
+    """Hash over the names, sizes and times of the files that make a tokenizer."""
+    digest = hashlib.sha256(str(source.absolute()).encode())
+    for pattern in _TOKENIZER_PATTERNS:
+        for path in sorted(source.glob(pattern)):
+            stat = path.stat()
+            digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _convert(source: Path, target: Path) -> None:
+    """Read any tokenizer that transformers knows and save it in the fast format, in place by one rename."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ConfigError(f"no usable tokenizer in {source}: {_line(error)} (name one with --tokenizer)") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".tokenizer-", dir=target.parent))
+    try:
+        tokenizer.save_pretrained(scratch)
+        if not (scratch / TOKENIZER_FILE).is_file():
+            raise ConfigError(f"the tokenizer in {source} has no fast form (name another with --tokenizer)")
+        with contextlib.suppress(FileExistsError):  # another process was first
+            _rename_folder(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    logger.info("converted the tokenizer of %s into %s", source, target)
+
+
+def _rename_folder(scratch: Path, target: Path) -> None:
+    try:
+        scratch.rename(target)
+    except OSError as error:
+        if (target / TOKENIZER_FILE).is_file():
+            raise FileExistsError(str(target)) from error
+        raise
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error, with its type."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
