@@ -1,0 +1,108 @@
+import pytest
+
+from tests.factories import BLOCK_SIZE, make_kv_cache, make_request
+
+
+def admit(kv_cache, request):
+    """Admit and compute the whole prompt, as a step would."""
+    num_cached = kv_cache.try_admit(request, 0)
+    request.num_computed_tokens = num_cached
+    kv_cache.publish(request, request.num_tokens)
+    request.num_computed_tokens = request.num_tokens
+    kv_cache.end_step()
+    return num_cached
+
+
+def test_a_table_covers_the_whole_prompt():
+    kv_cache = make_kv_cache()
+    request = make_request(2 * BLOCK_SIZE + 1)
+    assert kv_cache.try_admit(request, 0) == 0
+    assert len(kv_cache.block_ids(request)) == 3
+
+
+def test_a_request_that_does_not_fit_takes_nothing():
+    kv_cache = make_kv_cache(num_blocks=2)
+    assert kv_cache.try_admit(make_request(3 * BLOCK_SIZE), 0) is None
+    kv_cache.check_idle()
+
+
+def test_spare_blocks_are_left_free():
+    kv_cache = make_kv_cache(num_blocks=3)
+    assert kv_cache.try_admit(make_request(2 * BLOCK_SIZE), 2) is None
+    assert kv_cache.try_admit(make_request(2 * BLOCK_SIZE), 1) == 0
+
+
+def test_an_equal_prefix_shares_full_blocks():
+    kv_cache = make_kv_cache()
+    first, second = make_request(50), make_request(50)
+    admit(kv_cache, first)
+    assert admit(kv_cache, second) == 3 * BLOCK_SIZE
+    assert kv_cache.block_ids(second)[:3] == kv_cache.block_ids(first)[:3]
+    assert kv_cache.block_ids(second)[3] != kv_cache.block_ids(first)[3]
+
+
+def test_one_token_is_always_left_to_compute():
+    kv_cache = make_kv_cache()
+    admit(kv_cache, make_request(2 * BLOCK_SIZE))
+    assert admit(kv_cache, make_request(2 * BLOCK_SIZE)) == BLOCK_SIZE
+
+
+def test_a_salt_divides_the_cache():
+    kv_cache = make_kv_cache()
+    admit(kv_cache, make_request(50))
+    assert admit(kv_cache, make_request(50, cache_salt="mine")) == 0
+
+
+def test_the_cache_outlives_its_request():
+    kv_cache = make_kv_cache()
+    first = make_request(50)
+    admit(kv_cache, first)
+    kv_cache.free(first)
+    kv_cache.check_idle()
+    assert admit(kv_cache, make_request(50)) == 3 * BLOCK_SIZE
+
+
+def test_a_failed_step_is_not_served_from_the_cache():
+    kv_cache = make_kv_cache()
+    first = make_request(50)
+    kv_cache.try_admit(first, 0)
+    kv_cache.publish(first, 50)
+    kv_cache.discard_step()
+    assert admit(kv_cache, make_request(50)) == 0
+
+
+def test_a_distrusted_request_leaves_nothing_in_the_cache():
+    kv_cache = make_kv_cache()
+    first = make_request(50)
+    admit(kv_cache, first)
+    kv_cache.discard(first)
+    assert admit(kv_cache, make_request(50)) == 0
+
+
+def test_a_table_grows_by_whole_blocks():
+    kv_cache = make_kv_cache()
+    request = make_request(BLOCK_SIZE)
+    admit(kv_cache, request)
+    assert len(kv_cache.try_extend(request, BLOCK_SIZE + 1)) == 1
+    assert kv_cache.try_extend(request, 2 * BLOCK_SIZE) == ()
+
+
+def test_growing_past_the_free_blocks_takes_nothing():
+    kv_cache = make_kv_cache(num_blocks=2)
+    request = make_request(BLOCK_SIZE)
+    admit(kv_cache, request)
+    assert kv_cache.try_extend(request, 4 * BLOCK_SIZE) is None
+    assert kv_cache.num_free_blocks == 1
+
+
+def test_without_prefix_caching_nothing_is_shared():
+    kv_cache = make_kv_cache(enable_prefix_caching=False)
+    admit(kv_cache, make_request(50))
+    assert admit(kv_cache, make_request(50)) == 0
+
+
+def test_a_leak_is_seen():
+    kv_cache = make_kv_cache()
+    admit(kv_cache, make_request(50))
+    with pytest.raises(AssertionError):
+        kv_cache.check_idle()

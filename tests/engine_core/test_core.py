@@ -1,0 +1,172 @@
+import random
+from array import array
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine_core.model.fake_runner import IM_END_ID, fake_next_token
+from ipc.errors import QueueFullError
+from ipc.messages import FinishReason, Task
+from tests.factories import BLOCK_SIZE, CoreHarness
+
+
+def expected_tokens(prompt, count):
+    """What the fake model says after a prompt, without any cache."""
+    context = array("i", prompt)
+    for _ in range(count):
+        context.append(fake_next_token(context.tobytes()))
+    return list(context[len(prompt) :])
+
+
+def random_prompts(count, longest, seed=1):
+    generator = random.Random(seed)
+    return [[generator.randrange(256) for _ in range(generator.randint(1, longest))] for _ in range(count)]
+
+
+def test_a_request_generates_up_to_its_limit(tmp_path):
+    harness = CoreHarness(tmp_path)
+    request_id = harness.add([1, 2, 3], max_tokens=5)
+    harness.run()
+    assert harness.token_ids[request_id] == expected_tokens([1, 2, 3], 5)
+    assert harness.finished[request_id].reason is FinishReason.LENGTH
+
+
+def test_eos_ends_a_request_and_is_its_last_token(tmp_path):
+    harness = CoreHarness(tmp_path)
+    request_id = harness.add([1, 2, 3], max_tokens=1000, ignore_eos=False)
+    harness.run()
+    assert harness.token_ids[request_id][-1] == IM_END_ID
+    assert harness.finished[request_id].reason is FinishReason.STOP
+
+
+def test_texts_do_not_depend_on_chunks_preemption_or_neighbours(tmp_path):
+    harness = CoreHarness(tmp_path, num_blocks=12, max_prefill_chunk=16)
+    prompts = random_prompts(30, longest=100)
+    ids = [harness.add(prompt, max_tokens=40) for prompt in prompts]
+    harness.run()
+    assert [harness.token_ids[i] for i in ids] == [expected_tokens(prompt, 40) for prompt in prompts]
+    assert harness.scheduler.num_preemptions > 0
+    harness.core.check_idle()
+
+
+def test_a_shared_prefix_is_computed_once_even_within_one_step(tmp_path):
+    harness = CoreHarness(tmp_path)
+    prefix = list(range(3 * BLOCK_SIZE))
+    ids = [harness.add([*prefix, tail]) for tail in (1, 2)]
+    harness.run()
+    assert [harness.finished[i].num_cached_tokens for i in ids] == [0, 3 * BLOCK_SIZE]
+    assert harness.token_ids[ids[1]] == expected_tokens([*prefix, 2], 8)
+
+
+def test_an_aborted_request_ends_at_once_and_frees_its_blocks(tmp_path):
+    harness = CoreHarness(tmp_path)
+    request_id = harness.add(range(100), max_tokens=1000)
+    harness.step()
+    harness.abort(request_id)
+    assert harness.finished[request_id].reason is FinishReason.ABORT
+    harness.core.check_idle()
+
+
+def test_a_failed_step_ends_only_its_own_requests(tmp_path):
+    harness = CoreHarness(tmp_path, faults="raise@3", max_num_seqs=1)
+    first, second = harness.add([1], max_tokens=9), harness.add([2], max_tokens=9)
+    harness.run()
+    assert harness.finished[first].error_code == "step_failed"
+    assert harness.token_ids[second] == expected_tokens([2], 9)
+    harness.core.check_idle()
+
+
+def test_a_failed_step_leaves_nothing_in_the_prefix_cache(tmp_path):
+    harness = CoreHarness(tmp_path, faults="raise@1")
+    prompt = list(range(50))
+    harness.add(prompt)
+    harness.run()
+    again = harness.add(prompt)
+    harness.run()
+    assert harness.finished[again].num_cached_tokens == 0
+    assert harness.token_ids[again] == expected_tokens(prompt, 8)
+
+
+def test_nan_logits_end_one_request_and_the_others_stay_exact(tmp_path):
+    harness = CoreHarness(tmp_path, faults="nan@3")
+    ids = [harness.add([number], max_tokens=9) for number in range(5)]
+    harness.run()
+    assert harness.finished[ids[2]].error_code == "nan_logits"
+    others = [number for number in range(5) if number != 2]
+    assert [harness.token_ids[ids[n]] for n in others] == [expected_tokens([n], 9) for n in others]
+
+
+def test_an_embedding_is_computed_in_chunks_without_the_prefix_cache(tmp_path):
+    harness = CoreHarness(tmp_path, max_num_batched_tokens=16, max_num_seqs=4)
+    ids = [harness.add(range(100), task=Task.EMBED) for _ in range(2)]
+    harness.run()
+    assert harness.embeddings[ids[0]] == harness.embeddings[ids[1]]
+    assert [harness.finished[i].num_cached_tokens for i in ids] == [0, 0]
+    harness.core.check_idle()
+
+
+def test_the_queue_is_bounded_and_counts_only_what_waits(tmp_path):
+    harness = CoreHarness(tmp_path, max_queued_requests=2)
+    harness.add([1])
+    harness.add([2])
+    with pytest.raises(QueueFullError):
+        harness.add([3])
+    harness.step()  # both run now
+    harness.add([4])
+    harness.run()
+    assert len(harness.finished) == 3
+
+
+def test_a_resumed_request_goes_on_where_it_was(tmp_path):
+    harness = CoreHarness(tmp_path)
+    whole = expected_tokens([7, 8], 20)
+    request_id = harness.add([7, 8], max_tokens=20)
+    harness.run()
+    resumed = harness.add([7, 8, *whole[:12]], max_tokens=20, num_resumed_tokens=12)
+    harness.run()
+    assert harness.token_ids[resumed] == whole[12:]
+    assert harness.finished[resumed].num_output_tokens == harness.finished[request_id].num_output_tokens == 20
+
+
+@st.composite
+def schedules(draw):
+    """A tiny cache and requests that arrive and leave at random moments."""
+    num_blocks = draw(st.integers(6, 16))
+    longest = min(80, num_blocks * BLOCK_SIZE - 30)
+    requests = draw(
+        st.lists(
+            st.tuples(st.integers(0, 20), st.integers(1, longest), st.integers(1, 25), st.booleans()),
+            min_size=1,
+            max_size=12,
+        )
+    )
+    return num_blocks, requests
+
+
+@settings(max_examples=200, deadline=None)
+@given(schedules(), st.integers(16, 64), st.integers(1, 8))
+def test_every_request_ends_exactly_once_with_its_own_text(tmp_path_factory, schedule, budget, max_num_seqs):
+    num_blocks, requests = schedule
+    folder = tmp_path_factory.getbasetemp() / "fake-tokenizer"
+    settings_ = {"max_num_batched_tokens": budget, "max_num_seqs": max_num_seqs, "max_prefill_chunk": 16}
+    harness = CoreHarness(folder, num_blocks=num_blocks, **settings_)
+    ids = {}
+    for tick in range(21):
+        for number, (arrival, length, count, _) in enumerate(requests):
+            if arrival == tick:
+                ids[number] = harness.add([length % 7] * length, max_tokens=count)
+        if harness.core.has_requests:
+            harness.step()
+            harness.kv_cache.check_integrity()
+        for number, request_id in ids.items():
+            if requests[number][3] and tick == 20 and request_id not in harness.finished:
+                harness.abort(request_id)
+    harness.run(max_steps=3000)
+    harness.core.check_idle()
+    assert set(harness.finished) == set(ids.values())
+    for number, request_id in ids.items():
+        _, length, count, _ = requests[number]
+        whole = expected_tokens([length % 7] * length, count)
+        is_whole = harness.finished[request_id].reason is FinishReason.LENGTH
+        assert harness.token_ids[request_id] == (whole if is_whole else whole[: len(harness.token_ids[request_id])])

@@ -1,0 +1,107 @@
+"""Real objects with sensible defaults, for tests that care about one field."""
+
+import itertools
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine_core.admission import Admission
+from engine_core.core import EngineCore, EngineCoreOutputs
+from engine_core.kv_cache.block_hash import BlockHasher
+from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.model.fake_runner import FakeModelRunner
+from engine_core.outputs import RequestKey
+from engine_core.request import ClientSlot, Request
+from engine_core.request_intake import RequestIntake
+from engine_core.scheduler.scheduler import Scheduler
+from engine_core.stop_check import StopCheck
+from ipc.config import CacheConfig, FakeModelConfig, ModelConfig, SchedulerConfig
+from ipc.messages import Add, Finished, RequestId, Task
+from ipc.sampling_params import SamplingParams
+
+BLOCK_SIZE = 16
+_keys = itertools.count(1)
+
+
+def make_params(**fields) -> SamplingParams:
+    return SamplingParams(**{"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **fields})
+
+
+def make_request(prompt: Sequence[int] | int = 20, **fields) -> Request:
+    """A request with this prompt, or with this many tokens."""
+    key = next(_keys)
+    token_ids = array("i", range(prompt) if isinstance(prompt, int) else prompt)
+    defaults = {
+        "key": RequestKey(key),
+        "client_slot": ClientSlot(1),
+        "request_id": RequestId(key),
+        "task": Task.GENERATE,
+        "sampling_params": make_params(),
+        "token_ids": token_ids,
+        "num_prompt_tokens": len(token_ids),
+    }
+    return Request(**{**defaults, **fields})
+
+
+def make_kv_cache(num_blocks: int = 32, *, enable_prefix_caching: bool = True) -> KVCacheManager:
+    return KVCacheManager(num_blocks, BlockHasher(BLOCK_SIZE), enable_prefix_caching=enable_prefix_caching)
+
+
+def make_scheduler(kv_cache: KVCacheManager | None = None, **settings) -> Scheduler:
+    config = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 64, **settings})
+    return Scheduler(config, kv_cache or make_kv_cache())
+
+
+class CoreHarness:
+    """An engine core with the fake model runner, stepped by the test; one client."""
+
+    def __init__(self, folder: Path, *, num_blocks: int = 64, faults: str = "", **settings) -> None:
+        cache = CacheConfig(block_size=BLOCK_SIZE, num_blocks=num_blocks)
+        self.config = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 64, **settings})
+        runner = FakeModelRunner(ModelConfig(model="fake"), cache, FakeModelConfig(fake_faults=faults), folder)
+        hasher = BlockHasher(BLOCK_SIZE)
+        self.kv_cache = KVCacheManager(num_blocks, hasher, enable_prefix_caching=True)
+        self.scheduler = Scheduler(self.config, self.kv_cache)
+        self.admission = Admission(self.config)
+        self.intake = RequestIntake(runner.info, hasher, self.admission)
+        stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
+        self.core = EngineCore(runner, self.scheduler, self.kv_cache, stop_check, self.admission)
+        self.token_ids: dict[int, list[int]] = {}
+        self.finished: dict[int, Finished] = {}
+        self.embeddings: dict[int, list[float]] = {}
+        self._ids = itertools.count(1)
+
+    def add(self, prompt: Sequence[int], task: Task = Task.GENERATE, num_resumed_tokens: int = 0, **params) -> int:
+        """Add a request; returns its id."""
+        request_id = RequestId(next(self._ids))
+        prompt_ids = array("i", prompt)
+        add = Add(request_id, prompt_ids, make_params(**params), task=task, num_resumed_tokens=num_resumed_tokens)
+        self.core.add_request(self.intake.accept(add, ClientSlot(1)))
+        self.token_ids[request_id] = []
+        return request_id
+
+    def abort(self, request_id: int) -> None:
+        keys = [request.key for request in self.scheduler.requests() if request.request_id == request_id]
+        self.take(self.core.abort_requests(keys))
+
+    def step(self) -> None:
+        self.take(self.core.step())
+
+    def run(self, max_steps: int = 10_000) -> None:
+        """Step until nothing is left to do."""
+        for _ in range(max_steps):
+            if not self.core.has_requests:
+                return
+            self.step()
+        raise AssertionError(f"not done after {max_steps} steps")
+
+    def take(self, outputs: EngineCoreOutputs) -> None:
+        for client in outputs.values():
+            for request_id, token_id in zip(client.request_ids, client.token_ids, strict=True):
+                self.token_ids[request_id].append(token_id)
+            for finished in client.finished:
+                assert finished.request_id not in self.finished, "two terminal outputs for one request"
+                self.finished[finished.request_id] = finished
+            size = len(client.embeddings) // max(1, len(client.embedding_request_ids))
+            for row, request_id in enumerate(client.embedding_request_ids):
+                self.embeddings[request_id] = client.embeddings[row * size : (row + 1) * size].tolist()

@@ -1,0 +1,171 @@
+from array import array
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipc import codec
+from ipc.errors import ProtocolError
+from ipc.messages import (
+    Abort,
+    Add,
+    Bye,
+    ClientRole,
+    CoreBeat,
+    CoreState,
+    Finished,
+    FinishReason,
+    Hello,
+    Load,
+    Reply,
+    RequestId,
+    Step,
+    Task,
+)
+from ipc.sampling_params import SamplingParams
+
+ADD = Add(
+    request_id=RequestId(7),
+    prompt_token_ids=array("i", [1, 2, 300]),
+    sampling_params=SamplingParams(max_tokens=5, temperature=0.5, seed=-9, stop_token_ids=(3,)),
+    arrival_time_us=1_700_000_000_000_000,
+    cache_salt="s",
+)
+STEP = Step(
+    sequence=4,
+    step=9,
+    request_ids=array("Q", [7, 8]),
+    token_ids=array("i", [42, 43]),
+    finished=(Finished(RequestId(8), FinishReason.LENGTH, num_prompt_tokens=3, num_output_tokens=5),),
+    load=Load(1, 2, 3, 4, 5),
+)
+
+
+def test_bytes_of_an_add_are_pinned():
+    frames = codec.encode(ADD, epoch=258)
+    assert [frame.hex() for frame in frames] == [
+        "03010201000000000000",
+        "98" "07"  # request_id
+        "99" "05" "00" "cb3fe0000000000000" "cb3ff0000000000000" "00" "cb0000000000000000" "f7" "9103" "c2"
+        "01" "cf00060a24181e4000" "00" "a0" "a173" "00",
+        "01000000" "02000000" "2c010000",
+    ]  # fmt: skip
+
+
+def test_bytes_of_a_step_are_pinned():
+    frames = codec.encode(STEP, epoch=1)
+    assert [frame.hex() for frame in frames] == [
+        "05010100000000000000",
+        "94" "04" "09"
+        "91" "9b" "08" "02" "03" "05" "00" "ff" "a0" "a0" "00" "00" "00"  # finished
+        "95" "01" "02" "03" "04" "05",  # load
+        "0700000000000000" "0800000000000000",
+        "2a000000" "2b000000",
+        "",
+        "",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", [ADD, Hello("f", ClientRole.FRONTEND, 1, 2, 3), Abort(array("Q", [2**64 - 1]))])
+def test_client_messages_survive_the_wire(message):
+    assert codec.decode_client_message(codec.encode(message, epoch=1)) == message
+
+
+@pytest.mark.parametrize(
+    "message", [STEP, Reply(1, {"a": 1, "b": 0.5, "c": "x"}), CoreBeat(1, CoreState.READY, 2, 3), Bye("drained")]
+)
+def test_core_messages_survive_the_wire(message):
+    assert codec.decode_core_message(codec.encode(message, epoch=1)) == message
+
+
+def test_a_field_that_an_older_writer_does_not_send_takes_its_default():
+    header, body, prompt = codec.encode(ADD, epoch=1)
+    shorter = msgpack.packb(msgpack.unpackb(body)[:3])
+    assert codec.decode_client_message([header, shorter, prompt]).cache_salt == ""
+
+
+def test_a_field_that_a_newer_writer_appends_is_ignored():
+    header, body, prompt = codec.encode(ADD, epoch=1)
+    longer = msgpack.packb([*msgpack.unpackb(body), "from the future"])
+    assert codec.decode_client_message([header, longer, prompt]) == ADD
+
+
+def test_a_required_field_must_be_there():
+    header, _, prompt = codec.encode(ADD, epoch=1)
+    with pytest.raises(ProtocolError, match="sampling_params is missing"):
+        codec.decode_client_message([header, msgpack.packb([7]), prompt])
+
+
+def test_another_protocol_version_is_refused_by_name():
+    header, *rest = codec.encode(ADD, epoch=1)
+    other = bytes([header[0], 99]) + header[2:]
+    with pytest.raises(ProtocolError, match="protocol version 99"):
+        codec.decode_client_message([other, *rest])
+
+
+def test_a_message_of_the_wrong_direction_is_refused():
+    with pytest.raises(ProtocolError, match="unknown message kind"):
+        codec.decode_core_message(codec.encode(ADD, epoch=1))
+
+
+@pytest.mark.parametrize(
+    ("index", "value"), [(0, True), (0, "7"), (2, 9), (3, 1.5), (5, b"bytes"), (6, None), (1, "params"), (1, [])]
+)
+def test_a_field_of_a_wrong_type_is_refused(index, value):
+    header, body, prompt = codec.encode(ADD, epoch=1)
+    values = msgpack.unpackb(body)
+    values[index] = value
+    with pytest.raises(ProtocolError):
+        codec.decode_client_message([header, msgpack.packb(values), prompt])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        msgpack.packb(msgpack.ExtType(1, b"code")),
+        msgpack.packb({1: 2}),
+        b"\xdd\xff\xff\xff\xff",
+        b"\x91" * 5000,
+        msgpack.packb("x" * (codec.MAX_STRING_BYTES + 1)),
+        b"",
+        b"\xc1",
+        msgpack.packb(7) + b"\0",
+    ],
+    ids=["extension", "map", "huge array", "deep", "long string", "empty", "never used", "trailing"],
+)
+def test_a_hostile_body_is_refused(body):
+    header, _, prompt = codec.encode(ADD, epoch=1)
+    with pytest.raises(ProtocolError):
+        codec.decode_client_message([header, body, prompt])
+
+
+def test_a_buffer_that_is_no_whole_array_is_refused():
+    header, body, prompt = codec.encode(ADD, epoch=1)
+    with pytest.raises(ProtocolError, match="prompt_token_ids"):
+        codec.decode_client_message([header, body, prompt + b"\0"])
+
+
+@given(st.lists(st.binary(max_size=200), max_size=10))
+def test_junk_raises_nothing_but_protocol_errors(frames):
+    with pytest.raises(ProtocolError):
+        codec.decode_client_message(frames)
+
+
+@given(st.integers(0, 20), st.binary(max_size=300), st.lists(st.binary(max_size=40), max_size=4))
+def test_junk_behind_a_good_header_raises_nothing_but_protocol_errors(kind, body, buffers):
+    header = bytes([kind, 1]) + 8 * b"\0"
+    try:
+        codec.decode_client_message([header, body, *buffers])
+    except ProtocolError:
+        return
+    assert kind in (1, 4, 7, 9, 10, 13), "only a message that needs little can be hit by chance"
+
+
+@given(
+    st.integers(1, 2**63 - 1), st.lists(st.integers(0, 2**31 - 1), min_size=1), st.floats(0, 2), st.sampled_from(Task)
+)
+def test_any_add_survives_the_wire(request_id, prompt, temperature, task):
+    params = SamplingParams(max_tokens=1, temperature=temperature)
+    add = Add(RequestId(request_id), array("i", prompt), params, task=task)
+    assert codec.decode_client_message(codec.encode(add, epoch=3)) == add
