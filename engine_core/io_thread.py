@@ -54,6 +54,8 @@ EXIT_INTERNAL_ERROR = 70
 BEAT_INTERVAL_S = 0.5
 LEASE_S = 10.0
 """A client that is silent for this long is evicted."""
+_FAREWELL_S = 0.5
+"""Clients get this long to answer the BYE of a core that stops."""
 _RETRY_INTERVAL_S = 0.02
 _MAX_MESSAGES_PER_WAKE = 256
 
@@ -84,7 +86,7 @@ class IoThread(threading.Thread):
         self._welcome: Welcome | None = None
         self._intake: RequestIntake | None = None
         self._beat_sequence = 0
-        self._is_stopping = False
+        self._stop_at: float | None = None
         self._namespace = pid_namespace()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = bind_core_socket(self._context, socket_path)
@@ -134,12 +136,15 @@ class IoThread(threading.Thread):
         self._post(send_reply)
 
     def stop(self, reason: str) -> None:
-        """Say BYE to everybody, close the socket and end the thread; returns when that is done."""
+        """Say BYE to everybody, close the socket and end the thread; returns when that is done.
+
+        Clients answer the BYE: a DEALER with IMMEDIATE drops what it has not read yet when its connection ends.
+        """
 
         def stop() -> None:
             for client in self._clients.all():
                 self._send(client, Bye(reason))
-            self._is_stopping = True
+            self._stop_at = time.monotonic() + _FAREWELL_S
 
         self._post(stop)
         self.join(timeout=2.0)
@@ -160,9 +165,10 @@ class IoThread(threading.Thread):
 
     def _serve(self) -> None:
         next_beat_at = time.monotonic()
-        while not self._is_stopping:
+        while not self._is_over():
             is_retrying = any(client.pending is not None for client in self._clients.all())
-            wait_s = _RETRY_INTERVAL_S if is_retrying else max(0.0, next_beat_at - time.monotonic())
+            is_urgent = is_retrying or self._stop_at is not None
+            wait_s = _RETRY_INTERVAL_S if is_urgent else max(0.0, next_beat_at - time.monotonic())
             for source, _ in self._poller.poll(int(wait_s * 1000) + 1):
                 self._on_event(source)
             while self._outbox:
@@ -175,6 +181,9 @@ class IoThread(threading.Thread):
                 self._evict_silent_clients()
         self._socket.close()
         self._context.term()
+
+    def _is_over(self) -> bool:
+        return self._stop_at is not None and (not self._clients.all() or time.monotonic() > self._stop_at)
 
     def _on_event(self, source: object) -> None:
         if source is self._socket:

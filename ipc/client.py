@@ -287,6 +287,8 @@ class EngineClient:
             self._ready.set()
         if isinstance(message, Reply):
             self._on_reply(message)
+        if isinstance(message, Bye):
+            self._send(Bye("seen"))
 
     def _on_reply(self, reply: Reply) -> None:
         answered = self._calls.get(reply.call_id)  # None: nobody waits any more

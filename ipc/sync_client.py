@@ -161,6 +161,8 @@ class SyncEngineClient:
             message = self.session.receive(self._socket.recv_multipart())
             if isinstance(message, Reconcile):
                 self.send(Live(message.nonce, array("Q", self.session.requests)))
+            if isinstance(message, Bye):
+                self.send(Bye("seen"))
             if message is not None:
                 messages.append(message)
         return messages

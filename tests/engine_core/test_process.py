@@ -1,0 +1,184 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from array import array
+
+import pytest
+import zmq
+
+from ipc import codec
+from ipc.endpoints import connect_to_core
+from ipc.errors import EngineUnavailableError, InvalidRequestError, QueueFullError
+from ipc.messages import PROTOCOL_VERSION, Add, Bye, CallMethod, ClientRole, FinishReason, Hello, RequestId, Task
+from tests.factories import make_params
+from tests.processes import core_process, stats
+from tests.waiting import wait_until
+
+ENDLESS = make_params(max_tokens=2000)
+
+
+@pytest.fixture
+def core(tmp_path):
+    with core_process(tmp_path, fake_step_ms=1) as core:
+        yield core
+
+
+def test_it_generates(core):
+    output = core.connect().generate(list(b"hello"), make_params(max_tokens=20))
+    assert (len(output.token_ids), output.finished.reason) == (20, FinishReason.LENGTH)
+
+
+def test_an_embedding_has_length_one(core):
+    client = core.connect()
+    output = client.collect(client.submit([1, 2, 3], make_params(max_tokens=1), task=Task.EMBED))
+    assert sum(value * value for value in output.embedding) == pytest.approx(1)
+
+
+def test_a_second_core_on_the_same_run_dir_is_refused(core):
+    client = core.connect()
+    command = [sys.executable, "-m", "engine_core", "--config", str(core.run_dir.config_file)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (second.returncode, second.stderr.count("\n")) == (1, 1)
+    assert "another core runs" in second.stderr
+    assert client.generate([1], make_params()).finished is not None
+
+
+def test_wrong_settings_are_one_line_and_exit_1(tmp_path):
+    with core_process(tmp_path, fake_faults="explode@1") as core:
+        assert core.process.wait(20) == 1
+        assert core.stderr_file.read_text() == "error: fake_faults: 'explode@1' is not one of die@STEP, hang@STEP, raise@STEP, nan@N\n"
+
+
+def test_an_abort_frees_the_blocks_within_a_step(core):
+    client = core.connect()
+    request = client.submit([1] * 100, ENDLESS)
+    wait_until(lambda: client.wait(0.1) and stats(client)["num_running"] == 1)
+    client.abort(request.request_id)
+    assert stats(client)["num_running"] == 0
+    assert stats(client)["num_free_blocks"] == 64
+
+
+def test_a_killed_client_leaves_nothing_behind(core):
+    observer = core.connect("observer")
+    script = (
+        "import sys; from pathlib import Path; from ipc.sync_client import SyncEngineClient;"
+        "from tests.factories import make_params; c = SyncEngineClient(Path(sys.argv[1]), name='victim');"
+        "c.wait_ready(20); c.submit([1] * 100, make_params(max_tokens=2000)); c.wait(1); print('up', flush=True); input()"
+    )
+    command = [sys.executable, "-c", script, str(core.run_dir.core_socket)]
+    victim = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    victim.stdout.readline()
+    assert stats(observer)["num_running"] == 1
+    victim.kill()
+    victim.communicate()
+    wait_until(lambda: stats(observer)["num_free_blocks"] == 64, timeout_s=2)
+
+
+def test_a_request_that_can_never_run_is_refused_with_its_field(core):
+    with pytest.raises(InvalidRequestError) as caught:
+        core.connect().generate([1, 2, 999_999], make_params())
+    assert caught.value.param == "prompt"
+
+
+def test_a_full_queue_refuses_without_waiting_for_the_step(tmp_path):
+    with core_process(tmp_path, fake_step_ms=1000, max_num_seqs=1, max_queued_requests=3) as core:
+        client = core.connect()
+        client.submit([1], ENDLESS)
+        client.wait(0.5)  # it runs now, in steps of a second
+        for _ in range(3):
+            client.submit([2], ENDLESS)
+        started_at = time.monotonic()
+        with pytest.raises(QueueFullError):
+            client.generate([3], ENDLESS)
+        assert time.monotonic() - started_at < 0.5
+
+
+def test_a_reader_that_pauses_loses_nothing(core):
+    client = core.connect()
+    request = client.submit([5], ENDLESS)
+    time.sleep(3)
+    assert client.collect(request).token_ids == client.generate([5], ENDLESS).token_ids
+
+
+def test_junk_is_dropped_and_counted(core):
+    client = core.connect()
+    with zmq.Context() as context:
+        socket = connect_to_core(context, core.run_dir.core_socket)
+        for number in range(200):
+            socket.send_multipart([os.urandom(number % 50), b"\xdf" * number])
+        socket.close(linger=1000)
+    wait_until(lambda: stats(client)["num_bad_messages"] == 200)
+    assert len(client.generate([1], make_params()).token_ids) == 8
+
+
+def test_another_protocol_version_is_told_to_leave(core):
+    core.connect()
+    with zmq.Context() as context:
+        socket = connect_to_core(context, core.run_dir.core_socket)
+        header, *rest = codec.encode(Hello("old", ClientRole.FRONTEND, 0, 0, 0), epoch=0)
+        socket.send_multipart([bytes([header[0], PROTOCOL_VERSION + 1]) + header[2:], *rest])
+        assert socket.poll(5000)
+        answer = codec.decode_core_message(socket.recv_multipart())
+        socket.close()
+    assert isinstance(answer, Bye)
+    assert answer.reason == "protocol_mismatch"
+
+
+def test_a_client_that_never_said_hello_is_told_to(core):
+    client = core.connect()
+    with zmq.Context() as context:
+        socket = connect_to_core(context, core.run_dir.core_socket)
+        add = Add(RequestId(1), array("i", [1]), make_params())
+        socket.send_multipart(codec.encode(add, client.session.epoch))
+        assert socket.poll(5000)
+        answer = codec.decode_core_message(socket.recv_multipart())
+        socket.close()
+    assert answer == Bye("unknown_client", "say HELLO first")
+
+
+def test_sigterm_finishes_what_runs_and_refuses_what_comes(core):
+    client = core.connect()
+    request = client.submit([1], make_params(max_tokens=300))
+    client.wait(0.2)
+    core.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: client.wait(0.1) and not client.session.is_ready)
+    refused = client.submit([2], make_params())
+    assert len(client.collect(request).token_ids) == 300
+    with pytest.raises(EngineUnavailableError):
+        client.collect(refused)
+    assert core.process.wait(5) == 0
+
+
+def test_a_drain_that_takes_too_long_ends_in_errors(tmp_path):
+    with core_process(tmp_path, fake_step_ms=50, drain_timeout=0.3) as core:
+        client = core.connect()
+        request = client.submit([1], ENDLESS)
+        client.wait(0.2)
+        core.process.send_signal(signal.SIGTERM)
+        with pytest.raises(EngineUnavailableError) as caught:
+            client.collect(request)
+        assert caught.value.code == "draining"
+        assert core.process.wait(5) == 0
+
+
+def test_the_prefix_cache_can_be_reset(core):
+    client = core.connect()
+    client.generate([1] * 100, make_params())
+    assert client.call(CallMethod.RESET_PREFIX_CACHE)["num_blocks"] > 0
+    assert client.generate([1] * 100, make_params()).finished.num_cached_tokens == 0
+
+
+def test_an_idle_core_uses_less_than_one_percent_of_a_cpu(core):
+    core.connect()
+    time.sleep(0.5)
+    before = cpu_seconds(core.process.pid)
+    time.sleep(3)
+    assert cpu_seconds(core.process.pid) - before < 0.03
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
