@@ -1,0 +1,100 @@
+"""The command `fast-inference`: `serve`, `pull` and `--version`.
+
+Owns the exit statuses: 0 stopped in order, 1 a wrong setting, model or port (one line on stderr), 2 wrong usage,
+130 interrupted. What is slow to import is imported by the command that needs it, so that `--help` is quick.
+Next: `flags.py`, `settings.py`, then `launcher.py`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fast_inference import __version__
+from fast_inference.flags import FlagParser, add_setting_flags, given_flags
+from ipc.errors import ConfigError
+from ipc.log import configure_logging
+
+if TYPE_CHECKING:
+    from fast_inference.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; wrong usage raises SystemExit(2), as argparse does."""
+    parser = _parser()
+    namespace = parser.parse_args(argv)
+    return run_command(lambda: int(namespace.run(namespace)))
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Call a command and turn the errors that people cause into one line and an exit status."""
+    try:
+        return command()
+    except ConfigError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def serve_with(settings: "Settings") -> int:
+    """Start a server with resolved settings; warns of variables that look like settings and are none."""
+    from fast_inference.launcher import serve
+    from fast_inference.settings import environment_warnings
+
+    configure_logging(settings, "launcher")
+    for line in environment_warnings(os.environ):
+        print(f"warning: {line}", file=sys.stderr)
+    return serve(settings)
+
+
+def _parser() -> FlagParser:
+    parser = FlagParser(prog="fast-inference", description="An OpenAI-compatible LLM server for one machine.")
+    parser.add_argument("--version", action="version", version=f"fast-inference {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_pull(commands)
+    return parser
+
+
+def _add_serve(commands: "argparse._SubParsersAction[FlagParser]") -> None:
+    parser = commands.add_parser(
+        "serve",
+        argument_default=argparse.SUPPRESS,
+        usage="fast-inference serve [MODEL] [flags]",
+        help="start a server",
+        description="Start a server. Settings come from flags, then the environment, then --config, then defaults.",
+    )
+    add_setting_flags(parser)
+
+    def run(namespace: argparse.Namespace) -> int:
+        from fast_inference.settings import resolve_settings, settings_as_yaml
+
+        settings = resolve_settings(given_flags(parser, namespace))
+        if hasattr(namespace, "print_config"):
+            print(settings_as_yaml(settings), end="")
+            return 0
+        return serve_with(settings)
+
+    parser.set_defaults(run=run)
+
+
+def _add_pull(commands: "argparse._SubParsersAction[FlagParser]") -> None:
+    parser = commands.add_parser(
+        "pull",
+        help="get a model into the model cache",
+        description="Get a model into the model cache and print its folder.",
+    )
+    parser.add_argument("name", metavar="NAME", help="a known name such as smollm2-135m-instruct")
+
+    def run(namespace: argparse.Namespace) -> int:
+        from fast_inference.model_store import pull
+        from fast_inference.progress import StartProgress
+
+        with StartProgress() as progress:
+            folder = pull(namespace.name, progress)
+        print(folder)
+        return 0
+
+    parser.set_defaults(run=run)

@@ -1,0 +1,125 @@
+"""The flags of the command line, generated from the sections of `ipc/config.py`: one field, one flag.
+
+Called by `cli.py`. Owns the spelling (vLLM's kebab-case, `--no-x` for booleans) and the help texts; what the values
+mean and whether they are valid is decided in `settings.py`, which sees the raw strings.
+Invariant: a flag that was not given is absent from the result, so that weaker sources keep their say.
+This module must stay quick to import: `--help` needs nothing else.
+"""
+
+import argparse
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ipc.config import (
+    CacheConfig,
+    FakeModelConfig,
+    FrontendConfig,
+    LauncherConfig,
+    LogConfig,
+    ModelConfig,
+    SchedulerConfig,
+)
+
+ENVIRONMENT_PREFIX = "FAST_INFERENCE_"
+SECTIONS: tuple[type[BaseModel], ...] = (
+    LauncherConfig,
+    ModelConfig,
+    FrontendConfig,
+    SchedulerConfig,
+    CacheConfig,
+    LogConfig,
+    FakeModelConfig,
+)
+ALIASES = {"frontends": ("--workers", "--api-server-count")}
+
+
+class FlagParser(argparse.ArgumentParser):
+    """An argument parser that takes no abbreviations and names the nearest flag for one that it does not know."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **kwargs})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse all arguments; unlike the base class, exit with status 2 where one is left over."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            first = unknown[0]
+            hint = nearest(first.partition("=")[0], self._option_string_actions) if first.startswith("-") else ""
+            self.error(f"unknown argument {first}{hint}")
+        return namespace, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with status 2."""
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`' (did you mean X?)'` for the known name that is most like `name`, or the empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {matches[0]}?" if matches else ""
+
+
+def flag_name(field: str) -> str:
+    """`max_num_seqs` → `--max-num-seqs`."""
+    return "--" + field.replace("_", "-")
+
+
+def environment_name(field: str) -> str:
+    """`max_num_seqs` → `FAST_INFERENCE_MAX_NUM_SEQS`."""
+    return ENVIRONMENT_PREFIX + field.upper()
+
+
+def add_setting_flags(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL, `--config`, `--print-config` and one flag for each field of every section."""
+    parser.add_argument("model_argument", nargs="?", metavar="MODEL", help="the same as --model")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"YAML file with settings; flags and environment win over it (env {environment_name('config')})",
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML and exit")
+    for section in SECTIONS:
+        group = parser.add_argument_group((section.__doc__ or section.__name__).splitlines()[0].rstrip("."))
+        for name, field in section.model_fields.items():
+            _add_flag(group, name, field)
+
+
+def given_flags(parser: argparse.ArgumentParser, namespace: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given as flags, by field name, unchecked; exits with status 2 for two models."""
+    known = {name for section in SECTIONS for name in section.model_fields} | {"config"}
+    values = {name: value for name, value in vars(namespace).items() if name in known}
+    model = getattr(namespace, "model_argument", None)
+    if model is not None:
+        if values.get("model", model) != model:
+            parser.error(f"two models: {model} and --model {values['model']}")
+        values["model"] = model
+    return values
+
+
+def _add_flag(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -> None:
+    flags: Sequence[str] = (flag_name(name), *ALIASES.get(name, ()))
+    text = f"{field.description} (default: {_shown_default(field.default)}; env {environment_name(name)})"
+    text = text.replace("%", "%%")
+    if field.annotation is bool:
+        group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=text)
+    elif get_origin(field.annotation) is tuple:
+        group.add_argument(*flags, dest=name, action="append", metavar="NAME", help=f"{text}; repeatable")
+    else:
+        group.add_argument(*flags, dest=name, metavar=_metavar(field.annotation), help=text)
+
+
+def _shown_default(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value in (None, (), "") else str(value)
+
+
+def _metavar(annotation: Any) -> str:
+    types = set(get_args(annotation)) or {annotation}
+    if get_origin(annotation) is Literal:
+        return "{" + ",".join(get_args(annotation)) + "}"
+    return "N" if int in types else "X" if float in types else "VALUE"

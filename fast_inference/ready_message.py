@@ -1,0 +1,27 @@
+"""What the launcher prints on stdout once everything serves: a line for programs and a request for people to paste.
+
+Scripts wait for the ready line, so its form is fixed; `README.md` shows the same request.
+"""
+
+import json
+import shlex
+
+EXAMPLE_QUESTION = "What is the capital of France?"
+
+
+def ready_line(url: str, model_name: str, num_frontends: int, num_blocks: int) -> str:
+    """`ready: URL (model NAME, N frontends, B blocks)`."""
+    frontends = f"{num_frontends} frontend{'s' if num_frontends > 1 else ''}"
+    return f"ready: {url} (model {model_name}, {frontends}, {num_blocks} blocks)"
+
+
+def example_request(url: str, model_name: str) -> str:
+    """A `curl` line to paste."""
+    body = {
+        "model": model_name,
+        "messages": [{"role": "user", "content": EXAMPLE_QUESTION}],
+        "temperature": 0,
+        "max_tokens": 20,
+    }
+    argv = ["curl", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    return shlex.join(argv)

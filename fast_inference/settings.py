@@ -1,0 +1,173 @@
+"""The settings of a server, resolved once: flags > environment `FAST_INFERENCE_*` > YAML file > defaults.
+
+Called by `cli.py` and `cli_openai.py`; the launcher writes the result to `config.json` in the run dir, where the other
+processes read their sections. Owns what a wrong setting looks like to people: one line that names the flag, variable
+or file and key where it came from, and the nearest name that exists.
+The fields themselves, their defaults and limits are in `ipc/config.py`.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from fast_inference.flags import ENVIRONMENT_PREFIX, SECTIONS, environment_name, flag_name, nearest
+from ipc.config import (
+    DEFAULT_MODEL_ALIAS,
+    CacheConfig,
+    FakeModelConfig,
+    FrontendConfig,
+    LauncherConfig,
+    LogConfig,
+    ModelConfig,
+    SchedulerConfig,
+)
+from ipc.errors import ConfigError
+
+LAUNCHER_PID_VARIABLE = "FAST_INFERENCE_LAUNCHER_PID"
+"""Set by the launcher for its children (`ipc/process.py` reads it); has our prefix but is no setting."""
+
+
+class _Environment(EnvSettingsSource):
+    """Environment variables; a list is written as JSON or with commas."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Leave what is no JSON array to the validators."""
+        return json.loads(value) if value.lstrip().startswith("[") else value
+
+
+class _YamlFile(PydanticBaseSettingsSource):
+    """The file that a stronger source named as `config`."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """One value of the file, by field name."""
+        return self().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """All values of the file."""
+        path = self.current_state.get("config")
+        return read_settings_file(Path(path)) if path else {}
+
+
+class Settings(
+    BaseSettings,
+    LauncherConfig,
+    ModelConfig,
+    FrontendConfig,
+    SchedulerConfig,
+    CacheConfig,
+    LogConfig,
+    FakeModelConfig,
+):
+    """All sections side by side: what `config.json` holds."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+
+    config: Path | None = Field(None, description="YAML file with settings")
+
+    @field_validator("served_model_name", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Strongest first: flags (as keywords), environment, YAML file."""
+        return init_settings, _Environment(settings_cls), _YamlFile(settings_cls)
+
+
+def resolve_settings(flags: Mapping[str, Any], settings_class: type[Settings] = Settings) -> Settings:
+    """Merge flags (by field name, raw strings allowed) with the weaker sources and check everything.
+
+    Raises:
+        ConfigError: one line that names the flag, variable or key that is wrong.
+    """
+    try:
+        return settings_class(**flags)
+    except ValidationError as error:
+        messages = dict.fromkeys(
+            f"{_source_of(str(item['loc'][0]), flags)}: {item['msg']}, not {item['input']!r}"
+            for item in error.errors(include_url=False)
+        )
+        raise ConfigError("; ".join(messages)) from error
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """Read a YAML file with settings by field name, kebab-case or snake_case.
+
+    Raises:
+        ConfigError: the file cannot be read, is no map, or has a key that is no setting.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a map of settings, not a {type(values).__name__}")
+    known = set(Settings.model_fields) - {"config"}
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"{path}: unknown setting {key}{nearest(name, known)}")
+        if name in result:
+            raise ConfigError(f"{path}: {key} is there twice")
+        result[name] = value
+    return result
+
+
+def environment_warnings(environment: Mapping[str, str]) -> list[str]:
+    """One line for each variable with our prefix that is no setting: most likely a typing error."""
+    known = {environment_name(field) for field in Settings.model_fields} | {LAUNCHER_PID_VARIABLE}
+    unknown = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name.upper() not in known)
+    return [f"environment variable {name} is no setting{nearest(name, known)}" for name in unknown]
+
+
+def served_names(settings: Settings) -> tuple[str, ...]:
+    """The names that clients may use for the model; the first is the one that we print."""
+    if settings.served_model_name:
+        return settings.served_model_name
+    model_id = settings.model
+    if Path(model_id).exists():
+        path = Path(model_id).resolve()
+        model_id = path.stem if path.is_file() else path.name
+    return tuple(dict.fromkeys((model_id, DEFAULT_MODEL_ALIAS)))
+
+
+def settings_as_yaml(settings: Settings) -> str:
+    """The settings as a file that `--config` reads."""
+    values = settings.model_dump(mode="json")
+    names = [name for section in SECTIONS for name in section.model_fields]
+    text: str = yaml.safe_dump({name.replace("_", "-"): values[name] for name in names}, sort_keys=False)
+    return text
+
+
+def _source_of(field: str, flags: Mapping[str, Any]) -> str:
+    if field in flags:
+        return flag_name(field)
+    variable = environment_name(field)
+    if os.environ.get(variable):
+        return variable
+    return f"setting {field}"

@@ -1,0 +1,92 @@
+"""`status.json` in the run dir: what of this server runs, for people and tools.
+
+Written by `launcher.py` on each change, atomically, so that a reader never sees half of it. The file outlives the
+server: its last state is "stopped".
+"""
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+class ServerState(StrEnum):
+    """State of the whole server."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    """The core died or is not ready again; frontends answer 503."""
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherStatus:
+    """The launcher itself."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class CoreStatus:
+    """The engine core; `pid` is None while none runs, `epoch` 0 until it is first known."""
+
+    pid: int | None = None
+    epoch: int = 0
+    state: str = "stopped"
+    """starting, loading, ready, draining, dying or stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendStatus:
+    """One frontend; all share `port`."""
+
+    pid: int | None = None
+    port: int = 0
+    state: str = "stopped"
+    """starting, ready, draining or stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything in the file."""
+
+    state: ServerState
+    launcher: LauncherStatus
+    core: CoreStatus
+    frontends: tuple[FrontendStatus, ...]
+    url: str
+
+
+class StatusFile:
+    """Writes the file whenever the status differs from what it holds."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written: Status | None = None
+
+    def write(self, status: Status) -> None:
+        """Replace the file, if anything changed; a disk that refuses is logged and does not stop the server."""
+        if status == self._written:
+            return
+        self._written = status
+        temporary = self._path.with_suffix(".tmp")
+        try:
+            temporary.write_text(json.dumps(asdict(status), indent=2) + "\n")
+            os.replace(temporary, self._path)
+        except OSError as error:
+            log.warning("cannot write %s: %s", self._path, error.strerror)
+
+    def write_stopped(self) -> None:
+        """Say that nothing runs any more."""
+        if self._written is None:
+            return
+        last = self._written
+        frontends = tuple(FrontendStatus(port=frontend.port) for frontend in last.frontends)
+        core = CoreStatus(epoch=last.core.epoch)
+        self.write(replace(last, state=ServerState.STOPPED, core=core, frontends=frontends))

@@ -1,0 +1,94 @@
+"""The command lines as processes: exit statuses and single lines."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fast_inference import __version__
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(*argv: str, module: str = "fast_inference", **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("FAST_INFERENCE_")}
+    return subprocess.run(
+        [sys.executable, "-m", module, *argv],
+        cwd=ROOT,
+        env=env | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_version():
+    done = call("--version")
+    assert (done.returncode, done.stdout) == (0, f"fast-inference {__version__}\n")
+
+
+def test_the_version_is_that_of_the_package():
+    assert f'\nversion = "{__version__}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from fast_inference.cli import main\n"
+        "try: main(['serve', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'fastapi', 'zmq', 'pydantic_settings', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_unknown_flag_is_status_2_and_names_the_nearest():
+    done = call("serve", "--max-num-seq", "3")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown argument --max-num-seq, did you mean --max-num-seqs?")
+
+
+def test_a_wrong_value_is_status_1_and_one_line():
+    done = call("serve", "--block-size", "17")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: --block-size: Input should be a multiple of 16, not '17'\n"
+
+
+def test_print_config_shows_what_a_start_would_use():
+    done = call("serve", "fake", "--print-config", FAST_INFERENCE_FRONTENDS="5")
+    assert done.returncode == 0
+    assert {"model: fake", "frontends: 5", "port: 8000"} <= set(done.stdout.splitlines())
+
+
+def test_a_wrong_model_is_status_1_and_one_line_in_less_than_five_seconds(tmp_path):
+    started = time.monotonic()
+    done = call("serve", "/no/such/model", "--port", "0", "--run-dir", str(tmp_path / "run"))
+    assert time.monotonic() - started < 5
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "/no/such/model" in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_pull_of_an_unknown_name_is_status_1():
+    done = call("pull", "no-such-name-at-all")
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+
+
+def test_the_launch_script_is_serve():
+    done = subprocess.run(
+        [sys.executable, "scripts/launch.py", "fake", "--print-config"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "model: fake" in done.stdout
+
+
+@pytest.mark.parametrize("argv", [[], ["serv"], ["serve", "--port"]])
+def test_wrong_usage_is_status_2(argv):
+    assert call(*argv).returncode == 2

@@ -1,0 +1,17 @@
+"""The ready line has the form that scripts wait for."""
+
+import json
+import shlex
+
+from fast_inference.ready_message import example_request, ready_line
+
+
+def test_ready_line():
+    assert ready_line("http://h:1", "m", 2, 9) == "ready: http://h:1 (model m, 2 frontends, 9 blocks)"
+    assert ready_line("http://h:1", "m", 1, 9) == "ready: http://h:1 (model m, 1 frontend, 9 blocks)"
+
+
+def test_the_request_survives_the_shell_whatever_the_model_is_called():
+    curl, url, *_, body = shlex.split(example_request("http://h:1", "it's a model"))
+    assert (curl, url) == ("curl", "http://h:1/v1/chat/completions")
+    assert json.loads(body)["model"] == "it's a model"

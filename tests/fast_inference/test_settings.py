@@ -1,0 +1,121 @@
+"""Settings: which source wins, and what a wrong one looks like."""
+
+from pathlib import Path
+
+import pytest
+
+from fast_inference.settings import (
+    Settings,
+    environment_warnings,
+    read_settings_file,
+    resolve_settings,
+    served_names,
+    settings_as_yaml,
+)
+from ipc.errors import ConfigError
+
+
+@pytest.fixture
+def yaml_file(tmp_path: Path) -> Path:
+    return tmp_path / "settings.yaml"
+
+
+def test_flags_win_over_environment_over_file_over_defaults(monkeypatch, yaml_file):
+    yaml_file.write_text("max-num-seqs: 3\nport: 3\nfrontends: 3\n")
+    monkeypatch.setenv("FAST_INFERENCE_MAX_NUM_SEQS", "2")
+    monkeypatch.setenv("FAST_INFERENCE_PORT", "2")
+    settings = resolve_settings({"config": str(yaml_file), "max_num_seqs": "1"})
+    assert (settings.max_num_seqs, settings.port, settings.frontends, settings.block_size) == (1, 2, 3, 32)
+
+
+def test_the_file_may_be_named_by_the_environment(monkeypatch, yaml_file):
+    yaml_file.write_text("frontends: 3\n")
+    monkeypatch.setenv("FAST_INFERENCE_CONFIG", str(yaml_file))
+    assert resolve_settings({}).frontends == 3
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch):
+    monkeypatch.setenv("FAST_INFERENCE_MODEL", "")
+    assert resolve_settings({}).model == "smollm2-135m-instruct"
+
+
+@pytest.mark.parametrize("key", ["max-num-seqs", "max_num_seqs"])
+def test_yaml_keys_in_both_spellings(yaml_file, key):
+    yaml_file.write_text(f"{key}: 5\n")
+    assert resolve_settings({"config": yaml_file}).max_num_seqs == 5
+
+
+def test_a_key_in_both_spellings_at_once_is_refused(yaml_file):
+    yaml_file.write_text("max-num-seqs: 5\nmax_num_seqs: 6\n")
+    with pytest.raises(ConfigError, match="max_num_seqs is there twice"):
+        read_settings_file(yaml_file)
+
+
+def test_an_unknown_key_names_the_nearest(yaml_file):
+    yaml_file.write_text("max-num-sequence: 5\n")
+    with pytest.raises(ConfigError, match="unknown setting max-num-sequence, did you mean max_num_seqs"):
+        resolve_settings({"config": yaml_file})
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [\n", "just words", "\x00"])
+def test_a_file_that_is_no_map_is_one_line(yaml_file, text):
+    yaml_file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_settings_file(yaml_file)
+    assert str(yaml_file) in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: No such file"):
+        resolve_settings({"config": tmp_path / "absent.yaml"})
+
+
+def test_a_wrong_value_is_named_by_its_source(monkeypatch, yaml_file):
+    yaml_file.write_text("frontends: 0\n")
+    monkeypatch.setenv("FAST_INFERENCE_BLOCK_SIZE", "17")
+    with pytest.raises(ConfigError) as caught:
+        resolve_settings({"config": yaml_file, "port": "high"})
+    message = caught.value.message
+    assert "--port: " in message
+    assert "FAST_INFERENCE_BLOCK_SIZE: " in message
+    assert "setting frontends: " in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", ["a,b", "a, b", '["a", "b"]'])
+def test_names_from_the_environment(monkeypatch, value):
+    monkeypatch.setenv("FAST_INFERENCE_SERVED_MODEL_NAME", value)
+    assert resolve_settings({}).served_model_name == ("a", "b")
+
+
+def test_one_name_in_yaml_needs_no_list(yaml_file):
+    yaml_file.write_text("served-model-name: mine\n")
+    assert resolve_settings({"config": yaml_file}).served_model_name == ("mine",)
+
+
+def test_a_variable_that_is_no_setting_is_pointed_out():
+    environment = {"FAST_INFERENCE_MAX_NUM_SEQ": "1", "FAST_INFERENCE_PORT": "1", "PATH": "/bin"}
+    assert environment_warnings(environment) == [
+        "environment variable FAST_INFERENCE_MAX_NUM_SEQ is no setting, did you mean FAST_INFERENCE_MAX_NUM_SEQS?"
+    ]
+
+
+def test_printed_settings_can_be_read_again(yaml_file):
+    settings = resolve_settings({"served_model_name": ["x"], "num_blocks": "9", "run_dir": "/r"})
+    yaml_file.write_text(settings_as_yaml(settings))
+    again = resolve_settings({"config": yaml_file})
+    assert again.model_copy(update={"config": None}) == settings
+
+
+def test_a_hub_model_is_served_under_its_id_and_the_alias():
+    assert served_names(Settings(model="org/name")) == ("org/name", "fast-inference-model")
+
+
+def test_a_folder_is_served_under_its_last_component(tmp_path):
+    (tmp_path / "my-model").mkdir()
+    assert served_names(Settings(model=f"{tmp_path}/my-model/"))[0] == "my-model"
+
+
+def test_given_names_replace_the_usual_ones():
+    assert served_names(Settings(model="fake", served_model_name=("a", "b"))) == ("a", "b")

@@ -1,0 +1,43 @@
+"""status.json: what it holds, and that it is never half written."""
+
+import json
+
+from fast_inference.status import CoreStatus, FrontendStatus, LauncherStatus, ServerState, Status, StatusFile
+
+STATUS = Status(
+    ServerState.READY, LauncherStatus(1), CoreStatus(2, 7, "ready"), (FrontendStatus(3, 80, "ready"),), "http://h:80"
+)
+
+
+def test_the_file_has_the_documented_fields(tmp_path):
+    StatusFile(tmp_path / "status.json").write(STATUS)
+    assert json.loads((tmp_path / "status.json").read_text()) == {
+        "state": "ready",
+        "launcher": {"pid": 1},
+        "core": {"pid": 2, "epoch": 7, "state": "ready"},
+        "frontends": [{"pid": 3, "port": 80, "state": "ready"}],
+        "url": "http://h:80",
+    }
+
+
+def test_an_equal_status_is_not_written_again(tmp_path):
+    file = StatusFile(tmp_path / "status.json")
+    file.write(STATUS)
+    (tmp_path / "status.json").unlink()
+    file.write(STATUS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stopped_keeps_what_was_and_names_no_process(tmp_path):
+    file = StatusFile(tmp_path / "status.json")
+    file.write(STATUS)
+    file.write_stopped()
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == status["core"]["state"] == status["frontends"][0]["state"] == "stopped"
+    assert status["core"]["pid"] is None
+    assert status["core"]["epoch"] == 7
+
+
+def test_a_folder_that_is_gone_is_logged_and_harms_nobody(tmp_path, caplog):
+    StatusFile(tmp_path / "absent" / "status.json").write(STATUS)
+    assert "cannot write" in caplog.text
