@@ -109,8 +109,6 @@ class EngineCore:
     def step(self) -> EngineCoreOutputs:
         """Schedule, execute, update; returns what each client must hear."""
         plan = self._scheduler.schedule()
-        if not plan.scheduled:
-            return {}
         for new in plan.new_requests:
             self._leave_queue(self._requests[new.key])
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)

@@ -10,7 +10,7 @@ from engine_core.core import EngineCore, EngineCoreOutputs
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
 from engine_core.model.fake_runner import FakeModelRunner
-from engine_core.outputs import RequestKey
+from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.request import ClientSlot, Request
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.scheduler import Scheduler
@@ -52,20 +52,23 @@ def make_scheduler(kv_cache: KVCacheManager | None = None, **settings) -> Schedu
     return Scheduler(config, kv_cache or make_kv_cache())
 
 
-class CoreHarness:
-    """An engine core with the fake model runner, stepped by the test; one client."""
+def make_fake_runner(folder: Path, *, num_blocks: int = 64, faults: str = "") -> FakeModelRunner:
+    cache = CacheConfig(block_size=BLOCK_SIZE, num_blocks=num_blocks)
+    return FakeModelRunner(ModelConfig(model="fake"), cache, FakeModelConfig(fake_faults=faults), folder)
 
-    def __init__(self, folder: Path, *, num_blocks: int = 64, faults: str = "", **settings) -> None:
-        cache = CacheConfig(block_size=BLOCK_SIZE, num_blocks=num_blocks)
-        self.config = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 64, **settings})
-        runner = FakeModelRunner(ModelConfig(model="fake"), cache, FakeModelConfig(fake_faults=faults), folder)
-        hasher = BlockHasher(BLOCK_SIZE)
-        self.kv_cache = KVCacheManager(num_blocks, hasher, enable_prefix_caching=True)
-        self.scheduler = Scheduler(self.config, self.kv_cache)
-        self.admission = Admission(self.config)
-        self.intake = RequestIntake(runner.info, hasher, self.admission)
+
+class CoreHarness:
+    """An engine core around any model runner, stepped by the test; one client."""
+
+    def __init__(self, runner: ModelRunner, *, block_size: int = BLOCK_SIZE, **settings) -> None:
+        config = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 64, **settings})
+        hasher = BlockHasher(block_size)
+        self.kv_cache = KVCacheManager(runner.info.num_blocks, hasher, enable_prefix_caching=True)
+        self.scheduler = Scheduler(config, self.kv_cache)
+        admission = Admission(config)
+        self.intake = RequestIntake(runner.info, hasher, admission)
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
-        self.core = EngineCore(runner, self.scheduler, self.kv_cache, stop_check, self.admission)
+        self.core = EngineCore(runner, self.scheduler, self.kv_cache, stop_check, admission)
         self.token_ids: dict[int, list[int]] = {}
         self.finished: dict[int, Finished] = {}
         self.embeddings: dict[int, list[float]] = {}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from engine_core.model.fake_runner import IM_END_ID, fake_next_token
 from ipc.errors import QueueFullError
 from ipc.messages import FinishReason, Task
-from tests.factories import BLOCK_SIZE, CoreHarness
+from tests.factories import BLOCK_SIZE, CoreHarness, make_fake_runner
 
 
 def expected_tokens(prompt, count):
@@ -19,13 +19,17 @@ def expected_tokens(prompt, count):
     return list(context[len(prompt) :])
 
 
+def make_harness(folder, *, num_blocks=64, faults="", **settings):
+    return CoreHarness(make_fake_runner(folder, num_blocks=num_blocks, faults=faults), **settings)
+
+
 def random_prompts(count, longest, seed=1):
     generator = random.Random(seed)
     return [[generator.randrange(256) for _ in range(generator.randint(1, longest))] for _ in range(count)]
 
 
 def test_a_request_generates_up_to_its_limit(tmp_path):
-    harness = CoreHarness(tmp_path)
+    harness = make_harness(tmp_path)
     request_id = harness.add([1, 2, 3], max_tokens=5)
     harness.run()
     assert harness.token_ids[request_id] == expected_tokens([1, 2, 3], 5)
@@ -33,7 +37,7 @@ def test_a_request_generates_up_to_its_limit(tmp_path):
 
 
 def test_eos_ends_a_request_and_is_its_last_token(tmp_path):
-    harness = CoreHarness(tmp_path)
+    harness = make_harness(tmp_path)
     request_id = harness.add([1, 2, 3], max_tokens=1000, ignore_eos=False)
     harness.run()
     assert harness.token_ids[request_id][-1] == IM_END_ID
@@ -41,7 +45,7 @@ def test_eos_ends_a_request_and_is_its_last_token(tmp_path):
 
 
 def test_texts_do_not_depend_on_chunks_preemption_or_neighbours(tmp_path):
-    harness = CoreHarness(tmp_path, num_blocks=12, max_prefill_chunk=16)
+    harness = make_harness(tmp_path, num_blocks=12, max_prefill_chunk=16)
     prompts = random_prompts(30, longest=100)
     ids = [harness.add(prompt, max_tokens=40) for prompt in prompts]
     harness.run()
@@ -51,7 +55,7 @@ def test_texts_do_not_depend_on_chunks_preemption_or_neighbours(tmp_path):
 
 
 def test_a_shared_prefix_is_computed_once_even_within_one_step(tmp_path):
-    harness = CoreHarness(tmp_path)
+    harness = make_harness(tmp_path)
     prefix = list(range(3 * BLOCK_SIZE))
     ids = [harness.add([*prefix, tail]) for tail in (1, 2)]
     harness.run()
@@ -60,7 +64,7 @@ def test_a_shared_prefix_is_computed_once_even_within_one_step(tmp_path):
 
 
 def test_an_aborted_request_ends_at_once_and_frees_its_blocks(tmp_path):
-    harness = CoreHarness(tmp_path)
+    harness = make_harness(tmp_path)
     request_id = harness.add(range(100), max_tokens=1000)
     harness.step()
     harness.abort(request_id)
@@ -69,7 +73,7 @@ def test_an_aborted_request_ends_at_once_and_frees_its_blocks(tmp_path):
 
 
 def test_a_failed_step_ends_only_its_own_requests(tmp_path):
-    harness = CoreHarness(tmp_path, faults="raise@3", max_num_seqs=1)
+    harness = make_harness(tmp_path, faults="raise@3", max_num_seqs=1)
     first, second = harness.add([1], max_tokens=9), harness.add([2], max_tokens=9)
     harness.run()
     assert harness.finished[first].error_code == "step_failed"
@@ -78,7 +82,7 @@ def test_a_failed_step_ends_only_its_own_requests(tmp_path):
 
 
 def test_a_failed_step_leaves_nothing_in_the_prefix_cache(tmp_path):
-    harness = CoreHarness(tmp_path, faults="raise@1")
+    harness = make_harness(tmp_path, faults="raise@1")
     prompt = list(range(50))
     harness.add(prompt)
     harness.run()
@@ -89,7 +93,7 @@ def test_a_failed_step_leaves_nothing_in_the_prefix_cache(tmp_path):
 
 
 def test_nan_logits_end_one_request_and_the_others_stay_exact(tmp_path):
-    harness = CoreHarness(tmp_path, faults="nan@3")
+    harness = make_harness(tmp_path, faults="nan@3")
     ids = [harness.add([number], max_tokens=9) for number in range(5)]
     harness.run()
     assert harness.finished[ids[2]].error_code == "nan_logits"
@@ -98,7 +102,7 @@ def test_nan_logits_end_one_request_and_the_others_stay_exact(tmp_path):
 
 
 def test_an_embedding_is_computed_in_chunks_without_the_prefix_cache(tmp_path):
-    harness = CoreHarness(tmp_path, max_num_batched_tokens=16, max_num_seqs=4)
+    harness = make_harness(tmp_path, max_num_batched_tokens=16, max_num_seqs=4)
     ids = [harness.add(range(100), task=Task.EMBED) for _ in range(2)]
     harness.run()
     assert harness.embeddings[ids[0]] == harness.embeddings[ids[1]]
@@ -107,7 +111,7 @@ def test_an_embedding_is_computed_in_chunks_without_the_prefix_cache(tmp_path):
 
 
 def test_the_queue_is_bounded_and_counts_only_what_waits(tmp_path):
-    harness = CoreHarness(tmp_path, max_queued_requests=2)
+    harness = make_harness(tmp_path, max_queued_requests=2)
     harness.add([1])
     harness.add([2])
     with pytest.raises(QueueFullError):
@@ -119,7 +123,7 @@ def test_the_queue_is_bounded_and_counts_only_what_waits(tmp_path):
 
 
 def test_a_resumed_request_goes_on_where_it_was(tmp_path):
-    harness = CoreHarness(tmp_path)
+    harness = make_harness(tmp_path)
     whole = expected_tokens([7, 8], 20)
     request_id = harness.add([7, 8], max_tokens=20)
     harness.run()
@@ -150,7 +154,7 @@ def test_every_request_ends_exactly_once_with_its_own_text(tmp_path_factory, sch
     num_blocks, requests = schedule
     folder = tmp_path_factory.getbasetemp() / "fake-tokenizer"
     settings_ = {"max_num_batched_tokens": budget, "max_num_seqs": max_num_seqs, "max_prefill_chunk": 16}
-    harness = CoreHarness(folder, num_blocks=num_blocks, **settings_)
+    harness = make_harness(folder, num_blocks=num_blocks, **settings_)
     ids = {}
     for tick in range(21):
         for number, (arrival, length, count, _) in enumerate(requests):

@@ -1,0 +1,321 @@
+"""Decides before anything is loaded what fits: weights, KV cache blocks, and the longest request.
+
+Called by `engine_core/model/loader.py` with facts read from config.json and the headers of the safetensors files, so
+it needs no torch. Invariant: a returned plan fits into the memory that was found; whatever does not is a
+`ConfigError` with the numbers and the flag that would work.
+Next: `engine_core/model/kv_tensors.py` allocates what the plan says.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ipc.config import CacheConfig, SchedulerConfig
+from ipc.errors import ConfigError
+
+CPU_KV_SHARE = 0.5
+"""Most of the memory left after the weights that the KV cache takes by default on CPU."""
+CUDA_KV_SHARE = 0.9
+MIN_MODEL_LEN = 16
+_MAX_HEADER_BYTES = 100 * 2**20
+_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx")
+_FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What the plan must know about a model."""
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    max_model_len: int
+    """The model's own limit; 0 where its config does not say."""
+    num_parameters: int
+
+    def kv_bytes_per_token(self, dtype_bytes: int) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What will be allocated; sizes in bytes."""
+
+    weights_bytes: int
+    workspace_bytes: int
+    """Estimate of the largest step's activations and logits."""
+    kv_bytes_per_token: int
+    block_size: int
+    num_blocks: int
+    max_model_len: int
+    available_bytes: int
+    notes: tuple[str, ...] = ()
+    """What was made smaller than asked for, in sentences for people."""
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """All blocks."""
+        return self.num_blocks * self.block_size * self.kv_bytes_per_token
+
+    @property
+    def max_concurrency(self) -> float:
+        """How many requests of the full length fit at once."""
+        return self.num_blocks * self.block_size / self.max_model_len
+
+    def describe(self) -> str:
+        """One line for the log."""
+        return (
+            f"weights {format_bytes(self.weights_bytes)}, KV cache {format_bytes(self.kv_cache_bytes)} "
+            f"({self.num_blocks} blocks of {self.block_size} tokens, {self.kv_bytes_per_token} bytes per token), "
+            f"{self.max_concurrency:.1f} requests of {self.max_model_len} tokens, "
+            f"{format_bytes(self.available_bytes)} available"
+        )
+
+
+def read_model_shape(model_dir: Path) -> ModelShape:
+    """Read config.json and the headers of all `*.safetensors` in a model folder.
+
+    Raises:
+        ConfigError: a file is missing or malformed, or the config lacks a size.
+    """
+    try:
+        config = json.loads((model_dir / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {model_dir / 'config.json'}: {error}") from error
+    text: Mapping[str, Any] = config.get("text_config") or config
+    hidden_size = _size(text, "hidden_size", "n_embd", "d_model")
+    num_heads = _size(text, "num_attention_heads", "n_head", "n_heads")
+    return ModelShape(
+        num_layers=_size(text, "num_hidden_layers", "n_layer", "n_layers"),
+        num_heads=num_heads,
+        num_kv_heads=text.get("num_key_value_heads") or num_heads,
+        head_dim=text.get("head_dim") or hidden_size // num_heads,
+        hidden_size=hidden_size,
+        intermediate_size=text.get("intermediate_size") or text.get("n_inner") or 4 * hidden_size,
+        vocab_size=_size(text, "vocab_size"),
+        max_model_len=next((text[key] for key in _LENGTH_KEYS if text.get(key)), 0),
+        num_parameters=sum(_num_parameters(path) for path in _weight_files(model_dir)),
+    )
+
+
+def plan_memory(
+    shape: ModelShape,
+    *,
+    dtype_bytes: int,
+    max_model_len: int | None,
+    cache: CacheConfig,
+    scheduler: SchedulerConfig,
+    available_bytes: int,
+    on_cuda: bool = False,
+) -> MemoryPlan:
+    """Divide `available_bytes` among weights, the workspace of a step and the KV cache.
+
+    The KV cache gets what `cache` fixes; else, on CPU, room for max(4 * max_model_len, max_num_seqs * 1024) tokens
+    but at most half of what is left after the weights, and on CUDA 90 % of what is left. `max_model_len` shrinks to
+    what the cache holds, with a note, except where the caller asked for it and nothing else was fixed.
+
+    Raises:
+        ConfigError: it cannot fit; the message has the numbers and a flag that would work.
+    """
+    model_len, notes = _wanted_model_len(shape, max_model_len), []
+    weights_bytes = shape.num_parameters * dtype_bytes
+    workspace_bytes = _workspace_bytes(shape, dtype_bytes, scheduler)
+    left_bytes = available_bytes - weights_bytes - workspace_bytes
+    if left_bytes <= 0:
+        raise ConfigError(
+            f"needs {format_bytes(weights_bytes)} for weights and {format_bytes(workspace_bytes)} for a step; "
+            f"{format_bytes(available_bytes)} of memory are available: {_smaller_flag(dtype_bytes, scheduler)}"
+        )
+    block_bytes = cache.block_size * shape.kv_bytes_per_token(dtype_bytes)
+    if cache.num_blocks is not None:
+        num_blocks = _fixed_blocks(cache.num_blocks, block_bytes, left_bytes, "--num-blocks")
+    elif cache.kv_cache_memory_bytes is not None:
+        asked = cache.kv_cache_memory_bytes // block_bytes
+        num_blocks = _fixed_blocks(asked, block_bytes, left_bytes, "--kv-cache-memory-bytes")
+    else:
+        num_blocks = int(left_bytes * (CUDA_KV_SHARE if on_cuda else CPU_KV_SHARE)) // block_bytes
+        if not on_cuda:
+            wanted = max(4 * model_len, scheduler.max_num_seqs * 1024)
+            num_blocks = min(math.ceil(wanted / cache.block_size), num_blocks)
+        if max_model_len is not None:
+            num_blocks = _blocks_for(max_model_len, num_blocks, cache.block_size, block_bytes, left_bytes)
+        _check_two_blocks(num_blocks, block_bytes, left_bytes)
+    capacity = num_blocks * cache.block_size
+    if capacity < model_len:
+        notes.append(f"max_model_len is {capacity} instead of {model_len}: the KV cache holds no more tokens")
+        model_len = capacity
+    return MemoryPlan(
+        weights_bytes=weights_bytes,
+        workspace_bytes=workspace_bytes,
+        kv_bytes_per_token=shape.kv_bytes_per_token(dtype_bytes),
+        block_size=cache.block_size,
+        num_blocks=num_blocks,
+        max_model_len=model_len,
+        available_bytes=available_bytes,
+        notes=tuple(notes),
+    )
+
+
+def available_memory_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that this process can still take: the least of MemAvailable and what each cgroup above it leaves."""
+    meminfo = (proc / "meminfo").read_text()
+    available = next(int(line.split()[1]) for line in meminfo.splitlines() if line.startswith("MemAvailable:")) * 1024
+    for folder, limit_name, usage_name in _memory_cgroups(proc, cgroup):
+        limit = _read_number(folder / limit_name)
+        usage = _read_number(folder / usage_name)
+        if limit is not None and usage is not None:
+            reclaimable = _read_stat(folder / "memory.stat", ("total_inactive_file", "inactive_file"))
+            available = min(available, max(limit - max(usage - reclaimable, 0), 0))
+    return available
+
+
+def format_bytes(num_bytes: int) -> str:
+    """A size for people, such as `1.5 GiB`."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes} bytes"
+
+
+# --- parts of the plan ---------------------------------------------------------------------------------------------
+
+
+def _wanted_model_len(shape: ModelShape, asked: int | None) -> int:
+    if shape.max_model_len and asked is not None and asked > shape.max_model_len:
+        raise ConfigError(f"--max-model-len {asked}: the model was made for at most {shape.max_model_len} tokens")
+    model_len = asked or shape.max_model_len
+    if not model_len:
+        raise ConfigError("the model's config does not name its longest input: give --max-model-len")
+    return model_len
+
+
+def _workspace_bytes(shape: ModelShape, dtype_bytes: int, scheduler: SchedulerConfig) -> int:
+    per_token = 6 * shape.hidden_size + 3 * shape.intermediate_size + 2 * shape.num_heads * shape.head_dim
+    logits = scheduler.max_num_seqs * shape.vocab_size * 4 * 3  # fp32 logits, scaled logits, probabilities
+    return scheduler.max_num_batched_tokens * per_token * dtype_bytes + logits
+
+
+def _smaller_flag(dtype_bytes: int, scheduler: SchedulerConfig) -> str:
+    if dtype_bytes > 2:
+        return "use --dtype bfloat16 or a smaller model"
+    return f"use a smaller model, or --max-num-batched-tokens below {scheduler.max_num_batched_tokens}"
+
+
+def _fixed_blocks(num_blocks: int, block_bytes: int, left_bytes: int, flag: str) -> int:
+    """The number that the user asked for, if it is possible."""
+    if num_blocks * block_bytes > left_bytes:
+        raise ConfigError(
+            f"{flag}: the KV cache needs {format_bytes(num_blocks * block_bytes)}, {format_bytes(left_bytes)} are left "
+            f"after the weights: use --num-blocks {left_bytes // block_bytes} or less"
+        )
+    if num_blocks < 2:
+        raise ConfigError(f"{flag}: the KV cache needs two blocks, {format_bytes(2 * block_bytes)}, at least")
+    return num_blocks
+
+
+def _blocks_for(model_len: int, num_blocks: int, block_size: int, block_bytes: int, left_bytes: int) -> int:
+    """Go beyond the default share for a `--max-model-len` that the user asked for."""
+    needed = math.ceil(model_len / block_size)
+    if needed * block_bytes > left_bytes:
+        fits = left_bytes // block_bytes * block_size
+        raise ConfigError(
+            f"--max-model-len {model_len} needs a KV cache of {format_bytes(needed * block_bytes)}, "
+            f"{format_bytes(left_bytes)} are left after the weights: "
+            + (f"use --max-model-len {fits} or less" if fits >= MIN_MODEL_LEN else "use a smaller model")
+        )
+    return max(num_blocks, needed, 2)
+
+
+def _check_two_blocks(num_blocks: int, block_bytes: int, left_bytes: int) -> None:
+    if num_blocks < 2:
+        raise ConfigError(
+            f"the KV cache needs two blocks, {format_bytes(2 * block_bytes)}, at least; {format_bytes(left_bytes)} are "
+            "left after the weights: use a smaller --block-size or a smaller model"
+        )
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _size(config: Mapping[str, Any], *names: str) -> int:
+    for name in names:
+        if isinstance(config.get(name), int):
+            return int(config[name])
+    raise ConfigError(f"config.json lacks {names[0]}: not a decoder-only language model that this server knows")
+
+
+def _weight_files(model_dir: Path) -> list[Path]:
+    index = model_dir / "model.safetensors.index.json"
+    try:
+        if index.is_file():
+            files = [model_dir / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        else:
+            files = sorted(model_dir.glob("*.safetensors"))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(f"malformed {index}") from error
+    if not files:
+        raise ConfigError(f"{model_dir} has no *.safetensors weights (other formats are not read)")
+    return files
+
+
+def _num_parameters(path: Path) -> int:
+    """Parameters in a safetensors file: its header is a u64 length and a JSON map of names to shapes."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MAX_HEADER_BYTES:
+                raise ConfigError(f"malformed {path}: a header of {length} bytes")
+            encoded = file.read(length)
+        if len(encoded) != length:
+            raise ConfigError(f"malformed {path}: it ends inside its header")
+        header: dict[str, Any] = json.loads(encoded)
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        return sum(math.prod(entry["shape"]) for entry in tensors if entry["dtype"] in _FLOAT_DTYPES)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"malformed {path}") from error
+
+
+def _memory_cgroups(proc: Path, cgroup: Path) -> list[tuple[Path, str, str]]:
+    """Folder, limit file and usage file of this process's memory cgroup and all above it, v2 and v1."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, names = cgroup, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            root, names = cgroup / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        relative = Path(path.lstrip("/"))
+        found += [(root / folder, *names) for folder in (relative, *relative.parents)]
+    return found
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # not there, or "max"
+        return None
+
+
+def _read_stat(path: Path, names: tuple[str, ...]) -> int:
+    try:
+        values = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return next((int(values[name]) for name in names if name in values), 0)

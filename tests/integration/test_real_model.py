@@ -1,0 +1,116 @@
+"""A whole server with SmolLM2, talked to through the real OpenAI client."""
+
+import math
+
+import pytest
+
+from tests.servers import Server
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+
+MODEL = "smollm2-135m-instruct"
+FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module")
+def server(smollm2_dir, tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("smollm2"), MODEL, "--dtype", "float32")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(server):
+    with server.openai() as client:
+        yield client
+
+
+def read(stream):
+    """Text, finish reason and usage of a streamed chat answer."""
+    chunks = list(stream)
+    choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
+    text = "".join(choice.delta.content or "" for choice in choices)
+    [reason] = [choice.finish_reason for choice in choices if choice.finish_reason]
+    return text, reason, chunks[-1].usage
+
+
+def test_it_knows_the_capital_of_france(client):
+    answer = client.chat.completions.create(model=MODEL, messages=FRANCE, temperature=0, max_tokens=20)
+    assert answer.choices[0].message.content == "The capital of France is Paris."
+    assert answer.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("max_tokens", [5, 60])
+def test_a_streamed_answer_equals_the_whole_one(client, max_tokens):
+    messages = [{"role": "user", "content": "Write one sentence about the sea. Use an emoji."}]
+    request = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+    whole = client.chat.completions.create(**request)
+    text, reason, usage = read(
+        client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True})
+    )
+    assert text == whole.choices[0].message.content
+    assert reason == whole.choices[0].finish_reason
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (
+        whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.usage.total_tokens
+    )  # fmt: skip
+
+
+def test_usage_adds_up_and_length_is_told(client):
+    answer = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=7, temperature=0)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.completion_tokens == 7
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 7
+
+
+def test_a_seed_repeats_a_random_answer(client):
+    request = {"model": MODEL, "messages": FRANCE, "temperature": 1.0, "max_tokens": 20, "n": 2}
+    first, again = (client.chat.completions.create(**request, seed=7) for _ in range(2))
+    other = client.chat.completions.create(**request, seed=8000)
+    texts = [[choice.message.content for choice in answer.choices] for answer in (first, again, other)]
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0][0] != texts[0][1]
+
+
+def test_a_repeated_prefix_comes_from_the_cache(server, client):
+    with server.http() as http:
+        ids = http.post("/v1/tokenize", json={"model": MODEL, "prompt": "The sea is wide. " * 200}).json()["tokens"]
+    prefix = ids[:600]
+    cached = []
+    for tail in (ids[600:610], ids[650:660]):
+        answer = client.completions.create(model=MODEL, prompt=prefix + tail, max_tokens=1)
+        cached.append(answer.usage.prompt_tokens_details.cached_tokens)
+    assert cached[0] == 0
+    assert cached[1] >= 576
+
+
+def test_embeddings_have_length_one_and_know_what_is_similar(client):
+    texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The stock market fell by two percent."]
+    together = client.embeddings.create(model=MODEL, input=texts).data
+    cat, kitten, market = (item.embedding for item in together)
+    assert math.isclose(sum(value * value for value in cat), 1, rel_tol=1e-5)
+    assert dot(cat, kitten) > dot(cat, market)
+
+
+def test_an_embedding_does_not_depend_on_its_neighbours(client):
+    texts = ["short", "a text that is quite a bit longer than the other one"]
+    together = client.embeddings.create(model=MODEL, input=texts, encoding_format="float").data
+    for text, item in zip(texts, together, strict=True):
+        alone = client.embeddings.create(model=MODEL, input=text, encoding_format="float").data[0].embedding
+        assert dot(alone, item.embedding) > 0.99999
+
+
+def dot(left, right):
+    return sum(one * other for one, other in zip(left, right, strict=True))
+
+
+def test_tokens_become_the_same_text_again(server):
+    with server.http() as http:
+        tokens = http.post("/tokenize", json={"model": MODEL, "prompt": "Grüße 👋🏽 from 東京"}).json()["tokens"]
+        text = http.post("/detokenize", json={"model": MODEL, "tokens": tokens}).json()["prompt"]
+    assert text == "Grüße 👋🏽 from 東京"
+
+
+@pytest.mark.parametrize("name", [MODEL, "fast-inference-model"])
+def test_it_is_served_under_its_name_and_the_alias(client, name):
+    assert name in [model.id for model in client.models.list()]
+    assert client.models.retrieve(name).id == name
