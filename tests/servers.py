@@ -24,7 +24,17 @@ class Server:
     def __init__(self, folder: Path, model: str, *flags: str) -> None:
         self.run_dir = folder / "run"
         self.stderr_file = folder / "stderr"
-        command = [sys.executable, "-m", "fast_inference", "serve", model, "--port", "0", "--run-dir", str(self.run_dir)]
+        command = [
+            sys.executable,
+            "-m",
+            "fast_inference",
+            "serve",
+            model,
+            "--port",
+            "0",
+            "--run-dir",
+            str(self.run_dir),
+        ]
         with self.stderr_file.open("w") as stderr:
             self.process = subprocess.Popen(
                 [*command, *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True
