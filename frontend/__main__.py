@@ -1,0 +1,130 @@
+"""The frontend process: `python -m frontend --config RUN_DIR/config.json --fd N --index I [--ready-fd N]`.
+
+Started by the launcher, which owns the listening socket and hands it down as a descriptor, so that all frontends share
+one port. It dies with the launcher. With `--ready-fd` it writes `ready` to that descriptor, once, when it serves HTTP
+and the model's tokenizer is loaded. SIGTERM drains: running requests get `drain_timeout` seconds, then exit code 0.
+Next: `app.py`.
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+import uvloop
+
+from frontend.app import create_app
+from frontend.state import FrontendState
+from ipc.client import EngineClient
+from ipc.config import FrontendConfig, LauncherConfig, LogConfig, load_section
+from ipc.endpoints import RunDir
+from ipc.errors import ConfigError
+from ipc.log import configure_logging
+from ipc.messages import ClientRole
+from ipc.process import die_with_parent
+
+EXIT_CONFIG_ERROR = 1
+_LISTEN_BACKLOG = 2048
+
+
+class FrontendServer(uvicorn.Server):
+    """uvicorn, which says when it serves."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_serving = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept connections."""
+        await super().startup(sockets)
+        self.is_serving.set()
+
+
+def build_server(config_file: Path, index: int) -> tuple[FrontendServer, FrontendState]:
+    """Put the process together.
+
+    Raises:
+        ConfigError: the configuration cannot be read.
+    """
+    client = EngineClient(RunDir(config_file.parent).core_socket, name=f"frontend-{index}", role=ClientRole.FRONTEND)
+    frontend_config = load_section(config_file, FrontendConfig)
+    drain_timeout_s = load_section(config_file, LauncherConfig).drain_timeout
+    state = FrontendState(frontend_config, client, created_at=int(config_file.stat().st_mtime))
+    config = uvicorn.Config(
+        create_app(state),
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_LISTEN_BACKLOG,
+        timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
+    )
+    return FrontendServer(config), state
+
+
+async def serve(server: FrontendServer, state: FrontendState, listening: socket.socket, ready_fd: int | None) -> None:
+    """Serve until SIGTERM."""
+    announcing = asyncio.create_task(_announce(server, state, ready_fd))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        announcing.cancel()
+
+
+async def _announce(server: FrontendServer, state: FrontendState, ready_fd: int | None) -> None:
+    """Tell the launcher, once, that requests are served; then settle the heap."""
+    await server.is_serving.wait()
+    await state.became_ready.wait()
+    gc.collect()
+    gc.freeze()  # what was loaded stays; collections need not look at it again
+    if ready_fd is not None:
+        os.write(ready_fd, b"ready\n")
+        os.close(ready_fd)
+
+
+def _exit_orderly(_signal: int, _frame: FrameType | None) -> None:
+    """Before and after uvicorn handles signals itself (it raises them again when it has drained)."""
+    sys.exit(0)
+
+
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m frontend", description="HTTP frontend; started by the launcher.")
+    parser.add_argument("--config", type=Path, required=True, help="config.json in the run dir")
+    parser.add_argument("--fd", type=int, required=True, help="descriptor of the listening socket")
+    parser.add_argument("--index", type=int, required=True, help="number of this frontend, from 0")
+    parser.add_argument("--ready-fd", type=int, help="descriptor to which 'ready' is written once")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the process; returns its exit code."""
+    arguments = _parse_arguments(argv)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, _exit_orderly)
+    try:
+        die_with_parent()
+        log_config = load_section(arguments.config, LogConfig)
+        configure_logging(log_config, f"frontend-{arguments.index}")
+        if log_config.log_level == "info":
+            logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its start and stop are the launcher's news
+        server, state = build_server(arguments.config, arguments.index)
+        listening = socket.socket(fileno=arguments.fd)
+        uvloop.run(serve(server, state, listening, arguments.ready_fd))
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error.message}\n")
+        return EXIT_CONFIG_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The ASGI application: routes, error handlers, middlewares, and the life of the link to the core.
+
+`create_app` builds everything from one `FrontendState`; `__main__` serves it. Routes added by a user get the same
+error envelope. Next: `openai/serving.py` for what happens to a completion.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from frontend.errors import error_response, http_exception_response
+from frontend.health import Health, package_version
+from frontend.middleware import BodyLimitMiddleware, RequestContextMiddleware
+from frontend.openai.chat_completions import OpenAIServingChat
+from frontend.openai.completions import OpenAIServingCompletion
+from frontend.openai.embeddings import OpenAIServingEmbedding
+from frontend.openai.models import OpenAIServingModels
+from frontend.openai.protocol import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    TokenizeRequest,
+)
+from frontend.openai.tokenization import OpenAIServingTokenization
+from frontend.openapi import body_schema, install_openapi
+from frontend.state import FrontendState
+from ipc.errors import FastInferenceError, InvalidRequestError
+
+BodyEndpoint = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(state: FrontendState) -> FastAPI:
+    """The application of one frontend; its lifespan starts and closes `state`."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        await state.start()
+        try:
+            yield
+        finally:
+            await state.close()
+
+    app = FastAPI(
+        title="fast-inference", version=package_version(), lifespan=lifespan, root_path=state.config.root_path
+    )
+    app.add_middleware(BodyLimitMiddleware, max_body_bytes=state.config.max_body_bytes)
+    app.add_middleware(RequestContextMiddleware, echo_request_id=state.config.request_id_headers)
+    _add_error_handlers(app)
+    _add_probes(app, Health(state))
+    _add_endpoints(app, state)
+    install_openapi(app)
+    return app
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(FastInferenceError)
+    async def _own_error(_: Request, error: FastInferenceError) -> Response:
+        return error_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def _http_error(_: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers) if error.headers else None
+        return http_exception_response(error.status_code, str(error.detail), headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid_body(_: Request, error: RequestValidationError) -> Response:
+        """Only for routes that a user adds; ours check their bodies themselves."""
+        detail = error.errors()[0]
+        param = ".".join(str(step) for step in detail["loc"][1:])
+        return error_response(InvalidRequestError(f"{param}: {detail['msg']}", param=param or None))
+
+
+def _add_probes(app: FastAPI, health: Health) -> None:
+    app.add_api_route("/health", health.ready, methods=["GET"], tags=["health"], response_model=None)
+    app.add_api_route("/health/live", health.live, methods=["GET"], tags=["health"], response_model=None)
+    app.add_api_route("/version", health.version, methods=["GET"], tags=["health"], response_model=None)
+    for method in ("GET", "POST"):
+        app.add_api_route(
+            "/ping",
+            health.ready,
+            methods=[method],
+            tags=["health"],
+            response_model=None,
+            operation_id=f"ping_{method.lower()}",
+        )
+
+
+def _add_endpoints(app: FastAPI, state: FrontendState) -> None:
+    models = OpenAIServingModels(state)
+    tokenization = OpenAIServingTokenization(state)
+    app.add_api_route("/v1/models", models.list_models, methods=["GET"], tags=["models"], response_model=None)
+    app.add_api_route(
+        "/v1/models/{model_id:path}", models.retrieve_model, methods=["GET"], tags=["models"], response_model=None
+    )
+    _add_post(app, "/v1/chat/completions", OpenAIServingChat(state).serve, ChatCompletionRequest)
+    _add_post(app, "/v1/completions", OpenAIServingCompletion(state).serve, CompletionRequest)
+    _add_post(app, "/v1/embeddings", OpenAIServingEmbedding(state).serve, EmbeddingRequest)
+    for prefix in ("", "/v1"):
+        _add_post(app, f"{prefix}/tokenize", tokenization.tokenize, TokenizeRequest)
+        _add_post(app, f"{prefix}/detokenize", tokenization.detokenize, DetokenizeRequest)
+
+
+def _add_post(app: FastAPI, path: str, endpoint: BodyEndpoint, body_type: type[BaseModel]) -> None:
+    """A route that reads its body itself, strictly; the schema is for the documentation."""
+    extra: dict[str, Any] = {"requestBody": body_schema(body_type)}
+    app.add_api_route(
+        path,
+        endpoint,
+        methods=["POST"],
+        tags=["openai"],
+        response_model=None,
+        openapi_extra=extra,
+        operation_id=path.strip("/").replace("/", "_"),
+        name=path.rsplit("/", 1)[-1],
+    )

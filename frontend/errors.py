@@ -1,0 +1,134 @@
+"""How errors look over HTTP: one table from the error tree of `ipc.errors` to statuses, one envelope for all of them.
+
+    {"error": {"message", "type", "param", "code", "status"}}
+
+`code` is a stable string (OpenAI's where it has one), `status` repeats the HTTP status. Every non-2xx answer of a
+frontend has this body; `app` registers the handlers, `openai/streaming` writes the same envelope as an SSE event.
+Invariant: messages of 5xx answers never contain paths, traces or other internals.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from ipc.errors import (
+    ClientError,
+    ConfigError,
+    ContextLengthError,
+    EngineUnavailableError,
+    FastInferenceError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    ProtocolError,
+    QueueFullError,
+    RequestFailedError,
+    ServerError,
+    UnsupportedParameterError,
+)
+
+
+class BodyTooLargeError(ClientError):
+    """The request body exceeds `max_body_bytes`."""
+
+    code = "body_too_large"
+
+
+class UnsupportedMediaTypeError(ClientError):
+    """The request body is declared to be something else than JSON."""
+
+    code = "unsupported_media_type"
+
+
+class ShuttingDownError(EngineUnavailableError):
+    """The server was told to stop, and its drain timeout is over."""
+
+    code = "shutting_down"
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down.")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpStatus:
+    """What a class of errors becomes."""
+
+    status: int
+    type: str
+
+
+_INVALID_REQUEST = "invalid_request_error"
+_SERVER_ERROR = "server_error"
+_UNAVAILABLE = "service_unavailable_error"
+
+HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
+    ClientError: HttpStatus(400, _INVALID_REQUEST),
+    InvalidRequestError: HttpStatus(400, _INVALID_REQUEST),
+    ContextLengthError: HttpStatus(400, _INVALID_REQUEST),
+    UnsupportedParameterError: HttpStatus(400, _INVALID_REQUEST),
+    ModelNotFoundError: HttpStatus(404, _INVALID_REQUEST),
+    BodyTooLargeError: HttpStatus(413, _INVALID_REQUEST),
+    UnsupportedMediaTypeError: HttpStatus(415, _INVALID_REQUEST),
+    QueueFullError: HttpStatus(429, "rate_limit_error"),
+    FastInferenceError: HttpStatus(500, _SERVER_ERROR),
+    ServerError: HttpStatus(500, _SERVER_ERROR),
+    RequestFailedError: HttpStatus(500, _SERVER_ERROR),
+    ConfigError: HttpStatus(500, _SERVER_ERROR),
+    ProtocolError: HttpStatus(500, _SERVER_ERROR),
+    EngineUnavailableError: HttpStatus(503, _UNAVAILABLE),
+    ShuttingDownError: HttpStatus(503, _UNAVAILABLE),
+}
+
+_ROUTE_CODES = {404: "not_found", 405: "method_not_allowed"}
+_INTERNAL_MESSAGE = "Internal server error."
+_FAILED_MESSAGE = "The engine failed on this request; other requests are not affected."
+
+
+def envelope(
+    status: int, error_type: str, code: str, message: str, param: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """The body of an error answer."""
+    return {"error": {"message": message, "type": error_type, "param": param, "code": code, "status": status}}
+
+
+def error_body(error: FastInferenceError) -> dict[str, dict[str, Any]]:
+    """The envelope of an error of our tree; only client errors and `EngineUnavailableError` show their own message."""
+    mapped = HTTP_STATUSES[type(error)]
+    message = error.message
+    if isinstance(error, RequestFailedError):
+        message = _FAILED_MESSAGE
+    elif mapped.status == 500:
+        message = _INTERNAL_MESSAGE
+    return envelope(mapped.status, mapped.type, error.code, message, error.param)
+
+
+def internal_error_body() -> dict[str, dict[str, Any]]:
+    """The envelope of an error that nobody foresaw."""
+    return envelope(500, _SERVER_ERROR, "internal_error", _INTERNAL_MESSAGE)
+
+
+def error_response(error: FastInferenceError) -> Response:
+    """The answer for an error of our tree, with Retry-After (seconds) where trying again makes sense."""
+    headers: dict[str, str] = {}
+    if isinstance(error, QueueFullError | EngineUnavailableError):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, BodyTooLargeError):
+        headers["connection"] = "close"  # the rest of the body is not read
+    body = error_body(error)
+    return json_response(body, status=body["error"]["status"], headers=headers)
+
+
+def http_exception_response(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """The answer for what the router refuses (404, 405), or what an added route raises as `HTTPException`."""
+    code = _ROUTE_CODES.get(status, "http_error")
+    error_type = _INVALID_REQUEST if status < 500 else _SERVER_ERROR
+    return json_response(envelope(status, error_type, code, detail), status=status, headers=headers)
+
+
+def json_response(
+    body: dict[str, Any] | list[Any], *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """JSON as orjson writes it."""
+    return Response(orjson.dumps(body), status_code=status, headers=headers, media_type="application/json")

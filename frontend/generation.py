@@ -1,0 +1,148 @@
+"""The engine requests behind one HTTP request: submitted together, read side by side, stopped together.
+
+A `Generation` owns one engine stream per answer (prompts times `n`). The endpoints either `collect` it or iterate over
+`deltas`. Invariant: whoever makes a `Generation` calls `close` in the end, and after `close` no request of it runs on
+in the core, however its reader ended (done, error, client gone). Next: `ipc/client.py`.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+
+from frontend.input_processor import EngineInput
+from frontend.output_processor import Finish, OutputProcessor, TextDelta, TextOptions
+from frontend.state import ServedModel
+from ipc.client import EngineClient, RequestStream
+from ipc.errors import RequestFailedError
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer, as far as it is read."""
+
+    index: int
+    num_prompt_tokens: int
+    num_output_tokens: int = 0
+    finish: Finish | None = None
+    texts: list[str] = field(default_factory=list)
+    """Pieces of the text; filled by `Generation.collect` only."""
+
+
+class _AnswerStream:
+    """Reads one engine stream as text."""
+
+    def __init__(self, answer: Answer, stream: RequestStream, processor: OutputProcessor) -> None:
+        self.answer = answer
+        self.stream = stream
+        self._processor = processor
+
+    async def next_delta(self) -> TextDelta | None:
+        """The next delta; None after the last one. Raises what the engine stream raises."""
+        if self.answer.finish is not None:
+            return None
+        try:
+            output = await anext(self.stream)
+        except StopAsyncIteration:
+            raise RequestFailedError("the stream ended without a terminal output") from None
+        delta = self._processor.process(output)
+        self.answer.num_output_tokens = delta.num_output_tokens
+        self.answer.finish = delta.finish
+        if delta.finish is not None:
+            self.stream.abort("stop_string")  # does nothing where the engine itself finished
+        return delta
+
+
+class Generation:
+    """The answers of one HTTP request in the making."""
+
+    def __init__(
+        self,
+        client: EngineClient,
+        model: ServedModel,
+        inputs: Sequence[EngineInput],
+        options: TextOptions,
+        *,
+        priority: int = 0,
+        flow: str = "",
+        cache_salt: str = "",
+    ) -> None:
+        """Submit every input.
+
+        Raises:
+            EngineUnavailableError: the core takes no requests; what was submitted is stopped again.
+        """
+        self._streams: list[_AnswerStream] = []
+        self._primed: TextDelta | None = None
+        self._readers: dict[asyncio.Task[TextDelta | None], _AnswerStream] = {}
+        try:
+            for index, item in enumerate(inputs):
+                stream = client.submit(
+                    item.prompt_token_ids, item.sampling_params, priority=priority, flow=flow, cache_salt=cache_salt
+                )
+                answer = Answer(index, len(item.prompt_token_ids))
+                processor = OutputProcessor(model.tokenizer, options, model.welcome.eos_token_ids)
+                self._streams.append(_AnswerStream(answer, stream, processor))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def answers(self) -> list[Answer]:
+        """All answers, in order, with what is known of them so far."""
+        return [stream.answer for stream in self._streams]
+
+    async def prime(self) -> None:
+        """Wait for the first output of the first answer, so that a refusal of any is still an HTTP status.
+
+        Raises:
+            FastInferenceError: an answer failed before that.
+        """
+        if len(self._streams) == 1:
+            self._primed = await self._streams[0].next_delta()
+            return
+        for stream in self._streams:
+            self._read(stream)
+        await asyncio.wait({next(iter(self._readers))})
+        for reader in self._readers:
+            if reader.done():
+                reader.result()  # raises what this answer failed with
+
+    async def deltas(self) -> AsyncGenerator[tuple[int, TextDelta], None]:
+        """(index of the answer, delta) as they come, until every answer is finished."""
+        if len(self._streams) == 1:
+            if self._primed is not None:
+                yield 0, self._primed
+            while (delta := await self._streams[0].next_delta()) is not None:
+                yield 0, delta
+            return
+        if not self._readers:
+            for stream in self._streams:
+                self._read(stream)
+        while self._readers:
+            await asyncio.wait(self._readers, return_when=asyncio.FIRST_COMPLETED)
+            for reader in [reader for reader in self._readers if reader.done()]:
+                stream = self._readers.pop(reader)
+                delta = reader.result()
+                if delta is not None:
+                    yield stream.answer.index, delta
+                    self._read(stream)
+
+    async def collect(self) -> list[Answer]:
+        """Wait for all answers, whole."""
+        answers = self.answers
+        async for index, delta in self.deltas():
+            answers[index].texts.append(delta.text)
+        return answers
+
+    def close(self) -> None:
+        """Stop what still runs; does nothing to answers that are finished."""
+        for reader in self._readers:
+            if reader.done() and not reader.cancelled():
+                reader.exception()  # seen; the first failure was reported
+            reader.cancel()
+        self._readers.clear()
+        for stream in self._streams:
+            stream.stream.abort("closed")
+
+    def _read(self, stream: _AnswerStream) -> None:
+        self._readers[asyncio.create_task(stream.next_delta())] = stream

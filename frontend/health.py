@@ -1,0 +1,60 @@
+"""Probes: is the server ready, is this process alive. They never reach the engine and never wait for it.
+
+`/health` and `/ping` are ready (200) or say why not (503, with the error envelope); `/health/live` answers as long as
+this process can.
+"""
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from starlette.responses import Response
+
+from frontend.errors import error_body, json_response
+from frontend.state import FrontendState
+from ipc.errors import EngineUnavailableError
+from ipc.messages import Load
+
+
+class Health:
+    """The probe endpoints."""
+
+    def __init__(self, state: FrontendState) -> None:
+        self._state = state
+
+    async def ready(self) -> Response:
+        """200 if requests are served now, else 503."""
+        status = self._state.status
+        body = {"status": status, "engine": self._engine()}
+        if status == "ready":
+            return json_response(body)
+        error = EngineUnavailableError(f"The engine is {status}.")
+        return json_response({**body, **error_body(error)}, status=503, headers={"retry-after": "1"})
+
+    async def live(self) -> Response:
+        """200, whatever the engine does."""
+        return json_response({"status": "live", "pid": os.getpid()})
+
+    async def version(self) -> Response:
+        """Version of the server."""
+        return json_response({"version": package_version()})
+
+    def _engine(self) -> dict[str, Any]:
+        client = self._state.client
+        load = client.load if client.state is not None else Load()
+        return {
+            "epoch": client.welcome.epoch if client.welcome is not None else None,
+            "detail": client.detail,
+            "last_beat_age_s": round(client.beat_age_s, 3),
+            "last_step_age_s": round(client.step_age_s, 3),
+            "num_running": load.num_running,
+            "num_waiting": load.num_waiting,
+        }
+
+
+def package_version() -> str:
+    """Version of the installed package; `0+unknown` where it runs from a bare checkout."""
+    try:
+        return version("fast-inference")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -1,0 +1,112 @@
+"""What happens around every request, as plain ASGI: request ids, the access log, the body limit, unforeseen errors.
+
+`app` installs both middlewares, `RequestContextMiddleware` outermost. Invariant: every response carries a request id
+that is ours or matches `[A-Za-z0-9._-]{1,128}`, and every request leaves exactly one access line, whatever it sent.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from frontend.errors import BodyTooLargeError, ShuttingDownError, error_response, internal_error_body, json_response
+
+access_log = logging.getLogger("frontend.access")
+log = logging.getLogger(__name__)
+
+CLIENT_CLOSED_REQUEST = 499
+"""The status in the access line when the client left before an answer."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def request_id_of(headers: Headers) -> str:
+    """The client's request id if it is harmless, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class RequestContextMiddleware:
+    """Gives each request its id and access line, and turns unforeseen errors into a generic 500."""
+
+    def __init__(self, app: ASGIApp, *, echo_request_id: bool = True) -> None:
+        self.app = app
+        self.echo_request_id = echo_request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began_at = time.perf_counter()
+        request_id = request_id_of(Headers(scope=scope))
+        status = CLIENT_CLOSED_REQUEST
+        is_started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, is_started
+            if message["type"] == "http.response.start":
+                status, is_started = message["status"], True
+                if self.echo_request_id:
+                    MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            log.debug("the client left while it sent request %s", request_id)
+        except asyncio.CancelledError:  # the server has no more time to drain
+            if is_started:
+                raise
+            await error_response(ShuttingDownError())(scope, receive, send_with_id)
+        except Exception:
+            if is_started:
+                raise  # the server logs it and cuts the connection
+            log.exception("request %s failed", request_id)
+            response = json_response(internal_error_body(), status=500)
+            await response(scope, receive, send_with_id)
+        finally:
+            _log_access(scope, status, (time.perf_counter() - began_at) * 1e3, request_id)
+
+
+def _log_access(scope: Scope, status: int, elapsed_ms: float, request_id: str) -> None:
+    path = scope["path"].encode("unicode_escape").decode("ascii")
+    access_log.info("%s %s %d %.1f ms %s", scope["method"], path, status, elapsed_ms, request_id)
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies over the limit: at once when their length is declared, else as soon as they exceed it."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; `receive` raises `BodyTooLargeError` past the limit."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self.max_body_bytes:
+            await error_response(self._error())(scope, receive, send)
+            return
+        num_bytes = 0
+
+        async def receive_limited() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            if message["type"] == "http.request":
+                num_bytes += len(message.get("body", b""))
+                if num_bytes > self.max_body_bytes:
+                    raise self._error()
+            return message
+
+        await self.app(scope, receive_limited, send)
+
+    def _error(self) -> BodyTooLargeError:
+        return BodyTooLargeError(f"The request body exceeds {self.max_body_bytes} bytes.")

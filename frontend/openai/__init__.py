@@ -1,0 +1,1 @@
+"""The OpenAI-compatible endpoints: one module each, plus `protocol` (bodies), `unsupported` and `streaming` (SSE)."""

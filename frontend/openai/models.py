@@ -1,0 +1,39 @@
+"""`GET /v1/models` and `GET /v1/models/{id}`: the names under which the model is served."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from frontend.errors import json_response
+from frontend.state import FrontendState, ServedModel
+
+
+class OpenAIServingModels:
+    """The models endpoints."""
+
+    def __init__(self, state: FrontendState) -> None:
+        self._state = state
+
+    async def list_models(self) -> Response:
+        """All names."""
+        model = self._state.model()
+        return json_response({"object": "list", "data": [self._card(model, name) for name in model.names]})
+
+    async def retrieve_model(self, request: Request) -> Response:
+        """One name, which may contain slashes; raises `ModelNotFoundError` for others."""
+        model = self._state.model()
+        name = str(request.path_params["model_id"])
+        model.check_name(name)
+        return json_response(self._card(model, name))
+
+    def _card(self, model: ServedModel, name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._state.created_at,
+            "owned_by": "fast-inference",
+            "root": model.names[0],
+            "parent": None,
+            "max_model_len": model.max_model_len,
+        }

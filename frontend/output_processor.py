@@ -1,0 +1,98 @@
+"""From one answer's token ids to its text: detokenizer, stop strings, finish reason and token counts.
+
+One `OutputProcessor` per answer, fed by `generation.py`. It goes token by token however many arrive at once, so the
+text and the counts do not depend on how the engine's outputs were merged.
+Invariant: after the delta with `finish` no more is expected, and all deltas together are the whole answer.
+"""
+
+from dataclasses import dataclass
+
+from frontend.detokenizer import Detokenizer
+from frontend.stop_strings import StopStringMatcher
+from frontend.tokenizer import FrontendTokenizer
+from ipc.client import Output
+from ipc.errors import EngineUnavailableError
+from ipc.messages import Finished, FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """How the token ids of an answer become text."""
+
+    stop_strings: tuple[str, ...] = ()
+    include_stop_str_in_output: bool = False
+    """Also applies to a stop token, whose text is shown then (unless it is special and those are skipped)."""
+    skip_special_tokens: bool = True
+    min_tokens: int = 0
+    """Stop strings are looked for only in what follows this many tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of one answer."""
+
+    reason: str
+    """OpenAI's word: `stop` or `length`."""
+    stop_reason: str | int | None
+    """The stop string or the stop token other than EOS that ended it."""
+    num_cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """What one output of the engine adds to an answer."""
+
+    text: str
+    num_output_tokens: int
+    """Tokens of the answer so far, including the one that ended it."""
+    finish: Finish | None
+
+
+class OutputProcessor:
+    """Turns the outputs of one request into text."""
+
+    def __init__(self, tokenizer: FrontendTokenizer, options: TextOptions, eos_token_ids: tuple[int, ...]) -> None:
+        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=options.skip_special_tokens)
+        self._matcher = StopStringMatcher(options.stop_strings, include_stop_string=options.include_stop_str_in_output)
+        self._options = options
+        self._eos_token_ids = eos_token_ids
+        self._num_tokens = 0
+
+    def process(self, output: Output) -> TextDelta:
+        """Take in one output.
+
+        Raises:
+            EngineUnavailableError: the engine gave the request up; nobody here asked for it.
+        """
+        finished = output.finished
+        if finished is not None and finished.reason is FinishReason.ABORT:
+            raise EngineUnavailableError("The engine stopped this request.", code="aborted")
+        texts: list[str] = []
+        last = len(output.token_ids) - 1
+        for index, token_id in enumerate(output.token_ids):
+            is_stop_token = index == last and finished is not None and finished.stop_token_id == token_id
+            self._num_tokens += 1
+            if not is_stop_token or self._options.include_stop_str_in_output:
+                texts.append(self._on_text(self._detokenizer.step(token_id)))
+            if self._matcher.found is not None:
+                return TextDelta("".join(texts), self._num_tokens, self._stopped_by_string(finished))
+        if finished is None:
+            return TextDelta("".join(texts), self._num_tokens, None)
+        texts.append(self._on_text(self._detokenizer.flush()))
+        if self._matcher.found is not None:
+            return TextDelta("".join(texts), self._num_tokens, self._stopped_by_string(finished))
+        texts.append(self._matcher.flush())
+        return TextDelta("".join(texts), self._num_tokens, self._finish(finished))
+
+    def _on_text(self, text: str) -> str:
+        return text if self._num_tokens <= self._options.min_tokens else self._matcher.push(text)
+
+    def _stopped_by_string(self, finished: Finished | None) -> Finish:
+        num_cached_tokens = finished.num_cached_tokens if finished is not None else 0
+        return Finish("stop", self._matcher.found, num_cached_tokens)
+
+    def _finish(self, finished: Finished) -> Finish:
+        if finished.reason is FinishReason.LENGTH:
+            return Finish("length", None, finished.num_cached_tokens)
+        is_eos = finished.stop_token_id in self._eos_token_ids or finished.stop_token_id < 0
+        return Finish("stop", None if is_eos else finished.stop_token_id, finished.num_cached_tokens)

@@ -1,0 +1,157 @@
+"""What a frontend knows: its settings, its link to the core, and the model behind it. One object per process.
+
+`app` starts and stops it; the endpoints ask `model()` for everything about the model and get an error while there is
+none, so that nothing is tokenized for a core that cannot run it. The tokenizer is loaded off the event loop, and again
+only when a core with another fingerprint says WELCOME.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from frontend.tokenizer import FrontendTokenizer
+from ipc.client import EngineClient
+from ipc.config import DEFAULT_MODEL_ALIAS, FrontendConfig
+from ipc.errors import ConfigError, EngineUnavailableError, InvalidRequestError, ModelNotFoundError, QueueFullError
+from ipc.messages import CoreState, Welcome
+
+log = logging.getLogger(__name__)
+
+BEAT_TIMEOUT_S = 5.0
+"""A core that was not heard for so long is not ready."""
+STEP_TIMEOUT_S = 120.0
+"""A step that takes so long hangs."""
+_WATCH_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model that the core runs, as the API shows it."""
+
+    welcome: Welcome
+    tokenizer: FrontendTokenizer
+    names: tuple[str, ...]
+    """Names under which it is served, the first one first."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the model accepts."""
+        return self.welcome.vocab_size
+
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens of one request, prompt and output together."""
+        return self.welcome.max_model_len
+
+    @property
+    def system_fingerprint(self) -> str:
+        """Names weights, tokenizer and dtype in OpenAI's form."""
+        return f"fp_{self.welcome.model_fingerprint[:16]}"
+
+    def check_name(self, name: str) -> None:
+        """Raise `ModelNotFoundError` unless the model is served under this name."""
+        if name not in self.names:
+            shown = name if len(name) <= 100 and name.isprintable() else "of that name"
+            raise ModelNotFoundError(f"The model {shown} does not exist.", param="model")
+
+    def check_token_ids(self, token_ids: list[int], param: str) -> None:
+        """Raise `InvalidRequestError` unless every id is in the vocabulary."""
+        if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
+            raise InvalidRequestError(f"{param}: token ids must be between 0 and {self.vocab_size - 1}", param=param)
+
+
+class FrontendState:
+    """The state of one frontend process."""
+
+    def __init__(self, config: FrontendConfig, client: EngineClient, *, created_at: int) -> None:
+        """`created_at` (seconds since the epoch) is what /v1/models shows; equal in all frontends of one server."""
+        self.config = config
+        self.client = client
+        self.created_at = created_at
+        self.became_ready = asyncio.Event()
+        """Set once the first model can be served."""
+        self._tokenizer: FrontendTokenizer | None = None
+        self._fingerprint = ""
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Connect to the core; returns at once."""
+        await self.client.start()
+        self._watcher = asyncio.create_task(self._watch_core())
+
+    async def close(self) -> None:
+        """Let go of the core."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self.client.close()
+
+    @property
+    def status(self) -> str:
+        """`ready`, or why not: `starting`, `loading`, `draining`, `stalled` or `dead`."""
+        state = self.client.state
+        if state is None:
+            return "starting" if self.client.welcome is None else "dead"
+        if state is not CoreState.READY:
+            return {CoreState.LOADING: "loading", CoreState.DRAINING: "draining", CoreState.DYING: "dead"}[state]
+        if self.client.beat_age_s > BEAT_TIMEOUT_S or self.client.step_age_s > STEP_TIMEOUT_S:
+            return "stalled"
+        welcome = self.client.welcome
+        if welcome is None or self._tokenizer is None or welcome.model_fingerprint != self._fingerprint:
+            return "loading"
+        return "ready"
+
+    def model(self) -> ServedModel:
+        """The model to serve now.
+
+        Raises:
+            EngineUnavailableError: the core does not accept requests, or its tokenizer is not loaded yet.
+        """
+        welcome = self.client.welcome
+        if not self.client.is_ready or welcome is None:
+            detail = f": {self.client.detail}" if self.client.detail else ""
+            raise EngineUnavailableError(f"The engine is {self.status}{detail}.")
+        if self._tokenizer is None or welcome.model_fingerprint != self._fingerprint:
+            raise EngineUnavailableError("The engine is loading its tokenizer.")
+        return ServedModel(welcome, self._tokenizer, served_names(self.config, welcome.model_id))
+
+    def check_admission(self, model: ServedModel, num_requests: int = 1) -> None:
+        """Refuse early, before tokenizing, what the core would refuse; the core itself decides for good.
+
+        Raises:
+            QueueFullError: by the occupancy that the core last published, its queue has no room.
+        """
+        load = self.client.load
+        is_queue_full = load.num_waiting > 0 and load.num_waiting + num_requests > model.welcome.max_queued_requests
+        if is_queue_full or load.num_queued_tokens >= model.welcome.max_queued_tokens:
+            raise QueueFullError(f"{load.num_waiting} requests are waiting already; try again later.")
+
+    async def _watch_core(self) -> None:
+        """Load the tokenizer of each core that introduces itself with a new fingerprint."""
+        while True:
+            welcome = await self.client.wait_ready(None)
+            if self._tokenizer is None or welcome.model_fingerprint != self._fingerprint:
+                await self._load_tokenizer(welcome)
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+
+    async def _load_tokenizer(self, welcome: Welcome) -> None:
+        template_file = Path(self.config.chat_template) if self.config.chat_template else None
+        try:
+            tokenizer = await asyncio.to_thread(FrontendTokenizer.load, Path(welcome.tokenizer_dir), template_file)
+        except ConfigError as error:
+            log.error("%s", error.message)
+            return
+        self._tokenizer = tokenizer
+        self._fingerprint = welcome.model_fingerprint
+        self.became_ready.set()
+        log.info("serving %s", ", ".join(served_names(self.config, welcome.model_id)))
+
+
+def served_names(config: FrontendConfig, model_id: str) -> tuple[str, ...]:
+    """Names of the model in the API: the configured ones, or its id (a path's last part) and the alias."""
+    if config.served_model_name:
+        return config.served_model_name
+    is_path = model_id.startswith(("/", "./", "../", "~"))
+    name = Path(model_id).name if is_path else model_id
+    return (name, DEFAULT_MODEL_ALIAS)

@@ -1,0 +1,119 @@
+"""Text to token ids and back, from the folder that the core names in its WELCOME.
+
+A `FrontendTokenizer` holds a `tokenizers.Tokenizer` (Rust; releases the GIL), the chat template and what bounds the
+cost of a text. It is loaded off the event loop by `frontend/state.py` and is immutable afterwards.
+Next: `detokenizer.py` for the way back, token by token.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from frontend.chat_template import FALLBACK_TEMPLATE, ChatTemplate
+from ipc.errors import ConfigError, ContextLengthError
+
+INLINE_CHARS = 10_000
+"""Longer texts are tokenized in a thread, so that nobody waits for them."""
+
+_NORMALIZED_SHRINK = 4
+"""A normalizer (NFC, NFKC) may compose up to this many characters into one."""
+
+
+class FrontendTokenizer:
+    """The tokenizer of one model."""
+
+    def __init__(self, tokenizer: Tokenizer, chat_template: ChatTemplate) -> None:
+        self.backend = tokenizer
+        self.chat_template = chat_template
+        self.vocab_size = tokenizer.get_vocab_size()
+        longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
+        self._max_chars_per_token = longest_token * (_NORMALIZED_SHRINK if tokenizer.normalizer is not None else 1)
+
+    @classmethod
+    def load(cls, folder: Path, chat_template_file: Path | None = None) -> "FrontendTokenizer":
+        """Read `tokenizer.json`, `tokenizer_config.json` and the chat template.
+
+        Raises:
+            ConfigError: a file is missing or malformed.
+        """
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing more precise
+            raise ConfigError(f"cannot read {folder / 'tokenizer.json'}: {error}") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        config = _read_config(folder / "tokenizer_config.json")
+        source = _template_source(folder, config, chat_template_file)
+        return cls(tokenizer, ChatTemplate(source, _special_tokens(config)))
+
+    async def encode(
+        self, text: str, *, add_special_tokens: bool, max_tokens: int | None = None, param: str | None = None
+    ) -> list[int]:
+        """Token ids of a text. With `max_tokens`, a text that must exceed it is refused before it costs anything.
+
+        Raises:
+            ContextLengthError: the text alone has more than `max_tokens` tokens, whatever they are.
+        """
+        if max_tokens is not None:
+            least_tokens = -(-len(text) // self._max_chars_per_token)
+            if least_tokens > max_tokens:
+                raise ContextLengthError(
+                    f"This model's maximum context length is {max_tokens} tokens, but the text has {len(text)} "
+                    f"characters, which are at least {least_tokens} tokens.",
+                    param=param,
+                )
+        if len(text) > INLINE_CHARS:
+            return await asyncio.to_thread(self._encode, text, add_special_tokens)
+        return self._encode(text, add_special_tokens)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        """Text of token ids."""
+        text: str = self.backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token_strings(self, token_ids: list[int]) -> list[str]:
+        """The tokens as the vocabulary spells them."""
+        return [self.backend.id_to_token(token_id) or "" for token_id in token_ids]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _template_source(folder: Path, config: dict[str, Any], override: Path | None) -> str:
+    """The operator's template, or the model's own, or the fallback."""
+    own_file = folder / "chat_template.jinja"
+    file = override if override is not None else own_file if own_file.exists() else None
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read the chat template {file}: {error}") from error
+    templates = config.get("chat_template")
+    if isinstance(templates, list):  # several named ones
+        named = {item.get("name"): item.get("template") for item in templates if isinstance(item, dict)}
+        templates = named.get("default")
+    return templates if isinstance(templates, str) else FALLBACK_TEMPLATE
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """`bos_token` and the like, which a config spells as text or as an object with `content`."""
+    tokens: dict[str, str] = {}
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        token = config.get(name)
+        text = token.get("content") if isinstance(token, dict) else token
+        tokens[name] = text if isinstance(text, str) else ""
+    return tokens

@@ -1,0 +1,97 @@
+"""Chat templates: the models' own work, requests cannot break out, refusals are 400s."""
+
+from typing import Any
+
+import pytest
+
+from frontend.chat_template import FALLBACK_TEMPLATE, ChatTemplate
+from frontend.openai.protocol import ChatMessage
+from ipc.errors import ConfigError, InvalidRequestError, UnsupportedParameterError
+
+
+def messages(*values: dict[str, Any]) -> list[ChatMessage]:
+    return [ChatMessage.model_validate(value) for value in values]
+
+
+USER = {"role": "user", "content": "hi"}
+
+
+def render(source: str, *values: dict[str, Any], add_generation_prompt: bool = True) -> str:
+    template = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
+    return template.render(messages(*(values or (USER,))), add_generation_prompt=add_generation_prompt)
+
+
+def test_the_fallback_writes_one_line_per_message():
+    assert render(FALLBACK_TEMPLATE) == "user: hi\nassistant:"
+    assert render(FALLBACK_TEMPLATE, add_generation_prompt=False) == "user: hi\n"
+
+
+def test_special_tokens_are_known():
+    assert render("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}") == "<s>hi</s>"
+
+
+def test_blocks_are_trimmed_as_transformers_does():
+    assert render("{% if true %}\n    {% for m in messages %}\nx\n    {% endfor %}\n{% endif %}\n") == "x\n"
+
+
+def test_loop_controls_and_generation_blocks_work():
+    source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% break %}{% endfor %}"
+    assert render(source, USER, USER) == "hi"
+
+
+def test_tojson_escapes_no_html():
+    assert render("{{ messages[0].content | tojson }}", {"role": "user", "content": "<é&'>"}) == '"<é&\'>"'
+
+
+def test_text_parts_are_joined_by_newlines():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert render("{{ messages[0].content }}", {"role": "user", "content": parts}) == "a\nb"
+
+
+def test_an_image_part_is_refused_by_its_path():
+    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "http://x"}}]
+    with pytest.raises(UnsupportedParameterError) as caught:
+        render(FALLBACK_TEMPLATE, {"role": "user", "content": parts})
+    assert caught.value.param == "messages.0.content.1"
+
+
+@pytest.mark.parametrize("message", [{"role": "user"}, {"role": "system", "content": None}])
+def test_content_is_required_except_of_the_assistant(message: dict[str, Any]):
+    with pytest.raises(InvalidRequestError) as caught:
+        render(FALLBACK_TEMPLATE, USER, message)
+    assert caught.value.param == "messages.1.content"
+    assert render(FALLBACK_TEMPLATE, {"role": "assistant"}, add_generation_prompt=False) == "assistant: \n"
+
+
+def test_developer_is_system_where_the_template_knows_no_developer():
+    developer = {"role": "developer", "content": "x"}
+    assert render("{{ messages[0].role }}", developer) == "system"
+    assert render("{# developer #}{{ messages[0].role }}", developer) == "developer"
+
+
+def test_arguments_of_tool_calls_are_objects():
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"city": "Rome"}'}}
+    source = "{{ messages[0].tool_calls[0].function.arguments.city }}"
+    assert render(source, {"role": "assistant", "tool_calls": [call]}) == "Rome"
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ raise_exception('roles must alternate') }}", "{{ messages[7].content.x }}", "{{ 1 + 'a' }}"]
+)
+def test_what_the_template_refuses_is_the_callers_error(source: str):
+    with pytest.raises(InvalidRequestError) as caught:
+        render(source)
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ range(10**9) | list }}"]
+)
+def test_templates_stay_in_their_sandbox(source: str):
+    with pytest.raises(InvalidRequestError):
+        render(source)
+
+
+def test_a_broken_template_is_a_configuration_error():
+    with pytest.raises(ConfigError, match="line 2"):
+        ChatTemplate("a\n{% for %}", {})

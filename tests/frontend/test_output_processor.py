@@ -1,0 +1,99 @@
+"""From engine outputs to text deltas: the same however the outputs are merged."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from frontend.output_processor import Finish, OutputProcessor, TextOptions
+from frontend.tokenizer import FrontendTokenizer
+from ipc.client import Output
+from ipc.errors import EngineUnavailableError
+from ipc.messages import Finished, FinishReason, RequestId
+
+EOS = 1
+
+
+def finished(reason: FinishReason, stop_token_id: int = -1) -> Finished:
+    return Finished(RequestId(1), reason, 3, 9, num_cached_tokens=2, stop_token_id=stop_token_id)
+
+
+def run(
+    tokenizer: FrontendTokenizer, outputs: list[Output], options: TextOptions | None = None
+) -> tuple[str, int, Finish | None]:
+    processor = OutputProcessor(tokenizer, options or TextOptions(), (EOS,))
+    texts = []
+    for output in outputs:
+        delta = processor.process(output)
+        texts.append(delta.text)
+        if delta.finish is not None:
+            break
+    return "".join(texts), delta.num_output_tokens, delta.finish
+
+
+def test_eos_is_counted_and_not_shown(tokenizer: FrontendTokenizer):
+    ids = tokenizer.backend.encode("hello").ids
+    output = Output([*ids, EOS], finished(FinishReason.STOP, EOS))
+    options = TextOptions(skip_special_tokens=False)
+    assert run(tokenizer, [output], options) == ("hello", len(ids) + 1, Finish("stop", None, 2))
+
+
+def test_another_stop_token_is_named(tokenizer: FrontendTokenizer):
+    stop_token = tokenizer.backend.token_to_id("!")
+    output = Output([stop_token], finished(FinishReason.STOP, stop_token))
+    assert run(tokenizer, [output]) == ("", 1, Finish("stop", stop_token, 2))
+    assert run(tokenizer, [output], TextOptions(include_stop_str_in_output=True))[0] == "!"
+
+
+def test_length_ends_with_all_text(tokenizer: FrontendTokenizer):
+    ids = tokenizer.backend.encode("hi END").ids
+    options = TextOptions(stop_strings=("ENDING",))
+    text, _, finish = run(tokenizer, [Output(ids, finished(FinishReason.LENGTH))], options)
+    assert (text, finish) == ("hi END", Finish("length", None, 2))
+
+
+def test_tokens_after_a_stop_string_are_not_counted(tokenizer: FrontendTokenizer):
+    before, after = tokenizer.backend.encode("ab.").ids, tokenizer.backend.encode("zzzz").ids
+    options = TextOptions(stop_strings=(".",))
+    assert run(tokenizer, [Output(before + after)], options) == ("ab", len(before), Finish("stop", ".", 0))
+
+
+def test_a_stop_string_can_come_with_the_last_token(tokenizer: FrontendTokenizer):
+    ids = tokenizer.backend.encode("ab.").ids
+    output = Output(ids, finished(FinishReason.LENGTH))
+    assert run(tokenizer, [output], TextOptions(stop_strings=(".",)))[2] == Finish("stop", ".", 2)
+
+
+def test_stop_strings_are_ignored_before_min_tokens(tokenizer: FrontendTokenizer):
+    dot = tokenizer.backend.token_to_id(".")
+    options = TextOptions(stop_strings=(".",), min_tokens=2)
+    text, num_tokens, finish = run(tokenizer, [Output([dot] * 4)], options)
+    assert (text, num_tokens, finish) == ("..", 3, Finish("stop", ".", 0))
+
+
+def test_a_request_that_the_engine_gave_up_is_an_error(tokenizer: FrontendTokenizer):
+    with pytest.raises(EngineUnavailableError):
+        run(tokenizer, [Output([], finished(FinishReason.ABORT))])
+
+
+@given(
+    text=st.text(alphabet="ab .👩‍日é", max_size=30),
+    stops=st.lists(st.text(alphabet="ab .👩‍日é", min_size=1, max_size=4), max_size=3),
+    cuts=st.lists(st.integers(0, 90), max_size=8),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_merging_outputs_changes_nothing(tokenizer: FrontendTokenizer, text: str, stops: list[str], cuts: list[int]):
+    ids = [*tokenizer.backend.encode(text).ids, EOS]
+    options = TextOptions(stop_strings=tuple(stops))
+    edges = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
+    end = finished(FinishReason.STOP, EOS)
+    pieces = [Output(ids[begin:stop]) for begin, stop in pairwise(edges)]
+    pieces[-1].finished = end
+    cut_up = run(tokenizer, pieces, options)
+    whole = run(tokenizer, [Output(list(ids), end)], options)
+    assert cut_up[:2] == whole[:2]
+    assert (cut_up[2] and cut_up[2].reason, cut_up[2] and cut_up[2].stop_reason) == (
+        whole[2] and whole[2].reason,
+        whole[2] and whole[2].stop_reason,
+    )

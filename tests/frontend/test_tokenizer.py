@@ -1,0 +1,79 @@
+"""Loading a tokenizer folder, and bounding the cost of a text."""
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from frontend.tokenizer import INLINE_CHARS, FrontendTokenizer
+from ipc.errors import ConfigError, ContextLengthError
+
+
+@pytest.fixture
+def folder(tokenizer_dir: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(tokenizer_dir, tmp_path / "copy"))
+
+
+def encode(tokenizer: FrontendTokenizer, text: str, max_tokens: int | None = None) -> list[int]:
+    return asyncio.run(tokenizer.encode(text, add_special_tokens=True, max_tokens=max_tokens, param="prompt"))
+
+
+def test_ids_decode_to_the_text(tokenizer: FrontendTokenizer):
+    assert tokenizer.decode(encode(tokenizer, "naïve 👩‍👧")) == "naïve 👩‍👧"
+
+
+def test_special_tokens_in_a_text_are_one_token(tokenizer: FrontendTokenizer):
+    assert encode(tokenizer, "<|im_start|>") == [0]
+
+
+def test_long_texts_give_the_same_ids(tokenizer: FrontendTokenizer):
+    text = "hello world " * INLINE_CHARS
+    assert encode(tokenizer, text) == tokenizer.backend.encode(text).ids
+
+
+def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(tokenizer: FrontendTokenizer):
+    with pytest.raises(ContextLengthError) as caught:
+        encode(tokenizer, "x" * 1_000_000, max_tokens=100)
+    assert caught.value.param == "prompt"
+    assert "100" in caught.value.message
+
+
+def test_the_early_refusal_never_hits_what_would_fit(tokenizer: FrontendTokenizer):
+    assert encode(tokenizer, "<|im_start|>" * 20, max_tokens=20) == [0] * 20
+
+
+def test_the_template_file_wins_over_the_config(folder: Path):
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "from config"}))
+    rendered = FrontendTokenizer.load(folder).chat_template.render([], add_generation_prompt=True)
+    assert rendered == "<|im_start|>assistant\n"
+    (folder / "chat_template.jinja").unlink()
+    rendered = FrontendTokenizer.load(folder).chat_template.render([], add_generation_prompt=True)
+    assert rendered == "from config"
+
+
+def test_the_operators_template_wins_over_all(folder: Path, tmp_path: Path):
+    own = tmp_path / "own.jinja"
+    own.write_text("own")
+    assert FrontendTokenizer.load(folder, own).chat_template.render([], add_generation_prompt=True) == "own"
+
+
+def test_of_several_named_templates_the_default_is_taken(folder: Path):
+    (folder / "chat_template.jinja").unlink()
+    templates = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
+    assert FrontendTokenizer.load(folder).chat_template.render([], add_generation_prompt=True) == "plain"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_malformed_file_is_a_configuration_error(folder: Path, name: str):
+    (folder / name).write_text("{")
+    with pytest.raises(ConfigError, match=name):
+        FrontendTokenizer.load(folder)
+
+
+def test_a_missing_template_file_is_a_configuration_error(folder: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="chat template"):
+        FrontendTokenizer.load(folder, tmp_path / "none.jinja")
