@@ -16,7 +16,7 @@ from engine_core.outputs import ModelRunner, ModelRunnerOutput, RequestKey, Sche
 from engine_core.request import ClientSlot, Request
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
-from ipc.messages import Finished, FinishReason, Load
+from ipc.messages import Finished, FinishReason, Load, Started
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ class ClientOutputs:
 
     request_ids: "array[int]" = field(default_factory=lambda: array("Q"))
     token_ids: "array[int]" = field(default_factory=lambda: array("i"))
+    started: list[Started] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
     embedding_request_ids: "array[int]" = field(default_factory=lambda: array("Q"))
     embeddings: "array[float]" = field(default_factory=lambda: array("f"))
@@ -35,6 +36,7 @@ class ClientOutputs:
         """Append what came after."""
         self.request_ids.extend(later.request_ids)
         self.token_ids.extend(later.token_ids)
+        self.started += later.started
         self.finished += later.finished
         self.embedding_request_ids.extend(later.embedding_request_ids)
         self.embeddings.extend(later.embeddings)
@@ -152,8 +154,10 @@ class EngineCore:
                 assert not item.is_last_chunk, f"the runner gave nothing for request {item.key}"
 
     def _take_token(self, request: Request, token_id: int, outputs: EngineCoreOutputs) -> None:
-        request.append_output_token(token_id)
         client = outputs[request.client_slot]
+        if request.first_token_at is None:
+            client.started.append(Started(request.request_id, request.num_cached_tokens))
+        request.append_output_token(token_id)
         client.request_ids.append(request.request_id)
         client.token_ids.append(token_id)
         finished = self._stop_check.check(request)

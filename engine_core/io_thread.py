@@ -311,6 +311,7 @@ class IoThread(threading.Thread):
             load=self._load,
             embedding_request_ids=pending.embedding_request_ids,
             embeddings=pending.embeddings,
+            started=tuple(pending.started),
         )
         if self._send(client, step):
             client.num_steps_sent += 1

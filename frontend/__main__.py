@@ -14,13 +14,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import uvicorn
 import uvloop
 
+from frontend.acceptor import Acceptor
 from frontend.app import create_app
 from frontend.state import FrontendState
 from ipc.client import EngineClient
@@ -32,11 +34,10 @@ from ipc.messages import ClientRole
 from ipc.process import die_with_parent
 
 EXIT_CONFIG_ERROR = 1
-_LISTEN_BACKLOG = 2048
 
 
 class FrontendServer(uvicorn.Server):
-    """uvicorn, which says when it serves."""
+    """uvicorn on connections from an `Acceptor`; says when it serves."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -44,8 +45,17 @@ class FrontendServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections."""
-        await super().startup(sockets)
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise RuntimeError("the application did not start")
+        acceptors = [Acceptor(listening, self._create_protocol) for listening in sockets or ()]
+        self.servers = cast("list[asyncio.Server]", acceptors)  # what shutdown uses of them
+        self.started = True
         self.is_serving.set()
+
+    def _create_protocol(self) -> asyncio.Protocol:
+        protocol_class = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        return protocol_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 def build_server(config_file: Path, index: int) -> tuple[FrontendServer, FrontendState]:
@@ -66,7 +76,6 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=_LISTEN_BACKLOG,
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
     )
     return FrontendServer(config), state

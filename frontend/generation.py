@@ -22,6 +22,8 @@ class Answer:
 
     index: int
     num_prompt_tokens: int
+    num_cached_tokens: int = 0
+    """Prompt tokens from the prefix cache."""
     num_output_tokens: int = 0
     finish: Finish | None = None
     texts: list[str] = field(default_factory=list)
@@ -44,6 +46,7 @@ class _AnswerStream:
             output = await anext(self.stream)
         except StopAsyncIteration:
             raise RequestFailedError("the stream ended without a terminal output") from None
+        self.answer.num_cached_tokens = output.num_cached_tokens
         delta = self._processor.process(output)
         self.answer.num_output_tokens = delta.num_output_tokens
         self.answer.finish = delta.finish

@@ -35,7 +35,6 @@ class Finish:
     """OpenAI's word: `stop` or `length`."""
     stop_reason: str | int | None
     """The stop string or the stop token other than EOS that ended it."""
-    num_cached_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +74,20 @@ class OutputProcessor:
             if not is_stop_token or self._options.include_stop_str_in_output:
                 texts.append(self._on_text(self._detokenizer.step(token_id)))
             if self._matcher.found is not None:
-                return TextDelta("".join(texts), self._num_tokens, self._stopped_by_string(finished))
+                return TextDelta("".join(texts), self._num_tokens, Finish("stop", self._matcher.found))
         if finished is None:
             return TextDelta("".join(texts), self._num_tokens, None)
         texts.append(self._on_text(self._detokenizer.flush()))
         if self._matcher.found is not None:
-            return TextDelta("".join(texts), self._num_tokens, self._stopped_by_string(finished))
+            return TextDelta("".join(texts), self._num_tokens, Finish("stop", self._matcher.found))
         texts.append(self._matcher.flush())
         return TextDelta("".join(texts), self._num_tokens, self._finish(finished))
 
     def _on_text(self, text: str) -> str:
         return text if self._num_tokens <= self._options.min_tokens else self._matcher.push(text)
 
-    def _stopped_by_string(self, finished: Finished | None) -> Finish:
-        num_cached_tokens = finished.num_cached_tokens if finished is not None else 0
-        return Finish("stop", self._matcher.found, num_cached_tokens)
-
     def _finish(self, finished: Finished) -> Finish:
         if finished.reason is FinishReason.LENGTH:
-            return Finish("length", None, finished.num_cached_tokens)
+            return Finish("length", None)
         is_eos = finished.stop_token_id in self._eos_token_ids or finished.stop_token_id < 0
-        return Finish("stop", None if is_eos else finished.stop_token_id, finished.num_cached_tokens)
+        return Finish("stop", None if is_eos else finished.stop_token_id)

@@ -248,6 +248,15 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """Goes with the first token of a request: what is known since it was scheduled."""
+
+    request_id: RequestId
+    num_cached_tokens: int
+    """Prompt tokens whose keys and values came from the prefix cache."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What one engine step produced for one client: columns, one row for each new token."""
 
@@ -262,6 +271,8 @@ class Step:
     embedding_request_ids: Ids64 = field(default_factory=lambda: array("Q"))
     embeddings: Floats = field(default_factory=lambda: array("f"))
     """[len(embedding_request_ids), embedding_size], row after row; those requests are in `finished` too."""
+    started: tuple[Started, ...] = ()
+    """Requests whose first token is in this STEP."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from ipc.messages import (
     Load,
     Reject,
     RequestId,
+    Started,
     Step,
     Welcome,
 )
@@ -47,6 +48,8 @@ class Output:
     token_ids: list[int] = field(default_factory=list)
     finished: Finished | None = None
     embedding: list[float] | None = None
+    num_cached_tokens: int = 0
+    """Prompt tokens from the prefix cache, as far as known; set in every output after the first token."""
 
     def __bool__(self) -> bool:
         return bool(self.token_ids) or self.finished is not None
@@ -61,6 +64,10 @@ class RequestOutputs:
         self._error: FastInferenceError | None = None
         self.is_terminated = False
         """True once the terminal output has arrived (it may still be unread)."""
+
+    def start(self, started: Started) -> None:
+        """Record what comes with the first token."""
+        self._pending.num_cached_tokens = started.num_cached_tokens
 
     def push_token(self, token_id: int) -> None:
         """Append one token."""
@@ -90,7 +97,7 @@ class RequestOutputs:
             FastInferenceError: the request ended in an error, and everything before it has been read.
         """
         if self._pending:
-            taken, self._pending = self._pending, Output()
+            taken, self._pending = self._pending, Output(num_cached_tokens=self._pending.num_cached_tokens)
             return taken
         if self._error is not None:
             raise self._error
@@ -217,6 +224,9 @@ class Session:
             log.error("STEP %d after %d: outputs were lost", step.sequence, self._last_sequence)
             self.fail_all(RequestFailedError("Outputs of this request were lost.", code="stream_gap"))
         self._last_sequence = step.sequence
+        for started in step.started:
+            if (request := self.requests.get(started.request_id)) is not None:
+                request.start(started)
         touched = set()
         for request_id, token_id in zip(step.request_ids, step.token_ids, strict=False):
             request = self.requests.get(RequestId(request_id))

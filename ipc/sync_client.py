@@ -116,6 +116,7 @@ class SyncEngineClient:
             if output is not None:
                 whole.token_ids += output.token_ids
                 whole.finished, whole.embedding = output.finished, output.embedding
+                whole.num_cached_tokens = output.num_cached_tokens
             elif time.monotonic() > deadline:
                 self.abort(request.request_id)
                 raise EngineUnavailableError(f"no end within {timeout_s} s")

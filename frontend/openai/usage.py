@@ -12,7 +12,7 @@ def usage_of(answers: Sequence[Answer], answers_per_prompt: int) -> dict[str, An
     first_answers = answers[::answers_per_prompt]
     num_prompt_tokens = sum(answer.num_prompt_tokens for answer in first_answers)
     num_output_tokens = sum(answer.num_output_tokens for answer in answers)
-    num_cached_tokens = sum(answer.finish.num_cached_tokens for answer in first_answers if answer.finish is not None)
+    num_cached_tokens = sum(answer.num_cached_tokens for answer in first_answers)
     return {
         "prompt_tokens": num_prompt_tokens,
         "completion_tokens": num_output_tokens,

@@ -156,3 +156,16 @@ def test_without_a_core_nothing_is_submitted(tmp_path: Path, model: ServedModel)
         await client.close()
 
     asyncio.run(run())
+
+
+def test_cached_tokens_are_known_even_if_a_stop_string_ends_the_answer(run_dir):
+    async def use(client: EngineClient, model: ServedModel) -> None:
+        prompt = inputs("the same long prompt " * 10, max_tokens=200)
+        for expected in (0, 192):
+            options = TextOptions(stop_strings=("e", "a", " ", "t", "o", "n"))
+            generation = Generation(client, model, prompt, options)
+            [answer] = await generation.collect()
+            generation.close()
+            assert (answer.finish.reason, answer.num_cached_tokens) == ("stop", expected)
+
+    with_client(run_dir, use)

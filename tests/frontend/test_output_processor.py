@@ -16,7 +16,7 @@ EOS = 1
 
 
 def finished(reason: FinishReason, stop_token_id: int = -1) -> Finished:
-    return Finished(RequestId(1), reason, 3, 9, num_cached_tokens=2, stop_token_id=stop_token_id)
+    return Finished(RequestId(1), reason, 3, 9, stop_token_id=stop_token_id)
 
 
 def run(
@@ -36,13 +36,13 @@ def test_eos_is_counted_and_not_shown(tokenizer: FrontendTokenizer):
     ids = tokenizer.backend.encode("hello").ids
     output = Output([*ids, EOS], finished(FinishReason.STOP, EOS))
     options = TextOptions(skip_special_tokens=False)
-    assert run(tokenizer, [output], options) == ("hello", len(ids) + 1, Finish("stop", None, 2))
+    assert run(tokenizer, [output], options) == ("hello", len(ids) + 1, Finish("stop", None))
 
 
 def test_another_stop_token_is_named(tokenizer: FrontendTokenizer):
     stop_token = tokenizer.backend.token_to_id("!")
     output = Output([stop_token], finished(FinishReason.STOP, stop_token))
-    assert run(tokenizer, [output]) == ("", 1, Finish("stop", stop_token, 2))
+    assert run(tokenizer, [output]) == ("", 1, Finish("stop", stop_token))
     assert run(tokenizer, [output], TextOptions(include_stop_str_in_output=True))[0] == "!"
 
 
@@ -50,26 +50,26 @@ def test_length_ends_with_all_text(tokenizer: FrontendTokenizer):
     ids = tokenizer.backend.encode("hi END").ids
     options = TextOptions(stop_strings=("ENDING",))
     text, _, finish = run(tokenizer, [Output(ids, finished(FinishReason.LENGTH))], options)
-    assert (text, finish) == ("hi END", Finish("length", None, 2))
+    assert (text, finish) == ("hi END", Finish("length", None))
 
 
 def test_tokens_after_a_stop_string_are_not_counted(tokenizer: FrontendTokenizer):
     before, after = tokenizer.backend.encode("ab.").ids, tokenizer.backend.encode("zzzz").ids
     options = TextOptions(stop_strings=(".",))
-    assert run(tokenizer, [Output(before + after)], options) == ("ab", len(before), Finish("stop", ".", 0))
+    assert run(tokenizer, [Output(before + after)], options) == ("ab", len(before), Finish("stop", "."))
 
 
 def test_a_stop_string_can_come_with_the_last_token(tokenizer: FrontendTokenizer):
     ids = tokenizer.backend.encode("ab.").ids
     output = Output(ids, finished(FinishReason.LENGTH))
-    assert run(tokenizer, [output], TextOptions(stop_strings=(".",)))[2] == Finish("stop", ".", 2)
+    assert run(tokenizer, [output], TextOptions(stop_strings=(".",)))[2] == Finish("stop", ".")
 
 
 def test_stop_strings_are_ignored_before_min_tokens(tokenizer: FrontendTokenizer):
     dot = tokenizer.backend.token_to_id(".")
     options = TextOptions(stop_strings=(".",), min_tokens=2)
     text, num_tokens, finish = run(tokenizer, [Output([dot] * 4)], options)
-    assert (text, num_tokens, finish) == ("..", 3, Finish("stop", ".", 0))
+    assert (text, num_tokens, finish) == ("..", 3, Finish("stop", "."))
 
 
 def test_a_request_that_the_engine_gave_up_is_an_error(tokenizer: FrontendTokenizer):

@@ -20,6 +20,7 @@ from ipc.messages import (
     Load,
     Reply,
     RequestId,
+    Started,
     Step,
     Task,
 )
@@ -39,6 +40,7 @@ STEP = Step(
     token_ids=array("i", [42, 43]),
     finished=(Finished(RequestId(8), FinishReason.LENGTH, num_prompt_tokens=3, num_output_tokens=5),),
     load=Load(1, 2, 3, 4, 5),
+    started=(Started(RequestId(7), num_cached_tokens=64),),
 )
 
 
@@ -57,9 +59,10 @@ def test_bytes_of_a_step_are_pinned():
     frames = codec.encode(STEP, epoch=1)
     assert [frame.hex() for frame in frames] == [
         "05010100000000000000",
-        "94" "04" "09"
+        "95" "04" "09"
         "91" "9b" "08" "02" "03" "05" "00" "ff" "a0" "a0" "00" "00" "00"  # finished
-        "95" "01" "02" "03" "04" "05",  # load
+        "95" "01" "02" "03" "04" "05"  # load
+        "91" "92" "07" "40",  # started
         "0700000000000000" "0800000000000000",
         "2a000000" "2b000000",
         "",
