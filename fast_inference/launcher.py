@@ -248,7 +248,12 @@ class Launcher:
 
     def _remove_files(self) -> None:
         """Leave only `status.json`; the lock last."""
-        for path in (self._run_dir.config_file, self._run_dir.core_socket, *self._run_dir.path.glob("*.lock")):
+        for path in (
+            self._run_dir.config_file,
+            self._run_dir.core_socket,
+            self._run_dir.path / "connections",
+            *self._run_dir.path.glob("*.lock"),
+        ):
             path.unlink(missing_ok=True)
 
     # --- what people and tools see ---

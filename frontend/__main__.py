@@ -24,6 +24,7 @@ import uvloop
 
 from frontend.acceptor import Acceptor
 from frontend.app import create_app
+from frontend.connection_counts import ConnectionCounts
 from frontend.state import FrontendState
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig, LauncherConfig, LogConfig, load_section
@@ -39,8 +40,9 @@ EXIT_CONFIG_ERROR = 1
 class FrontendServer(uvicorn.Server):
     """uvicorn on connections from an `Acceptor`; says when it serves."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, counts: ConnectionCounts) -> None:
         super().__init__(config)
+        self._counts = counts
         self.is_serving = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -48,10 +50,21 @@ class FrontendServer(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise RuntimeError("the application did not start")
-        acceptors = [Acceptor(listening, self._create_protocol) for listening in sockets or ()]
+        acceptors = [
+            Acceptor(listening, self._create_protocol, self._counts, self._num_connections)
+            for listening in sockets or ()
+        ]
         self.servers = cast("list[asyncio.Server]", acceptors)  # what shutdown uses of them
         self.started = True
         self.is_serving.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        self._counts.publish(self._num_connections())
+        return await super().on_tick(counter)
+
+    def _num_connections(self) -> int:
+        return len(self.server_state.connections)
 
     def _create_protocol(self) -> asyncio.Protocol:
         protocol_class = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
@@ -66,7 +79,8 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
     """
     client = EngineClient(RunDir(config_file.parent).core_socket, name=f"frontend-{index}", role=ClientRole.FRONTEND)
     frontend_config = load_section(config_file, FrontendConfig)
-    drain_timeout_s = load_section(config_file, LauncherConfig).drain_timeout
+    launcher_config = load_section(config_file, LauncherConfig)
+    counts = ConnectionCounts(config_file.parent, index, max(launcher_config.frontends, index + 1))
     state = FrontendState(frontend_config, client, created_at=int(config_file.stat().st_mtime))
     config = uvicorn.Config(
         create_app(state),
@@ -76,9 +90,9 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
+        timeout_graceful_shutdown=max(1, round(launcher_config.drain_timeout)),
     )
-    return FrontendServer(config), state
+    return FrontendServer(config, counts), state
 
 
 async def serve(server: FrontendServer, state: FrontendState, listening: socket.socket, ready_fd: int | None) -> None:

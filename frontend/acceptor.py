@@ -1,8 +1,9 @@
 """Accepts connections from the listening socket that all frontends share, so that each of them gets its part.
 
 An event loop's own server accepts whatever waits in one go, so that the first frontend to wake takes a whole burst.
-Here one connection is accepted per turn of the event loop: while one frontend sets a connection up, another takes the
-next. Used by `__main__` in place of the servers that uvicorn would make.
+Here one connection is accepted per turn of the event loop, and a frontend that has more connections than another lets
+it go first: it waits `HEAD_START_S`, and takes what is still there then, so that a stopped frontend strands nothing.
+Used by `__main__` in place of the servers that uvicorn would make.
 """
 
 import asyncio
@@ -10,8 +11,11 @@ import logging
 import socket
 from collections.abc import Callable
 
+from frontend.connection_counts import ConnectionCounts
+
 log = logging.getLogger(__name__)
 
+HEAD_START_S = 0.002
 _PAUSE_S = 0.5
 """After a failure such as having no descriptors left."""
 
@@ -19,14 +23,22 @@ _PAUSE_S = 0.5
 class Acceptor:
     """Has the `close` and `wait_closed` of an `asyncio.Server`, which uvicorn's shutdown calls."""
 
-    def __init__(self, listening: socket.socket, create_protocol: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        create_protocol: Callable[[], asyncio.Protocol],
+        counts: ConnectionCounts,
+        num_connections: Callable[[], int],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listening = listening
         self._create_protocol = create_protocol
+        self._counts = counts
+        self._num_connections = num_connections
         self._set_ups: set[asyncio.Task[object]] = set()
         self._is_closed = False
         listening.setblocking(False)
-        self._resume()
+        self._listen()
 
     def close(self) -> None:
         """Accept nothing more; connections stay."""
@@ -38,24 +50,41 @@ class Acceptor:
         """Wait until every accepted connection has its protocol."""
         await asyncio.gather(*self._set_ups, return_exceptions=True)
 
-    def _resume(self) -> None:
+    def _listen(self) -> None:
         if not self._is_closed:
-            self._loop.add_reader(self._listening.fileno(), self._accept)
+            self._loop.add_reader(self._listening.fileno(), self._on_readable)
+
+    def _pause(self, seconds: float, then: Callable[[], None]) -> None:
+        self._loop.remove_reader(self._listening.fileno())
+        self._loop.call_later(seconds, then)
+
+    def _on_readable(self) -> None:
+        num_connections = self._num_connections() + len(self._set_ups)
+        self._counts.publish(num_connections)
+        if self._counts.is_above_another(num_connections):
+            self._pause(HEAD_START_S, self._accept_what_is_left)
+        else:
+            self._accept()
+
+    def _accept_what_is_left(self) -> None:
+        if not self._is_closed:
+            self._listen()
+            self._accept()
 
     def _accept(self) -> None:
         try:
             connection, _ = self._listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another frontend was quicker, or the client has gone
+            return  # another frontend took it, or the client has gone
         except OSError as error:
             log.error("cannot accept connections for %.1f s: %s", _PAUSE_S, error.strerror)
-            self._loop.remove_reader(self._listening.fileno())
-            self._loop.call_later(_PAUSE_S, self._resume)
+            self._pause(_PAUSE_S, self._listen)
             return
         connection.setblocking(False)
         set_up = self._loop.create_task(self._set_up(connection))
         self._set_ups.add(set_up)
         set_up.add_done_callback(self._set_ups.discard)
+        self._counts.publish(self._num_connections() + len(self._set_ups))
 
     async def _set_up(self, connection: socket.socket) -> None:
         try:
