@@ -5,6 +5,7 @@ Exit codes: 0 drained, 1 configuration (one line on stderr), 70 a bug (with a tr
 
 import argparse
 import faulthandler
+import gc
 import logging
 import os
 import sys
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="config.json in the run dir")
     arguments = parser.parse_args()
     faulthandler.enable()
+    gc.disable()  # collecting while modules load takes half a second and finds nothing; `process` turns it on again
     try:
         die_with_parent()
         configure_logging(load_section(arguments.config, LogConfig), "core")

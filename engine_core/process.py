@@ -21,7 +21,6 @@ from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, Ev
 from engine_core.io_thread import BEAT_INTERVAL_S, LEASE_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
-from engine_core.model.fake_runner import FakeModelRunner
 from engine_core.outputs import ModelRunner
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.scheduler import Scheduler
@@ -78,15 +77,18 @@ class EngineCoreProcess:
         self._core = EngineCore(runner, Scheduler(self._scheduling, kv_cache), kv_cache, stop_check, admission)
         gc.collect()
         gc.freeze()  # what is alive now stays alive: spare the collector from walking it
+        gc.enable()
         self._io.become_ready(self._make_welcome(runner), RequestIntake(runner.info, hasher, admission))
         self._serve()
         self._io.stop("drained")
 
     def _load_runner(self) -> ModelRunner:
+        # The runners are imported here because that takes seconds, during which the I/O thread answers already.
         if self._model.model == FAKE_MODEL:
+            from engine_core.model.fake_runner import FakeModelRunner
+
             return FakeModelRunner(self._model, self._cache, self._fake, self._run_dir.path / "fake-tokenizer")
         self._io.report_loading("importing torch")
-        # Imported here because it takes seconds, during which the I/O thread answers already.
         from engine_core.model.loader import load_model_runner
 
         return load_model_runner(self._model, self._cache, self._scheduling, self._io.report_loading)

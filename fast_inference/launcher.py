@@ -45,6 +45,7 @@ _MAX_EARLY_FRONTEND_DEATHS = 5
 _FAILED_START_GRACE_S = 2.0
 _FRONTEND_GRACE_S = 2.0
 _CORE_GRACE_S = 5.0
+_HEAD_START_S = 2.0
 _POLL_LOADING_S = 0.1
 _POLL_READY_S = 1.0
 
@@ -87,6 +88,7 @@ class Launcher:
         self._client = EngineClient(run_dir.core_socket, name="launcher", role=ClientRole.ADMIN)
         self._core: Child | None = None
         self._frontends: list[Child | None] = [None] * settings.frontends
+        self._core_heard = asyncio.Event()
         self._stopping = asyncio.Event()
         self._was_ready = False
         self._exit_code = 0
@@ -141,6 +143,7 @@ class Launcher:
     async def _supervise_frontend(self, index: int) -> None:
         policy = FrontendRestartPolicy()
         num_early_deaths = 0
+        await self._head_start_for_core()
         while not self._stopping.is_set():
             frontend = self._frontends[index] = self._start_frontend(index)
             if frontend is None:
@@ -161,6 +164,14 @@ class Launcher:
             delay_s = policy.on_death(has_served)
             log.error("%s (pid %d) %s; restart in %.1f s", frontend.name, frontend.pid, frontend.exit_text, delay_s)
             await self._sleep(delay_s)
+
+    async def _head_start_for_core(self) -> None:
+        """Wait until the core has begun to load, which takes longest: frontends start faster than that beside it."""
+        try:
+            async with asyncio.timeout(_HEAD_START_S):
+                await self._core_heard.wait()
+        except TimeoutError:
+            return
 
     def _start_core(self) -> Child | None:
         arguments = ["--config", str(self._run_dir.config_file)]
@@ -197,6 +208,8 @@ class Launcher:
             )
             if is_ready and core is not None:
                 core.ready.set()
+            if self._client.state is not None:
+                self._core_heard.set()
             if not self._was_ready:
                 self._progress("starting the frontends" if is_ready else self._client.detail or "starting the core")
             self._refresh()
