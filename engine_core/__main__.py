@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from ipc.config import LogConfig, load_section
-from ipc.errors import FastInferenceError
+from ipc.errors import ConfigError
 from ipc.log import configure_logging
 from ipc.process import die_with_parent
 
@@ -33,7 +33,7 @@ def main() -> int:
         from engine_core.process import EngineCoreProcess  # after logging, which its imports may use
 
         EngineCoreProcess(arguments.config).run()
-    except FastInferenceError as error:
+    except ConfigError as error:
         sys.stderr.write(f"error: {error.message}\n")
         return EXIT_CONFIG_ERROR
     except Exception:  # the top of the process

@@ -5,12 +5,13 @@ Owned by the I/O thread alone. Invariant: a request id is in its client's `live`
 """
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 from engine_core.core import ClientOutputs
 from engine_core.outputs import RequestKey
 from engine_core.request import ClientSlot
-from ipc.messages import ClientRole, Hello
+from ipc.messages import ClientRole, CoreMessage, Hello
 
 
 @dataclass(slots=True, eq=False)
@@ -23,13 +24,21 @@ class Client:
     role: ClientRole
     pidfd: int | None
     heard_at: float = field(default_factory=time.monotonic)
-    is_welcomed: bool = False
     live: dict[int, RequestKey] = field(default_factory=dict)
     """Core's keys of its requests by its own request ids."""
+    unsent: deque[CoreMessage] = field(default_factory=deque)
+    """Messages that its queue had no room for."""
     pending: ClientOutputs | None = None
     """Outputs that its queue had no room for, merged."""
-    pending_since: float = 0.0
+    blocked_since: float = 0.0
     num_steps_sent: int = 0
+    num_live_mismatches: int = 0
+    """Beats in a row that disagreed with `live`."""
+
+    @property
+    def is_blocked(self) -> bool:
+        """True while something waits for room in its queue."""
+        return self.pending is not None or bool(self.unsent)
 
 
 class ClientRegistry:

@@ -21,6 +21,9 @@ from ipc.messages import Finished, FinishReason, Load, Started
 log = logging.getLogger(__name__)
 
 
+MAX_FAILED_STEPS_IN_A_ROW = 10
+
+
 @dataclass(slots=True)
 class ClientOutputs:
     """What a step gave for one client, in columns: the content of a STEP message."""
@@ -63,11 +66,17 @@ class EngineCore:
         self._stop_check = stop_check
         self._requests: dict[RequestKey, Request] = {}
         self.num_failed_steps = 0
+        self._num_failed_in_a_row = 0
 
     @property
     def has_requests(self) -> bool:
         """True while there is something to compute."""
         return self._scheduler.has_requests
+
+    @property
+    def is_broken(self) -> bool:
+        """True when steps fail whatever is in them, so that only a new process can help."""
+        return self._num_failed_in_a_row >= MAX_FAILED_STEPS_IN_A_ROW
 
     @property
     def load(self) -> Load:
@@ -119,10 +128,12 @@ class EngineCore:
         except Exception:  # a step must not take other requests with it
             log.exception("step %d failed", plan.step)
             self.num_failed_steps += 1
+            self._num_failed_in_a_row += 1
             self._kv_cache.discard_step()
             failed = [self._requests[item.key] for item in plan.scheduled]
             self._fail(failed, "step_failed", "The engine failed while it computed this request.", outputs)
             return outputs
+        self._num_failed_in_a_row = 0
         self._kv_cache.end_step()
         self._update(plan, result, outputs)
         return outputs

@@ -1,12 +1,11 @@
 """The thread that owns the core's socket: messages in, outputs and beats out, whatever the step loop is doing.
 
-It answers HELLO, checks and hashes requests, turns aborts and dead clients into events for the step loop, and sends
-what the loop hands it. A client whose queue is full never blocks anybody: its outputs merge until it reads again or is
-evicted. If this thread fails, the process exits: a core that nobody can reach must not live.
+It answers HELLO, checks and hashes requests, turns aborts and dead clients into events for the step loop, and hands
+what the loop gives it to `ClientSender`. A message that cannot be understood is dropped and counted. If this thread
+fails, the process exits: a core that nobody can reach must not live.
 Next: `core.EngineCore`, which the events are for.
 """
 
-import errno
 import logging
 import os
 import threading
@@ -21,6 +20,7 @@ from queue import SimpleQueue
 import zmq
 
 from engine_core.client_registry import Client, ClientRegistry
+from engine_core.client_sender import LEASE_S, ClientSender
 from engine_core.core import EngineCoreOutputs
 from engine_core.events import AbortRequests, AddRequest, ControlCall, Event
 from engine_core.request import ClientSlot
@@ -35,15 +35,19 @@ from ipc.messages import (
     Bye,
     Call,
     CallMethod,
+    ClientBeat,
     ClientMessage,
+    ClientRole,
     CoreBeat,
-    CoreMessage,
     CoreState,
+    Dying,
     Hello,
+    Live,
     Load,
+    Reconcile,
     Reject,
     Reply,
-    Step,
+    RequestId,
     Welcome,
 )
 from ipc.process import open_pidfd, pid_namespace
@@ -52,11 +56,12 @@ log = logging.getLogger(__name__)
 
 EXIT_INTERNAL_ERROR = 70
 BEAT_INTERVAL_S = 0.5
-LEASE_S = 10.0
-"""A client that is silent for this long is evicted."""
 _FAREWELL_S = 0.5
 """Clients get this long to answer the BYE of a core that stops."""
+_LAST_WORDS_S = 0.1
+"""A dying core waits this long, so that clients can read what it said."""
 _RETRY_INTERVAL_S = 0.02
+_MISMATCHES_BEFORE_RECONCILE = 3
 _MAX_MESSAGES_PER_WAKE = 256
 
 
@@ -69,7 +74,7 @@ class StepClock:
 
 
 class IoThread(threading.Thread):
-    """Owns the ROUTER and the clients. All public methods may be called from the step loop."""
+    """Owns the ROUTER and the clients. Public methods may be called from the step loop."""
 
     def __init__(self, socket_path: Path, epoch: int, inbox: "SimpleQueue[Event]") -> None:
         super().__init__(name="io", daemon=True)
@@ -77,7 +82,6 @@ class IoThread(threading.Thread):
         self.num_bad_messages = 0
         self._epoch = epoch
         self._inbox = inbox
-        self._clients = ClientRegistry()
         self._outbox: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._state = CoreState.LOADING
@@ -90,6 +94,8 @@ class IoThread(threading.Thread):
         self._namespace = pid_namespace()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = bind_core_socket(self._context, socket_path)
+        self._clients = ClientRegistry()
+        self._sender = ClientSender(self._socket, self._clients, epoch, self._evict)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._wake_fd, zmq.POLLIN)
@@ -108,7 +114,7 @@ class IoThread(threading.Thread):
             self._welcome, self._intake = welcome, intake
             self._state, self._detail = CoreState.READY, ""
             for client in self._clients.all():
-                self._welcome_client(client)
+                self._sender.send_in_order(client, welcome)
 
         self._post(become_ready)
 
@@ -123,7 +129,12 @@ class IoThread(threading.Thread):
 
     def send_outputs(self, outputs: EngineCoreOutputs, load: Load) -> None:
         """Send what a step gave, one STEP for each client in it."""
-        self._post(lambda: self._on_outputs(outputs, load))
+
+        def send_outputs() -> None:
+            self._load = load
+            self._sender.deliver(outputs, self.clock.step, load)
+
+        self._post(send_outputs)
 
     def send_reply(self, client_slot: ClientSlot, reply: Reply) -> None:
         """Answer a control call."""
@@ -131,9 +142,19 @@ class IoThread(threading.Thread):
         def send_reply() -> None:
             client = self._clients.by_slot(client_slot)
             if client is not None:
-                self._send(client, reply)
+                self._sender.send_in_order(client, reply)
 
         self._post(send_reply)
+
+    def announce_death(self, reason: str) -> None:
+        """Tell everybody that the core cannot go on; returns when they had time to read it."""
+
+        def announce_death() -> None:
+            self._state = CoreState.DYING
+            self._sender.send_to_all(Dying(reason))
+
+        self._post(announce_death)
+        time.sleep(_LAST_WORDS_S)
 
     def stop(self, reason: str) -> None:
         """Say BYE to everybody, close the socket and end the thread; returns when that is done.
@@ -142,8 +163,7 @@ class IoThread(threading.Thread):
         """
 
         def stop() -> None:
-            for client in self._clients.all():
-                self._send(client, Bye(reason))
+            self._sender.send_to_all(Bye(reason))
             self._stop_at = time.monotonic() + _FAREWELL_S
 
         self._post(stop)
@@ -166,15 +186,14 @@ class IoThread(threading.Thread):
     def _serve(self) -> None:
         next_beat_at = time.monotonic()
         while not self._is_over():
-            is_retrying = any(client.pending is not None for client in self._clients.all())
+            is_retrying = self._sender.has_blocked_clients
             is_urgent = is_retrying or self._stop_at is not None
             wait_s = _RETRY_INTERVAL_S if is_urgent else max(0.0, next_beat_at - time.monotonic())
-            for source, _ in self._poller.poll(int(wait_s * 1000) + 1):
-                self._on_event(source)
+            self._on_events([source for source, _ in self._poller.poll(int(wait_s * 1000) + 1)])
             while self._outbox:
                 self._outbox.popleft()()
             if is_retrying:
-                self._retry_pending()
+                self._sender.retry(self.clock.step, self._load)
             if time.monotonic() >= next_beat_at:
                 next_beat_at = time.monotonic() + BEAT_INTERVAL_S
                 self._send_beats()
@@ -185,16 +204,17 @@ class IoThread(threading.Thread):
     def _is_over(self) -> bool:
         return self._stop_at is not None and (not self._clients.all() or time.monotonic() > self._stop_at)
 
-    def _on_event(self, source: object) -> None:
-        if source is self._socket:
+    def _on_events(self, sources: list[object]) -> None:
+        """Deaths first: what a socket brings may close a pidfd, whose number the next client then gets."""
+        for source in sources:
+            if source == self._wake_fd:
+                os.eventfd_read(self._wake_fd)
+            elif isinstance(source, int):
+                client = self._clients.by_pidfd(source)
+                if client is not None:
+                    self._evict(client, "its process ended")
+        if self._socket in sources:
             self._receive()
-        elif source == self._wake_fd:
-            os.eventfd_read(self._wake_fd)
-        else:
-            assert isinstance(source, int)
-            client = self._clients.by_pidfd(source)
-            assert client is not None
-            self._evict(client, "its process ended")
 
     def _receive(self) -> None:
         for _ in range(_MAX_MESSAGES_PER_WAKE):
@@ -203,16 +223,23 @@ class IoThread(threading.Thread):
             except zmq.Again:
                 return
             try:
-                message = codec.decode_client_message(frames)
-                self._on_message(identity, message, codec.decode_header(frames).epoch)
-            except ProtocolError as error:
-                self._on_bad_message(identity, frames, error)
+                self._on_frames(identity, frames)
+            except zmq.ZMQError:
+                raise
+            except Exception:  # one client's message must not take the others with it
+                self.num_bad_messages += 1
+                log.exception("a message was dropped")
 
-    def _on_bad_message(self, identity: bytes, frames: list[bytes], error: ProtocolError) -> None:
-        self.num_bad_messages += 1
-        log.warning("dropped a message: %s", error.message)
-        if frames and len(frames[0]) >= 2 and frames[0][1] != PROTOCOL_VERSION:
-            self._turn_away(identity, Bye("protocol_mismatch", f"this core speaks version {PROTOCOL_VERSION}"))
+    def _on_frames(self, identity: bytes, frames: list[bytes]) -> None:
+        try:
+            message = codec.decode_client_message(frames)
+            self._on_message(identity, message, codec.decode_header(frames).epoch)
+        except ProtocolError as error:
+            self.num_bad_messages += 1
+            log.warning("dropped a message: %s", error.message)
+            if frames and len(frames[0]) >= 2 and frames[0][1] != PROTOCOL_VERSION:
+                detail = f"this core speaks version {PROTOCOL_VERSION}"
+                self._sender.turn_away(identity, Bye("protocol_mismatch", detail))
 
     def _on_message(self, identity: bytes, message: ClientMessage, epoch: int) -> None:
         client = self._clients.by_identity(identity)
@@ -221,110 +248,102 @@ class IoThread(threading.Thread):
             return
         if client is None or epoch != self._epoch:
             if not isinstance(message, Bye):
-                self._turn_away(identity, Bye("unknown_client", "say HELLO first"))
+                self._sender.turn_away(identity, Bye("unknown_client", "say HELLO first"))
             return
         client.heard_at = time.monotonic()
-        if isinstance(message, Add):
-            self._on_add(client, message)
-        elif isinstance(message, Abort):
-            self._inbox.put(self._aborts(client, message.request_ids))
-        elif isinstance(message, Call):
-            self._on_call(client, message)
-        elif isinstance(message, Bye):
-            self._evict(client, f"it said good-bye ({message.reason})")
+        match message:
+            case Add():
+                self._on_add(client, message)
+            case Abort():
+                self._inbox.put(self._aborts(client, message.request_ids))
+            case ClientBeat():
+                self._on_beat(client, message)
+            case Live():
+                self._on_live(client, message)
+            case Call():
+                self._on_call(client, message)
+            case Bye():
+                self._evict(client, f"it said good-bye ({message.reason})")
 
     # --- what clients say ---
 
     def _on_hello(self, identity: bytes, hello: Hello, client: Client | None) -> None:
         if client is None:
-            pidfd = None
-            if hello.pid and hello.pid_namespace == self._namespace:
-                pidfd = open_pidfd(hello.pid, hello.pid_start_ticks)
-                if pidfd is None:
-                    return  # it is gone already
-                self._poller.register(pidfd, zmq.POLLIN)
-            client = self._clients.add(identity, hello, pidfd)
-            log.debug("client %s (pid %d) connected", client.name, hello.pid)
+            client = self._try_register(identity, hello)
+        if client is None:
+            return
         client.heard_at = time.monotonic()
-        if self._state is CoreState.LOADING:
-            self._send(client, self._beat())
-        else:
-            self._welcome_client(client)
+        if self._welcome is not None:
+            self._sender.send_in_order(client, self._welcome)
+        if self._state is not CoreState.READY:
+            self._sender.send(client, self._beat())
 
-    def _welcome_client(self, client: Client) -> None:
-        assert self._welcome is not None
-        if self._send(client, self._welcome) and self._state is not CoreState.READY:
-            self._send(client, self._beat())
+    def _try_register(self, identity: bytes, hello: Hello) -> Client | None:
+        """A client that is watched by pidfd where possible, else by its lease; None if its process is gone already."""
+        if not 0 <= hello.pid < 2**31:
+            raise ProtocolError(f"{hello.pid} is no pid")
+        pidfd = None
+        if hello.pid and hello.pid_namespace == self._namespace:
+            try:
+                pidfd = open_pidfd(hello.pid, hello.pid_start_ticks)
+            except OSError as error:
+                log.warning("client %s cannot be watched: %s", hello.client_name, error.strerror)
+            else:
+                if pidfd is None:
+                    return None
+                self._poller.register(pidfd, zmq.POLLIN)
+        log.debug("client %s (pid %d) connected", hello.client_name, hello.pid)
+        return self._clients.add(identity, hello, pidfd)
 
     def _on_add(self, client: Client, add: Add) -> None:
-        if add.request_id in client.live:
-            raise ProtocolError(f"request id {add.request_id} is in use")
+        if not 1 <= add.request_id < 2**64 or add.request_id in client.live:
+            raise ProtocolError(f"request id {add.request_id} is out of range or in use")
         if self._intake is None or self._state is not CoreState.READY:
-            self._send(
-                client, Reject(add.request_id, self._state.name.lower(), "The engine is not accepting requests.")
-            )
+            code = "draining" if self._state is CoreState.DRAINING else "engine_unavailable"
+            self._sender.send_in_order(client, Reject(add.request_id, code, "The engine is not accepting requests."))
             return
         try:
             request = self._intake.accept(add, client.slot)
         except FastInferenceError as error:
             retry_after_s = error.retry_after_s if isinstance(error, QueueFullError) else 0
             reject = Reject(add.request_id, error.code, error.message, error.param or "", int(retry_after_s * 1000))
-            self._send(client, reject)
+            self._sender.send_in_order(client, reject)
             return
         client.live[add.request_id] = request.key
         self._inbox.put(AddRequest(request))
 
     def _on_call(self, client: Client, call: Call) -> None:
         if call.method is CallMethod.PING:
-            self._send(client, Reply(call.call_id))
+            self._sender.send_in_order(client, Reply(call.call_id))
+        elif call.method is not CallMethod.STATS and client.role is not ClientRole.ADMIN:
+            reply = Reply(call.call_id, error=f"{call.method.name} is for administrators")
+            self._sender.send_in_order(client, reply)
         else:
             self._inbox.put(ControlCall(client.slot, call))
+
+    def _on_beat(self, client: Client, beat: ClientBeat) -> None:
+        """Ask for the whole set where the counts disagree for longer than a message can be under way."""
+        is_equal = beat.num_live_requests == len(client.live)
+        client.num_live_mismatches = 0 if is_equal else client.num_live_mismatches + 1
+        if client.num_live_mismatches >= _MISMATCHES_BEFORE_RECONCILE:
+            client.num_live_mismatches = 0
+            self._sender.send(client, Reconcile(beat.sequence))
+
+    def _on_live(self, client: Client, live: Live) -> None:
+        """End what only one side knows: the last net under lost messages."""
+        theirs = set(live.request_ids)
+        forgotten = tuple(key for request_id, key in client.live.items() if request_id not in theirs)
+        if forgotten:
+            self._inbox.put(AbortRequests(forgotten))
+        for request_id in theirs - client.live.keys():
+            reject = Reject(RequestId(request_id), "request_lost", "The engine does not know this request any more.")
+            self._sender.send_in_order(client, reject)
 
     @staticmethod
     def _aborts(client: Client, request_ids: "array[int]") -> AbortRequests:
         return AbortRequests(tuple(client.live[item] for item in request_ids if item in client.live))
 
-    # --- what clients are told ---
-
-    def _on_outputs(self, outputs: EngineCoreOutputs, load: Load) -> None:
-        self._load = load
-        for slot, client_outputs in outputs.items():
-            client = self._clients.by_slot(slot)
-            if client is None:
-                continue  # it left meanwhile; its requests are being aborted
-            if client.pending is None:
-                client.pending, client.pending_since = client_outputs, time.monotonic()
-            else:
-                client.pending.extend(client_outputs)
-            self._send_pending(client)
-
-    def _send_pending(self, client: Client) -> None:
-        """Try to send what waits for a client; on success nothing waits any more."""
-        pending = client.pending
-        assert pending is not None
-        step = Step(
-            sequence=client.num_steps_sent + 1,
-            step=self.clock.step,
-            request_ids=pending.request_ids,
-            token_ids=pending.token_ids,
-            finished=tuple(pending.finished),
-            load=self._load,
-            embedding_request_ids=pending.embedding_request_ids,
-            embeddings=pending.embeddings,
-            started=tuple(pending.started),
-        )
-        if self._send(client, step):
-            client.num_steps_sent += 1
-            client.pending = None
-            for finished in pending.finished:
-                client.live.pop(finished.request_id, None)
-
-    def _retry_pending(self) -> None:
-        for client in self._clients.all():
-            if client.pending is not None:
-                self._send_pending(client)
-            if client.pending is not None and time.monotonic() - client.pending_since > LEASE_S:
-                self._evict(client, f"it took no outputs for {LEASE_S:.0f} s")
+    # --- beats, and clients that leave ---
 
     def _beat(self) -> CoreBeat:
         started_at = self.clock.started_at
@@ -340,24 +359,14 @@ class IoThread(threading.Thread):
 
     def _send_beats(self) -> None:
         self._beat_sequence += 1
-        beat = self._beat()
-        for client in self._clients.all():
-            self._send(client, beat)
+        self._sender.send_to_all(self._beat())
 
     def _evict_silent_clients(self) -> None:
         for client in self._clients.all():
             is_needed = client.pidfd is None or client.live  # the death of an idle client shows in its pidfd
             if is_needed and time.monotonic() - client.heard_at > LEASE_S:
-                self._send(client, Bye("evicted", "silent for too long"))
+                self._sender.send(client, Bye("evicted", "silent for too long"))
                 self._evict(client, f"it was silent for {LEASE_S:.0f} s")
-
-    def _turn_away(self, identity: bytes, bye: Bye) -> None:
-        """Tell somebody who is no client to say HELLO; it may have gone already."""
-        try:
-            self._send_to(identity, bye)
-        except zmq.ZMQError as error:
-            if error.errno != errno.EHOSTUNREACH:
-                raise
 
     def _evict(self, client: Client, reason: str) -> None:
         """Forget a client and abort all that it waits for; does nothing if it has left already."""
@@ -370,20 +379,3 @@ class IoThread(threading.Thread):
             self._poller.unregister(client.pidfd)
             os.close(client.pidfd)
         self._clients.remove(client)
-
-    def _send(self, client: Client, message: CoreMessage) -> bool:
-        """Send without blocking; False if the client's queue is full or the client is gone (then it is evicted)."""
-        try:
-            return self._send_to(client.identity, message)
-        except zmq.ZMQError as error:
-            if error.errno != errno.EHOSTUNREACH:
-                raise
-            self._evict(client, "its connection is gone")
-            return False
-
-    def _send_to(self, identity: bytes, message: CoreMessage) -> bool:
-        try:
-            self._socket.send_multipart([identity, *codec.encode(message, self._epoch)], zmq.DONTWAIT)
-        except zmq.Again:
-            return False
-        return True

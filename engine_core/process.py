@@ -16,9 +16,10 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from engine_core.admission import Admission
+from engine_core.client_sender import LEASE_S
 from engine_core.core import EngineCore
 from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, Event
-from engine_core.io_thread import BEAT_INTERVAL_S, LEASE_S, IoThread
+from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
 from engine_core.outputs import ModelRunner
@@ -65,7 +66,7 @@ class EngineCoreProcess:
             ConfigError: the model cannot be loaded, or the settings contradict each other.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._inbox.put(Drain()))
+            signal.signal(number, lambda *_: os._exit(0))  # nothing to drain while loading
         self._io.start()
         runner = self._load_runner()
         hasher = BlockHasher(self._cache.block_size)
@@ -78,6 +79,8 @@ class EngineCoreProcess:
         gc.collect()
         gc.freeze()  # what is alive now stays alive: spare the collector from walking it
         gc.enable()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._inbox.put(Drain()))
         self._io.become_ready(self._make_welcome(runner), RequestIntake(runner.info, hasher, admission))
         self._serve()
         self._io.stop("drained")
@@ -135,6 +138,9 @@ class EngineCoreProcess:
         outputs = self._core.step()
         clock.started_at = None
         self._io.send_outputs(outputs, self._core.load)
+        if self._core.is_broken:
+            self._io.announce_death("every step fails")
+            raise RuntimeError("every step fails; giving up, so that a new core can take over")
 
     def _check_idle(self) -> None:
         try:

@@ -49,7 +49,7 @@ class RequestIntake:
 
     def _check(self, add: Add) -> None:
         num_tokens, limit = len(add.prompt_token_ids), self._info.max_model_len
-        if not 0 <= add.num_resumed_tokens < max(num_tokens, 1):
+        if not 0 <= add.num_resumed_tokens < num_tokens:
             raise InvalidRequestError("the prompt is empty", param="prompt")
         room = 0 if add.task is Task.EMBED else 1
         if num_tokens + room > limit:

@@ -6,6 +6,7 @@ is welcomed, and does so again whenever the core is lost; callers only ever see 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -103,6 +104,7 @@ class EngineClient:
         self._calls: dict[int, asyncio.Future[Reply]] = {}
         self._last_call_id = 0
         self._ready = asyncio.Event()
+        self._wake_keeper = asyncio.Event()
         self._core_pidfd: int | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -265,16 +267,19 @@ class EngineClient:
         return True
 
     def _on_readable(self) -> None:
-        """Take in what has arrived, a bounded number of messages at a time."""
-        if self._socket.closed:
-            return
+        """Take in what has arrived; the rest of a long queue waits for the next turn of the event loop."""
+        if not self._socket.closed and self._take_in():
+            self._loop.call_soon(self._on_readable)
+
+    def _take_in(self) -> bool:
+        """Take in a bounded number of messages; True if there may be more."""
         for _ in range(_MAX_MESSAGES_PER_WAKE):
             try:
                 frames = self._socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
-                return
+                return False
             self._on_message(frames)
-        self._loop.call_soon(self._on_readable)
+        return True
 
     def _on_message(self, frames: list[bytes]) -> None:
         epoch_before, was_ready = self._session.epoch, self.is_ready
@@ -289,6 +294,11 @@ class EngineClient:
             self._on_reply(message)
         if isinstance(message, Bye):
             self._send(Bye("seen"))
+            self._wake_keeper.set()
+        if self._session.lost_request_ids:
+            self._unsent_aborts += self._session.lost_request_ids
+            self._session.lost_request_ids.clear()
+            self._wake_keeper.set()
 
     def _on_reply(self, reply: Reply) -> None:
         answered = self._calls.get(reply.call_id)  # None: nobody waits any more
@@ -305,10 +315,17 @@ class EngineClient:
                 self._send(ClientBeat(sequence, len(self._session.requests)))
                 if self._unsent_aborts and self._send(Abort(array("Q", self._unsent_aborts))):
                     self._unsent_aborts.clear()
-                await asyncio.sleep(_BEAT_INTERVAL_S)
+                await self._nap(_BEAT_INTERVAL_S)
             else:
                 self._send(hello)
                 await asyncio.sleep(_HELLO_INTERVAL_S)
+
+    async def _nap(self, seconds: float) -> None:
+        """Sleep until there is news for the keeper, at most this long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake_keeper.wait()
+        self._wake_keeper.clear()
 
     # --- the core's process ---
 
@@ -328,6 +345,8 @@ class EngineClient:
 
     def _on_core_death(self) -> None:
         self._unwatch_core()
-        self._on_readable()  # what it said before it died still counts
+        while self._take_in():  # what it said before it died still counts
+            pass
         self._unsent_aborts.clear()
         self._session.lose("its process ended")
+        self._wake_keeper.set()

@@ -60,7 +60,7 @@ class MessageKind(IntEnum):
 
 
 class ClientRole(IntEnum):
-    """What a client is; decides its scheduling class and which calls it may make."""
+    """What a client is; only an ADMIN may make calls that change something."""
 
     FRONTEND = 1
     BATCH = 2
@@ -119,10 +119,10 @@ class Add:
     sampling_params: SamplingParams
     task: Task = Task.GENERATE
     arrival_time_us: int = 0
-    """Wall clock, microseconds since the epoch."""
+    """Wall clock, microseconds since the epoch. For traces; the core goes by its own clock."""
     priority: int = 0
     flow: str = ""
-    """Fair-sharing unit (an API key, a user, a batch job); empty for the shared one."""
+    """Fair-sharing unit (an API key, a user, a batch job); reserved: the scheduler does not read it yet."""
     cache_salt: str = ""
     """Requests share prefix-cache blocks only under equal salts."""
     num_resumed_tokens: int = 0

@@ -31,7 +31,7 @@ def start_ticks(pid: int) -> int:
     """Start time of a process in clock ticks since boot; 0 if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return 0
     return int(stat.rpartition(")")[2].split()[19])
 
@@ -45,6 +45,9 @@ def open_pidfd(pid: int, expected_start_ticks: int | None = None) -> int | None:
     """A descriptor that becomes readable when the process ends; None if it is gone already.
 
     With `expected_start_ticks`, a later process with the same pid counts as gone.
+
+    Raises:
+        OSError: it cannot be watched (no such pid is possible, no descriptors are left).
     """
     try:
         pidfd = os.pidfd_open(pid)

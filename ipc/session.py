@@ -38,7 +38,7 @@ from ipc.messages import (
 
 log = logging.getLogger(__name__)
 
-_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining", "loading"})
+_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining"})
 
 
 @dataclass(slots=True)
@@ -133,6 +133,8 @@ class Session:
         self.step_age_s = 0.0
         self.num_bad_messages = 0
         self.requests: dict[RequestId, RequestOutputs] = {}
+        self.lost_request_ids: list[int] = []
+        """Requests that ended here but may run on in the core: to be aborted by whoever owns the socket."""
         self._last_request_id = 0
         self._last_sequence = 0
         self._heard_at = time.monotonic()
@@ -171,7 +173,7 @@ class Session:
         elif isinstance(message, CoreBeat):
             self._on_beat(message, epoch)
         elif isinstance(message, Bye):
-            self.lose(f"the core said good-bye: {message.reason} {message.detail}".strip())
+            self._on_bye(message)
         elif epoch != self.epoch or self.state is None:
             return None  # from an earlier life of the core
         elif isinstance(message, Step):
@@ -184,13 +186,26 @@ class Session:
         self._heard_at = time.monotonic()
         return message
 
-    def lose(self, reason: str) -> None:
-        """The core is gone: every live request ends in `EngineUnavailableError`."""
+    def lose(
+        self,
+        reason: str,
+        *,
+        message: str = "The engine stopped; it is being restarted.",
+        code: str = "engine_restarted",
+    ) -> None:
+        """The core is gone, or does not know this client: every live request ends in `EngineUnavailableError`."""
         if self.state is not None:
             log.warning("lost the core: %s", reason)
         self.state = None
         self.detail = reason
-        self.fail_all(EngineUnavailableError("The engine stopped; it is being restarted.", code="engine_restarted"))
+        self.fail_all(EngineUnavailableError(message, code=code))
+
+    def _on_bye(self, bye: Bye) -> None:
+        reason = f"the core said good-bye: {bye.reason} {bye.detail}".strip()
+        if bye.reason == "drained":
+            self.lose(reason, message="The engine stopped.", code="engine_stopped")
+        else:
+            self.lose(reason, message="The connection to the engine was interrupted.", code="engine_disconnected")
 
     def fail_all(self, error: FastInferenceError) -> None:
         """End every live request with this error."""
@@ -222,6 +237,7 @@ class Session:
         self.load = step.load
         if step.sequence != self._last_sequence + 1:
             log.error("STEP %d after %d: outputs were lost", step.sequence, self._last_sequence)
+            self.lost_request_ids += self.requests
             self.fail_all(RequestFailedError("Outputs of this request were lost.", code="stream_gap"))
         self._last_sequence = step.sequence
         for started in step.started:

@@ -164,6 +164,8 @@ class SyncEngineClient:
                 self.send(Live(message.nonce, array("Q", self.session.requests)))
             if isinstance(message, Bye):
                 self.send(Bye("seen"))
+            if self.session.lost_request_ids and self.send(Abort(array("Q", self.session.lost_request_ids))):
+                self.session.lost_request_ids.clear()
             if message is not None:
                 messages.append(message)
         return messages

@@ -69,6 +69,7 @@ class CoreHarness:
         self.intake = RequestIntake(runner.info, hasher, admission)
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
         self.core = EngineCore(runner, self.scheduler, self.kv_cache, stop_check, admission)
+        self.keys: dict[int, RequestKey] = {}
         self.token_ids: dict[int, list[int]] = {}
         self.finished: dict[int, Finished] = {}
         self.embeddings: dict[int, list[float]] = {}
@@ -79,13 +80,14 @@ class CoreHarness:
         request_id = RequestId(next(self._ids))
         prompt_ids = array("i", prompt)
         add = Add(request_id, prompt_ids, make_params(**params), task=task, num_resumed_tokens=num_resumed_tokens)
-        self.core.add_request(self.intake.accept(add, ClientSlot(1)))
+        request = self.intake.accept(add, ClientSlot(1))
+        self.core.add_request(request)
+        self.keys[request_id] = request.key
         self.token_ids[request_id] = []
         return request_id
 
     def abort(self, request_id: int) -> None:
-        keys = [request.key for request in self.scheduler.requests() if request.request_id == request_id]
-        self.take(self.core.abort_requests(keys))
+        self.take(self.core.abort_requests([self.keys[request_id]]))
 
     def step(self) -> None:
         self.take(self.core.step())
@@ -97,6 +99,11 @@ class CoreHarness:
                 return
             self.step()
         raise AssertionError(f"not done after {max_steps} steps")
+
+    def check_idle(self) -> None:
+        """Nothing is left, and nothing is inconsistent."""
+        self.core.check_idle()
+        self.kv_cache.check_integrity()
 
     def take(self, outputs: EngineCoreOutputs) -> None:
         for client in outputs.values():

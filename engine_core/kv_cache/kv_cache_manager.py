@@ -97,8 +97,7 @@ class KVCacheManager:
         return self._pool.forget_all()
 
     def check_idle(self) -> None:
-        """Raise `AssertionError` if blocks are in use although no request is: a leak."""
-        self._pool.check_integrity()
+        """Raise `AssertionError` if blocks are in use although no request is: a leak. Only compares counts."""
         assert not self._tables, f"{len(self._tables)} block tables without a request"
         assert self.num_free_blocks == self.num_blocks, f"{self.num_blocks - self.num_free_blocks} blocks leaked"
 

@@ -48,16 +48,19 @@ class _Faults:
     die: int = 0
     hang: int = 0
     fail: int = 0
+    broken: int = 0
     nan: int = 0
 
     @classmethod
     def parse(cls, text: str) -> "_Faults":
-        names = {"die": "die", "hang": "hang", "raise": "fail", "nan": "nan"}
+        names = {"die": "die", "hang": "hang", "raise": "fail", "broken": "broken", "nan": "nan"}
         values: dict[str, int] = {}
         for item in filter(None, text.split(",")):
             name, _, number = item.partition("@")
             if name not in names or not number.isdigit():
-                raise ConfigError(f"fake_faults: '{item}' is not one of die@STEP, hang@STEP, raise@STEP, nan@N")
+                raise ConfigError(
+                    f"fake_faults: '{item}' is not one of die@STEP, hang@STEP, raise@STEP, broken@STEP, nan@N"
+                )
             values[names[name]] = int(number)
         return cls(**values)
 
@@ -121,7 +124,7 @@ class FakeModelRunner:
             os._exit(86)
         if step == self._faults.hang:
             time.sleep(1e6)
-        if step == self._faults.fail:
+        if step == self._faults.fail or 0 < self._faults.broken <= step:
             raise RuntimeError("injected by fake_faults")
 
     def _complete(self, key: RequestKey, output: ModelRunnerOutput) -> None:

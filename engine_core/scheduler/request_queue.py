@@ -4,8 +4,6 @@ A preempted request keeps its place by arrival, so it comes before those that ne
 """
 
 from bisect import insort
-from collections.abc import Iterator
-from itertools import islice
 
 from engine_core.request import Request
 
@@ -25,9 +23,6 @@ class RequestQueue:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def __iter__(self) -> Iterator[Request]:
-        return iter(self._requests)
-
     def add(self, request: Request) -> None:
         """Put a request in its place."""
         insort(self._requests, request, key=_order)
@@ -40,4 +35,4 @@ class RequestQueue:
 
     def first(self, count: int) -> list[Request]:
         """The next requests to admit, at most `count`."""
-        return list(islice(self._requests, count))
+        return self._requests[:count]

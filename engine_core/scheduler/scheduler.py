@@ -69,10 +69,6 @@ class Scheduler:
         """Queue a request; the caller has checked that it can ever fit."""
         self._waiting.add(request)
 
-    def requests(self) -> list[Request]:
-        """Everything that runs or waits."""
-        return [*self._running.values(), *self._waiting]
-
     def finish(self, request: Request, *, is_trusted: bool = True) -> None:
         """Let go of a request, wherever it is; `is_trusted=False` also drops what it left in the prefix cache."""
         if request.status is RequestStatus.RUNNING:

@@ -51,7 +51,7 @@ def test_texts_do_not_depend_on_chunks_preemption_or_neighbours(tmp_path):
     harness.run()
     assert [harness.token_ids[i] for i in ids] == [expected_tokens(prompt, 40) for prompt in prompts]
     assert harness.scheduler.num_preemptions > 0
-    harness.core.check_idle()
+    harness.check_idle()
 
 
 def test_a_shared_prefix_is_computed_once_even_within_one_step(tmp_path):
@@ -69,7 +69,7 @@ def test_an_aborted_request_ends_at_once_and_frees_its_blocks(tmp_path):
     harness.step()
     harness.abort(request_id)
     assert harness.finished[request_id].reason is FinishReason.ABORT
-    harness.core.check_idle()
+    harness.check_idle()
 
 
 def test_a_failed_step_ends_only_its_own_requests(tmp_path):
@@ -78,7 +78,7 @@ def test_a_failed_step_ends_only_its_own_requests(tmp_path):
     harness.run()
     assert harness.finished[first].error_code == "step_failed"
     assert harness.token_ids[second] == expected_tokens([2], 9)
-    harness.core.check_idle()
+    harness.check_idle()
 
 
 def test_a_failed_step_leaves_nothing_in_the_prefix_cache(tmp_path):
@@ -107,7 +107,7 @@ def test_an_embedding_is_computed_in_chunks_without_the_prefix_cache(tmp_path):
     harness.run()
     assert harness.embeddings[ids[0]] == harness.embeddings[ids[1]]
     assert [harness.finished[i].num_cached_tokens for i in ids] == [0, 0]
-    harness.core.check_idle()
+    harness.check_idle()
 
 
 def test_the_queue_is_bounded_and_counts_only_what_waits(tmp_path):
@@ -167,7 +167,7 @@ def test_every_request_ends_exactly_once_with_its_own_text(tmp_path_factory, sch
             if requests[number][3] and tick == 20 and request_id not in harness.finished:
                 harness.abort(request_id)
     harness.run(max_steps=3000)
-    harness.core.check_idle()
+    harness.check_idle()
     assert set(harness.finished) == set(ids.values())
     for number, request_id in ids.items():
         _, length, count, _ = requests[number]

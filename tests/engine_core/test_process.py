@@ -10,11 +10,38 @@ import zmq
 
 from ipc import codec
 from ipc.endpoints import connect_to_core
-from ipc.errors import EngineUnavailableError, InvalidRequestError, QueueFullError
-from ipc.messages import PROTOCOL_VERSION, Add, Bye, CallMethod, ClientRole, FinishReason, Hello, RequestId, Task
+from ipc.errors import (
+    EngineUnavailableError,
+    InvalidRequestError,
+    QueueFullError,
+    RequestFailedError,
+    ServerError,
+)
+from ipc.messages import (
+    PROTOCOL_VERSION,
+    Abort,
+    Add,
+    Bye,
+    CallMethod,
+    ClientRole,
+    FinishReason,
+    Hello,
+    Live,
+    RequestId,
+    Task,
+)
+from ipc.process import pid_namespace
+from ipc.sync_client import SyncEngineClient
 from tests.factories import make_params
 from tests.processes import core_process, stats
 from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def shared_core(tmp_path_factory):
+    with core_process(tmp_path_factory.mktemp("core")) as core:
+        yield core
+
 
 ENDLESS = make_params(max_tokens=2000)
 
@@ -49,7 +76,9 @@ def test_wrong_settings_are_one_line_and_exit_1(tmp_path):
     with core_process(tmp_path, fake_faults="explode@1") as core:
         assert core.process.wait(20) == 1
         errors = core.stderr_file.read_text().splitlines()
-    assert errors == ["error: fake_faults: 'explode@1' is not one of die@STEP, hang@STEP, raise@STEP, nan@N"]
+    assert errors == [
+        "error: fake_faults: 'explode@1' is not one of die@STEP, hang@STEP, raise@STEP, broken@STEP, nan@N"
+    ]
 
 
 def test_an_abort_frees_the_blocks_within_a_step(core):
@@ -113,6 +142,73 @@ def test_junk_is_dropped_and_counted(core):
         socket.close(linger=1000)
     wait_until(lambda: stats(client)["num_bad_messages"] == 200)
     assert len(client.generate([1], make_params()).token_ids) == 8
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Add(RequestId(1), array("i"), make_params()),
+        Add(RequestId(-1), array("i", [1]), make_params()),
+        Add(RequestId(1), array("i", [1]), make_params(max_tokens=-5)),
+        Add(RequestId(1), array("i", [1, 2]), make_params(), num_resumed_tokens=2),
+        Add(RequestId(1), array("i", [-1]), make_params()),
+        Hello("x", ClientRole.FRONTEND, -1, 0, pid_namespace()),
+        Hello("x", ClientRole.FRONTEND, 2**40, 0, pid_namespace()),
+        Abort(array("Q", [0, 99, 2**64 - 1])),
+        Live(1, array("Q", [0, 99, 2**64 - 1])),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_well_formed_message_with_senseless_values_disturbs_nobody(shared_core, message):
+    client = shared_core.connect()
+    before = shared_core.process.pid
+    client.send(message)
+    with SyncEngineClient(shared_core.run_dir.core_socket, name="other") as other:
+        other.wait_ready(5)
+        assert len(other.generate([1], make_params()).token_ids) == 8
+    assert (shared_core.process.pid, shared_core.process.poll()) == (before, None)
+
+
+def test_every_refusal_arrives_although_the_client_reads_late(tmp_path):
+    with core_process(tmp_path, max_queued_requests=1, fake_step_ms=50, max_num_seqs=1) as core:
+        client = core.connect()
+        requests = []
+        while len(requests) < 3000:
+            try:
+                requests.append(client.submit([1], ENDLESS))
+            except EngineUnavailableError:
+                time.sleep(0.01)  # its own queue is full
+        wait_until(lambda: client.wait(0.1) and sum(request.is_terminated for request in requests) >= 2998)
+
+
+def test_a_request_that_its_client_forgot_is_ended(core):
+    client = core.connect()
+    client.submit([1], make_params(max_tokens=4000))
+    client.wait(0.2)
+    client.session.requests.clear()  # as if its ABORT had been lost
+    wait_until(lambda: client.wait(0.1) and stats(client)["num_running"] == 0)
+
+
+def test_only_an_administrator_may_empty_the_prefix_cache(core):
+    core.connect()
+    with SyncEngineClient(core.run_dir.core_socket, name="frontend", role=ClientRole.FRONTEND) as client:
+        client.wait_ready(5)
+        with pytest.raises(ServerError, match="administrators"):
+            client.call(CallMethod.RESET_PREFIX_CACHE)
+
+
+def test_a_core_whose_every_step_fails_gives_up(tmp_path):
+    with core_process(tmp_path, fake_faults="broken@3") as core:
+        client = core.connect()
+        codes = []
+        for _ in range(12):
+            with pytest.raises((RequestFailedError, EngineUnavailableError)) as caught:
+                client.generate([1], make_params(), timeout_s=2)
+            codes.append(caught.value.code)
+            if caught.value.code != "step_failed":
+                break
+        assert codes.count("step_failed") == 10
+        assert core.process.wait(5) == 70
 
 
 def test_another_protocol_version_is_told_to_leave(core):

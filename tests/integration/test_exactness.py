@@ -58,7 +58,7 @@ def make_harness(model_dir, *, num_blocks=256, dtype="float32", **settings):
 def generate(harness, prompts, num_tokens=NUM_NEW_TOKENS):
     ids = [harness.add(prompt, max_tokens=num_tokens) for prompt in prompts]
     harness.run()
-    harness.core.check_idle()
+    harness.check_idle()
     assert {harness.finished[i].reason for i in ids} == {FinishReason.LENGTH}
     return ids, [harness.token_ids[i] for i in ids]
 

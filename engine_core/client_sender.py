@@ -1,0 +1,127 @@
+"""What clients are told: one STEP per client and step, and all else, without ever waiting for anybody.
+
+Owned by the I/O thread. A client whose queue is full keeps its outputs here, merged, until it reads again; one that
+takes nothing for `LEASE_S` is given up. Invariant: what somebody waits for (outputs, rejects, replies) is sent or its
+client is gone; beats may be dropped.
+"""
+
+import errno
+import time
+from collections.abc import Callable
+
+import zmq
+
+from engine_core.client_registry import Client, ClientRegistry
+from engine_core.core import EngineCoreOutputs
+from ipc import codec
+from ipc.messages import Bye, CoreMessage, Load, Step
+
+LEASE_S = 10.0
+"""A client that is silent, or takes nothing, for this long is evicted."""
+
+
+class ClientSender:
+    """Sends through the ROUTER."""
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        clients: ClientRegistry,
+        epoch: int,
+        on_gone: Callable[[Client, str], None],
+    ) -> None:
+        """`on_gone(client, reason)` is called for a client that cannot be reached any more."""
+        self._socket = socket
+        self._clients = clients
+        self._epoch = epoch
+        self._on_gone = on_gone
+
+    @property
+    def has_blocked_clients(self) -> bool:
+        """True while something waits for room in a client's queue."""
+        return any(client.is_blocked for client in self._clients.all())
+
+    def deliver(self, outputs: EngineCoreOutputs, step: int, load: Load) -> None:
+        """Send what a step gave; clients that have left meanwhile are skipped (their requests are being aborted)."""
+        for slot, client_outputs in outputs.items():
+            client = self._clients.by_slot(slot)
+            if client is None:
+                continue
+            if client.pending is None:
+                _mark_blocked(client)
+                client.pending = client_outputs
+            else:
+                client.pending.extend(client_outputs)
+            self._send_pending(client, step, load)
+
+    def retry(self, step: int, load: Load) -> None:
+        """Try again what had no room; give up clients that take nothing."""
+        for client in self._clients.all():
+            while client.unsent and self.send(client, client.unsent[0]):
+                client.unsent.popleft()
+            if client.pending is not None:
+                self._send_pending(client, step, load)
+            if client.is_blocked and time.monotonic() - client.blocked_since > LEASE_S:
+                self._on_gone(client, f"it took no messages for {LEASE_S:.0f} s")
+
+    def send_in_order(self, client: Client, message: CoreMessage) -> None:
+        """Send now, or as soon as there is room: for messages that somebody waits for."""
+        if client.unsent or not self.send(client, message):
+            _mark_blocked(client)
+            client.unsent.append(message)
+
+    def send_to_all(self, message: CoreMessage) -> None:
+        """Send to every client that has room."""
+        for client in self._clients.all():
+            self.send(client, message)
+
+    def send(self, client: Client, message: CoreMessage) -> bool:
+        """Send without waiting; False if the client's queue is full or the client is gone."""
+        try:
+            return self._send_to(client.identity, message)
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            self._on_gone(client, "its connection is gone")
+            return False
+
+    def turn_away(self, identity: bytes, bye: Bye) -> None:
+        """Tell somebody who is no client why; it may have gone already."""
+        try:
+            self._send_to(identity, bye)
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+
+    def _send_pending(self, client: Client, step: int, load: Load) -> None:
+        """Try to send the outputs that wait for a client; on success none wait any more."""
+        pending = client.pending
+        assert pending is not None
+        message = Step(
+            sequence=client.num_steps_sent + 1,
+            step=step,
+            request_ids=pending.request_ids,
+            token_ids=pending.token_ids,
+            finished=tuple(pending.finished),
+            load=load,
+            embedding_request_ids=pending.embedding_request_ids,
+            embeddings=pending.embeddings,
+            started=tuple(pending.started),
+        )
+        if self.send(client, message):
+            client.num_steps_sent += 1
+            client.pending = None
+            for finished in pending.finished:
+                client.live.pop(finished.request_id, None)
+
+    def _send_to(self, identity: bytes, message: CoreMessage) -> bool:
+        try:
+            self._socket.send_multipart([identity, *codec.encode(message, self._epoch)], zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+
+def _mark_blocked(client: Client) -> None:
+    if not client.is_blocked:
+        client.blocked_since = time.monotonic()

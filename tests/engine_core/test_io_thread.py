@@ -1,0 +1,42 @@
+"""The I/O thread, stepped by the test where the order of events matters."""
+
+import os
+import subprocess
+import sys
+from queue import SimpleQueue
+
+import pytest
+import zmq
+
+from engine_core.io_thread import IoThread
+from ipc import codec
+from ipc.endpoints import connect_to_core
+from ipc.messages import Bye, ClientRole, Hello
+from ipc.process import pid_namespace, start_ticks
+
+
+@pytest.fixture
+def io_thread(tmp_path):
+    thread = IoThread(tmp_path / "core.sock", 1, SimpleQueue())
+    yield thread
+    thread._socket.close()
+    thread._context.term()
+    os.close(thread._wake_fd)
+
+
+def test_a_good_bye_and_a_death_seen_together_are_one_departure(io_thread, tmp_path):
+    """The BYE closes the pidfd that the same poll reported as readable."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with zmq.Context() as context:
+        dealer = connect_to_core(context, tmp_path / "core.sock")
+        hello = Hello("child", ClientRole.FRONTEND, child.pid, start_ticks(child.pid), pid_namespace())
+        dealer.send_multipart(codec.encode(hello, 0))
+        io_thread._on_events([source for source, _ in io_thread._poller.poll(5000)])
+        [client] = io_thread._clients.all()
+        dealer.send_multipart(codec.encode(Bye("closed"), 1))
+        child.communicate()
+        sources = [source for source, _ in io_thread._poller.poll(5000)]
+        for order in (sources, [io_thread._socket, client.pidfd], [client.pidfd]):
+            io_thread._on_events(order)
+        dealer.close()
+    assert io_thread._clients.all() == []
