@@ -13,11 +13,9 @@ from pathlib import Path
 
 from ipc.config import LogConfig, load_section
 from ipc.errors import ConfigError
+from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_INTERNAL_ERROR
 from ipc.log import configure_logging
 from ipc.process import die_with_parent
-
-EXIT_CONFIG_ERROR = 1
-EXIT_INTERNAL_ERROR = 70
 
 
 def main() -> int:

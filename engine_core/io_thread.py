@@ -28,6 +28,7 @@ from engine_core.request_intake import RequestIntake
 from ipc import codec
 from ipc.endpoints import bind_core_socket
 from ipc.errors import FastInferenceError, ProtocolError, QueueFullError
+from ipc.exit_codes import EXIT_INTERNAL_ERROR
 from ipc.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -54,7 +55,6 @@ from ipc.process import open_pidfd, pid_namespace
 
 log = logging.getLogger(__name__)
 
-EXIT_INTERNAL_ERROR = 70
 BEAT_INTERVAL_S = 0.5
 _FAREWELL_S = 0.5
 """Clients get this long to answer the BYE of a core that stops."""

@@ -27,6 +27,7 @@ from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
 from ipc.config import (
+    FAKE_MODEL,
     CacheConfig,
     FakeModelConfig,
     LauncherConfig,
@@ -39,8 +40,6 @@ from ipc.messages import Call, CallMethod, Reply, Welcome
 from ipc.process import start_ticks
 
 log = logging.getLogger(__name__)
-
-FAKE_MODEL = "fake"
 
 
 class EngineCoreProcess:
@@ -90,7 +89,7 @@ class EngineCoreProcess:
         if self._model.model == FAKE_MODEL:
             from engine_core.model.fake_runner import FakeModelRunner
 
-            return FakeModelRunner(self._model, self._cache, self._fake, self._run_dir.path / "fake-tokenizer")
+            return FakeModelRunner(self._model, self._cache, self._fake, self._run_dir.fake_tokenizer_dir)
         self._io.report_loading("importing torch")
         from engine_core.model.loader import load_model_runner
 

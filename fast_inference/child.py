@@ -59,7 +59,7 @@ class Child:
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),  # our stdout carries the ready line and nothing else
-                env=_child_environment(environment or {}),
+                env=child_environment(environment),
                 pass_fds=inherited_fds,
                 start_new_session=True,
             )
@@ -153,12 +153,12 @@ async def stop_children(children: Sequence[Child], timeout_s: float) -> None:
             child.kill()
 
 
-def _child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Ours, unbuffered, with the launcher's pid; in a checkout also with the folder that holds the packages.
 
     Children run with `-P`, so that a folder `frontend` in the user's working directory is never taken for ours.
     """
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", LAUNCHER_PID_VARIABLE: str(os.getpid()), **extra}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", LAUNCHER_PID_VARIABLE: str(os.getpid()), **(extra or {})}
     if (_CODE_ROOT / "pyproject.toml").is_file():
         paths = [str(_CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)

@@ -7,6 +7,7 @@ Next: `flags.py`, `settings.py`, then `launcher.py`.
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from fast_inference import __version__
 from fast_inference.flags import FlagParser, add_setting_flags, given_flags
 from ipc.errors import ConfigError
+from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
 from ipc.log import configure_logging
 
 if TYPE_CHECKING:
@@ -33,18 +35,18 @@ def run_command(command: Callable[[], int]) -> int:
         return command()
     except ConfigError as error:
         print(f"error: {error.message}", file=sys.stderr)
-        return 1
+        return EXIT_CONFIG_ERROR
     except KeyboardInterrupt:
-        return 130
+        return SIGNAL_EXIT_BASE + signal.SIGINT
 
 
 def serve_with(settings: "Settings") -> int:
-    """Start a server with resolved settings; warns of variables that look like settings and are none."""
+    """Start a server with resolved settings; warns of what was set and has no effect."""
     from fast_inference.launcher import serve
-    from fast_inference.settings import environment_warnings
+    from fast_inference.settings import environment_warnings, unused_setting_warnings
 
     configure_logging(settings, "launcher")
-    for line in environment_warnings(os.environ):
+    for line in (*environment_warnings(os.environ), *unused_setting_warnings(settings)):
         print(f"warning: {line}", file=sys.stderr)
     return serve(settings)
 

@@ -1,8 +1,9 @@
 """`python -m fast_inference.cli_openai`: the server under its first command line, kept working flag for flag.
 
 Owns the older names (`--model-path`, `--tokenizer-path`, `--model-name`, `--workers`; `MODEL_PATH`, `TOKENIZER_PATH`,
-`MODEL_NAME`) and defaults, and translates them into `Settings`; environment variables `FAST_INFERENCE_*` count here
-as well. It listens on all addresses unless told otherwise, which `fast-inference serve` (`cli.py`) does not.
+`MODEL_NAME`) and defaults, and translates them into `Settings`; environment variables `FAST_INFERENCE_*` and the
+settings file count here as well, below the older names and above the older defaults. It listens
+on all addresses unless told otherwise, which `fast-inference serve` (`cli.py`) does not.
 """
 
 import os
@@ -16,7 +17,7 @@ from pydantic import Field
 from fast_inference.cli import run_command, serve_with
 from fast_inference.flags import FlagParser
 from fast_inference.settings import Settings, resolve_settings, served_names
-from ipc.config import DEFAULT_MODEL, DEFAULT_MODEL_ALIAS
+from ipc.config import DEFAULT_MODEL_ALIAS
 
 DEFAULT_MODEL_PATH = "models/final_model1.pt"
 DEFAULT_TOKENIZER_PATH = "HuggingFaceTB/SmolLM-135M"
@@ -42,32 +43,34 @@ def openai_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) ->
     Raises:
         ConfigError: a value is wrong.
     """
-    model = flags["model_path"] or environment.get("MODEL_PATH")
-    if not model:
-        model = DEFAULT_MODEL_PATH if Path(DEFAULT_MODEL_PATH).exists() else DEFAULT_MODEL
-    tokenizer = flags["tokenizer_path"] or environment.get("TOKENIZER_PATH")
-    if not tokenizer and model.endswith(".pt"):
-        tokenizer = DEFAULT_TOKENIZER_PATH
-    model_name = flags["model_name"] or environment.get("MODEL_NAME")
     values = {
-        "model": model,
-        "tokenizer": tokenizer,
+        "model": flags["model_path"] or environment.get("MODEL_PATH"),
+        "tokenizer": flags["tokenizer_path"] or environment.get("TOKENIZER_PATH"),
         "host": flags["host"],
         "port": flags["port"],
         "frontends": flags["workers"],
         "log_level": flags["log_level"] and flags["log_level"].lower(),
     }
     settings = resolve_settings({name: value for name, value in values.items() if value}, OpenAIServerSettings)
-    if model_name:
+    if not _names_a_model(settings) and Path(DEFAULT_MODEL_PATH).exists():
+        settings = settings.model_copy(update={"model": DEFAULT_MODEL_PATH})
+    if not settings.tokenizer and settings.model.endswith(".pt"):
+        settings = settings.model_copy(update={"tokenizer": DEFAULT_TOKENIZER_PATH})
+    if model_name := flags["model_name"] or environment.get("MODEL_NAME"):
         names = dict.fromkeys((model_name, *served_names(settings)))
         settings = settings.model_copy(update={"served_model_name": tuple(names)})
     return settings
 
 
+def _names_a_model(settings: Settings) -> bool:
+    """True if a flag, a variable or the settings file names a model, or the old default is there."""
+    return "model" in settings.model_fields_set
+
+
 def _serve(flags: Mapping[str, Any]) -> int:
     settings = openai_settings(flags, os.environ)
-    if not (flags["model_path"] or os.environ.get("MODEL_PATH")) and settings.model == DEFAULT_MODEL:
-        print(f"no --model-path and no {DEFAULT_MODEL_PATH}: serving {DEFAULT_MODEL}", file=sys.stderr)
+    if not _names_a_model(settings):
+        print(f"no --model-path and no {DEFAULT_MODEL_PATH}: serving {settings.model}", file=sys.stderr)
     if not settings.host.startswith(_LOOPBACK):
         print(
             f"WARNING: listening on {settings.host} and no API key protects this server: everybody who reaches "

@@ -23,6 +23,7 @@ from ipc.config import (
     ModelConfig,
     SchedulerConfig,
 )
+from ipc.exit_codes import EXIT_USAGE
 
 ENVIRONMENT_PREFIX = "FAST_INFERENCE_"
 SECTIONS: tuple[type[BaseModel], ...] = (
@@ -54,7 +55,7 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with status 2."""
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(EXIT_USAGE, f"error: {message} (see {self.prog} --help)\n")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

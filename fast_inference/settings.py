@@ -25,6 +25,7 @@ from pydantic_settings import (
 from fast_inference.flags import ENVIRONMENT_PREFIX, SECTIONS, environment_name, flag_name, nearest
 from ipc.config import (
     DEFAULT_MODEL_ALIAS,
+    FAKE_MODEL,
     CacheConfig,
     FakeModelConfig,
     FrontendConfig,
@@ -37,6 +38,9 @@ from ipc.errors import ConfigError
 
 LAUNCHER_PID_VARIABLE = "FAST_INFERENCE_LAUNCHER_PID"
 """Set by the launcher for its children (`ipc/process.py` reads it); has our prefix but is no setting."""
+
+_UNUSED_BY_FAKE_MODEL = ("tokenizer", "dtype", "device", "model_impl", "threads", "kv_cache_memory_bytes")
+_MAX_SHOWN_CHARS = 80
 
 
 class _Environment(EnvSettingsSource):
@@ -145,15 +149,38 @@ def environment_warnings(environment: Mapping[str, str]) -> list[str]:
     return [f"environment variable {name} is no setting{nearest(name, known)}" for name in unknown]
 
 
+def unused_setting_warnings(settings: Settings) -> list[str]:
+    """One line for each setting that was changed and that this model does not look at."""
+    fields: tuple[str, ...]
+    if settings.model == FAKE_MODEL:
+        fields, reason = _UNUSED_BY_FAKE_MODEL, "has no effect on the fake model"
+    else:
+        fields, reason = tuple(FakeModelConfig.model_fields), f"has an effect only with --model {FAKE_MODEL}"
+    changed = [name for name in fields if getattr(settings, name) != Settings.model_fields[name].default]
+    return [f"{flag_name(name)} {reason}" for name in changed]
+
+
 def served_names(settings: Settings) -> tuple[str, ...]:
-    """The names that clients may use for the model; the first is the one that we print."""
+    """The names that clients may use for the model; the first is the one that we print.
+
+    Raises:
+        ConfigError: the file system refuses to look for the model.
+    """
     if settings.served_model_name:
         return settings.served_model_name
     model_id = settings.model
-    if Path(model_id).exists():
-        path = Path(model_id).resolve()
-        model_id = path.stem if path.is_file() else path.name
+    try:
+        path = Path(os.path.expanduser(model_id)).resolve()
+        if model_id and path.exists():
+            model_id = path.stem if path.is_file() else path.name
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no model {shortened(model_id)!r}: {getattr(error, 'strerror', None) or error}") from error
     return tuple(dict.fromkeys((model_id, DEFAULT_MODEL_ALIAS)))
+
+
+def shortened(text: str) -> str:
+    """The text, or its beginning where it is too long for one line of an error."""
+    return text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + "…"
 
 
 def settings_as_yaml(settings: Settings) -> str:

@@ -3,6 +3,7 @@
 Started by the launcher, which owns the listening socket and hands it down as a descriptor, so that all frontends share
 one port. It dies with the launcher. With `--ready-fd` it writes `ready` to that descriptor, once, when it serves HTTP
 and the model's tokenizer is loaded. SIGTERM drains: running requests get `drain_timeout` seconds, then exit code 0.
+A configuration that cannot work is one `error:` line and exit code 1; anything unforeseen is a logged trace and 70.
 Next: `app.py`.
 """
 
@@ -14,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -25,16 +27,21 @@ import uvloop
 from frontend.acceptor import Acceptor
 from frontend.app import create_app
 from frontend.connection_counts import ConnectionCounts
+from frontend.http_protocol import HttpProtocol
 from frontend.state import FrontendState
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig, LauncherConfig, LogConfig, load_section
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
+from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_INTERNAL_ERROR
 from ipc.log import configure_logging
 from ipc.messages import ClientRole
 from ipc.process import die_with_parent
 
-EXIT_CONFIG_ERROR = 1
+_FIRST_WORD_S = 1.0
+"""What is wrong for one frontend is wrong for all: the first says so, and the launcher ends the others meanwhile."""
+
+log = logging.getLogger(__name__)
 
 
 class FrontendServer(uvicorn.Server):
@@ -80,11 +87,13 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
     client = EngineClient(RunDir(config_file.parent).core_socket, name=f"frontend-{index}", role=ClientRole.FRONTEND)
     frontend_config = load_section(config_file, FrontendConfig)
     launcher_config = load_section(config_file, LauncherConfig)
-    counts = ConnectionCounts(config_file.parent, index, max(launcher_config.frontends, index + 1))
+    counts = ConnectionCounts(
+        RunDir(config_file.parent).connections_file, index, max(launcher_config.frontends, index + 1)
+    )
     state = FrontendState(frontend_config, client, created_at=int(config_file.stat().st_mtime))
     config = uvicorn.Config(
         create_app(state),
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -96,12 +105,21 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
 
 
 async def serve(server: FrontendServer, state: FrontendState, listening: socket.socket, ready_fd: int | None) -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM.
+
+    Raises:
+        ConfigError: the first model's tokenizer or chat template cannot be used.
+        BaseException: whatever else ended the watching of the core.
+    """
     announcing = asyncio.create_task(_announce(server, state, ready_fd))
+    stopping = asyncio.create_task(_stop_on_failure(server, state))
     try:
         await server.serve(sockets=[listening])
     finally:
         announcing.cancel()
+        stopping.cancel()
+    if state.failure is not None:
+        raise state.failure
 
 
 async def _announce(server: FrontendServer, state: FrontendState, ready_fd: int | None) -> None:
@@ -113,6 +131,11 @@ async def _announce(server: FrontendServer, state: FrontendState, ready_fd: int 
     if ready_fd is not None:
         os.write(ready_fd, b"ready\n")
         os.close(ready_fd)
+
+
+async def _stop_on_failure(server: FrontendServer, state: FrontendState) -> None:
+    await state.failed.wait()
+    server.should_exit = True  # uvicorn's own way to drain
 
 
 def _exit_orderly(_signal: int, _frame: FrameType | None) -> None:
@@ -144,8 +167,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         listening = socket.socket(fileno=arguments.fd)
         uvloop.run(serve(server, state, listening, arguments.ready_fd))
     except ConfigError as error:
-        sys.stderr.write(f"error: {error.message}\n")
+        if arguments.index > 0:
+            time.sleep(_FIRST_WORD_S)
+        sys.stderr.write(f"error: {' '.join(error.message.split())}\n")
         return EXIT_CONFIG_ERROR
+    except Exception:
+        log.exception("frontend %d failed", arguments.index)
+        return EXIT_INTERNAL_ERROR
     return 0
 
 

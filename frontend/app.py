@@ -79,18 +79,24 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _add_probes(app: FastAPI, health: Health) -> None:
-    app.add_api_route("/health", health.ready, methods=["GET"], tags=["health"], response_model=None)
-    app.add_api_route("/health/live", health.live, methods=["GET"], tags=["health"], response_model=None)
-    app.add_api_route("/version", health.version, methods=["GET"], tags=["health"], response_model=None)
-    for method in ("GET", "POST"):
-        app.add_api_route(
-            "/ping",
-            health.ready,
-            methods=[method],
-            tags=["health"],
-            response_model=None,
-            operation_id=f"ping_{method.lower()}",
-        )
+    probes = (
+        ("/health", health.ready, ("GET",)),
+        ("/health/live", health.live, ("GET",)),
+        ("/ping", health.ready, ("GET", "POST")),
+        ("/version", health.version, ("GET",)),
+    )
+    for path, endpoint, methods in probes:
+        name = path.strip("/").replace("/", "_")
+        for method in methods:
+            app.add_api_route(
+                path,
+                endpoint,
+                methods=[method],
+                tags=["health"],
+                response_model=None,
+                operation_id=f"{name}_{method.lower()}",
+            )
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, response_model=None)
 
 
 def _add_endpoints(app: FastAPI, state: FrontendState) -> None:

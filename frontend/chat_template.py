@@ -16,6 +16,7 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
+import orjson
 
 from frontend.openai.protocol import ChatMessage
 from ipc.errors import ConfigError, InvalidRequestError, UnsupportedParameterError
@@ -26,7 +27,15 @@ FALLBACK_TEMPLATE = (
 )
 """For a model without a template: one `role: content` line per message."""
 
-_RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+_RENDER_ERRORS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
 
 
 class ChatTemplate:
@@ -36,12 +45,14 @@ class ChatTemplate:
         """Compile.
 
         Raises:
-            ConfigError: the template has a syntax error.
+            ConfigError: the template has a syntax error, or is nested too deeply.
         """
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"chat template, line {error.lineno}: {error.message}") from error
+        except RecursionError as error:
+            raise ConfigError("the chat template is nested too deeply") from error
         self._special_tokens = dict(special_tokens)
         self._knows_developer = "developer" in source
 
@@ -50,17 +61,20 @@ class ChatTemplate:
 
         Raises:
             UnsupportedParameterError: a message has a part that is not text.
-            InvalidRequestError: the template refuses this conversation; `param` is `messages`.
+            InvalidRequestError: the template refuses this conversation, or makes of it what is no Unicode text (half
+                of a surrogate pair); `param` is `messages`.
         """
         conversation = [self._message(index, message) for index, message in enumerate(messages)]
         try:
-            return self._template.render(
+            text = self._template.render(
                 messages=conversation,
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
+            text.encode()  # the tokenizer takes nothing else
+            return text
         except _RENDER_ERRORS as error:
             reason = str(error) if isinstance(error, jinja2.TemplateError) else type(error).__name__
             raise InvalidRequestError(
@@ -109,7 +123,7 @@ def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
     try:
-        arguments = json.loads(function["arguments"])
+        arguments = orjson.loads(function["arguments"])  # refuses deep nesting and halves of surrogate pairs
     except ValueError:
         return call
     return {**call, "function": {**function, "arguments": arguments}}

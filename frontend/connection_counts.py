@@ -9,17 +9,16 @@ import struct
 from pathlib import Path
 
 _COUNT = struct.Struct("<I")
-FILE_NAME = "connections"
 
 
 class ConnectionCounts:
     """This frontend's count, and a view of the others'."""
 
-    def __init__(self, run_dir: Path, index: int, num_frontends: int) -> None:
+    def __init__(self, file_path: Path, index: int, num_frontends: int) -> None:
         self._index = index
         self._num_frontends = num_frontends
         size = _COUNT.size * num_frontends
-        with (run_dir / FILE_NAME).open("a+b") as file:
+        with file_path.open("a+b") as file:
             file.truncate(max(size, file.seek(0, 2)))
             self._map = mmap.mmap(file.fileno(), size)
         self.publish(0)

@@ -30,6 +30,12 @@ from ipc.errors import (
 )
 
 
+class MalformedRequestError(ClientError):
+    """The bytes of a connection are no HTTP."""
+
+    code = "invalid_http"
+
+
 class BodyTooLargeError(ClientError):
     """The request body exceeds `max_body_bytes`."""
 
@@ -40,6 +46,12 @@ class UnsupportedMediaTypeError(ClientError):
     """The request body is declared to be something else than JSON."""
 
     code = "unsupported_media_type"
+
+
+class TokenizerBusyError(QueueFullError):
+    """Too many requests to /tokenize and /detokenize are waiting."""
+
+    code = "rate_limit"
 
 
 class ShuttingDownError(EngineUnavailableError):
@@ -69,9 +81,11 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     ContextLengthError: HttpStatus(400, _INVALID_REQUEST),
     UnsupportedParameterError: HttpStatus(400, _INVALID_REQUEST),
     ModelNotFoundError: HttpStatus(404, _INVALID_REQUEST),
+    MalformedRequestError: HttpStatus(400, _INVALID_REQUEST),
     BodyTooLargeError: HttpStatus(413, _INVALID_REQUEST),
     UnsupportedMediaTypeError: HttpStatus(415, _INVALID_REQUEST),
     QueueFullError: HttpStatus(429, "rate_limit_error"),
+    TokenizerBusyError: HttpStatus(429, "rate_limit_error"),
     FastInferenceError: HttpStatus(500, _SERVER_ERROR),
     ServerError: HttpStatus(500, _SERVER_ERROR),
     RequestFailedError: HttpStatus(500, _SERVER_ERROR),

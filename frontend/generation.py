@@ -95,20 +95,19 @@ class Generation:
         return [stream.answer for stream in self._streams]
 
     async def prime(self) -> None:
-        """Wait for the first output of the first answer, so that a refusal of any is still an HTTP status.
+        """Wait for the first output of every answer, so that a refusal of any is still an HTTP status.
 
         Raises:
-            FastInferenceError: an answer failed before that.
+            FastInferenceError: an answer failed before that; the others go on until `close`.
         """
         if len(self._streams) == 1:
             self._primed = await self._streams[0].next_delta()
             return
         for stream in self._streams:
             self._read(stream)
-        await asyncio.wait({next(iter(self._readers))})
-        for reader in self._readers:
-            if reader.done():
-                reader.result()  # raises what this answer failed with
+        done, _ = await asyncio.wait(self._readers, return_when=asyncio.FIRST_EXCEPTION)
+        for reader in done:
+            reader.result()  # raises what this answer failed with
 
     async def deltas(self) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """(index of the answer, delta) as they come, until every answer is finished."""

@@ -10,15 +10,16 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from frontend.openai.protocol import ChatCompletionRequest, ChatMessage, CompletionRequest, GenerationBody, InputValues
+from frontend.openai.inputs import split_inputs
+from frontend.openai.protocol import ChatCompletionRequest, ChatMessage, CompletionRequest, GenerationBody
 from frontend.state import ServedModel
 from ipc.errors import ContextLengthError, InvalidRequestError
 from ipc.sampling_params import MAX_SEED, SamplingParams
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default of `max_tokens` in text completions."""
-INLINE_MESSAGES = 100
-"""Longer conversations are rendered in a thread, so that nobody waits for them."""
+INLINE_PARTS = 100
+"""Conversations of more messages and parts are rendered in a thread, so that nobody waits for them."""
 MAX_REQUESTS_PER_BODY = 1024
 """Most answers (prompts times `n`) of one body."""
 
@@ -29,6 +30,14 @@ class EngineInput:
 
     prompt_token_ids: list[int]
     sampling_params: SamplingParams
+
+
+def check_num_answers(body: GenerationBody) -> None:
+    """Raise `InvalidRequestError` for more answers than one body may ask for, however empty the queue is."""
+    if body.num_answers > MAX_REQUESTS_PER_BODY:
+        raise InvalidRequestError(
+            f"prompts times n must not exceed {MAX_REQUESTS_PER_BODY}", param="n" if body.n > 1 else "prompt"
+        )
 
 
 async def chat_inputs(model: ServedModel, body: ChatCompletionRequest) -> list[EngineInput]:
@@ -45,27 +54,12 @@ async def chat_inputs(model: ServedModel, body: ChatCompletionRequest) -> list[E
 
 async def completion_inputs(model: ServedModel, body: CompletionRequest) -> list[EngineInput]:
     """The requests of a text completion, `n` for each prompt, prompt by prompt."""
-    prompts = split_inputs(body.prompt)
-    if len(prompts) * body.n > MAX_REQUESTS_PER_BODY:
-        raise InvalidRequestError(
-            f"prompts times n must not exceed {MAX_REQUESTS_PER_BODY}", param="n" if body.n > 1 else "prompt"
-        )
     inputs: list[EngineInput] = []
-    for prompt in prompts:
+    for prompt in split_inputs(body.prompt):
         ids = await prompt_token_ids(model, prompt, param="prompt", add_special_tokens=body.add_special_tokens)
         inputs += _fan_out(model, body, ids, param="prompt", default_max_tokens=DEFAULT_COMPLETION_TOKENS)
         await asyncio.sleep(0)  # others go on between prompts
     return inputs
-
-
-def split_inputs(inputs: InputValues) -> Sequence[str | list[int]]:
-    """One entry per prompt, whichever of the four forms it came in."""
-    if isinstance(inputs, str):
-        return [inputs]
-    first = inputs[0]
-    if isinstance(first, int):
-        return [[item for item in inputs if isinstance(item, int)]]
-    return [item for item in inputs if not isinstance(item, int)]
 
 
 async def prompt_token_ids(
@@ -76,10 +70,10 @@ async def prompt_token_ids(
         ids = await model.tokenizer.encode(
             prompt, add_special_tokens=add_special_tokens, max_tokens=model.max_model_len, param=param
         )
-    else:
-        model.check_token_ids(prompt, param)
-        ids = prompt
-    return _checked_prompt(model, ids, param)
+        return _checked_prompt(model, ids, param)
+    ids = _checked_prompt(model, prompt, param)
+    model.check_token_ids(ids, param)
+    return ids
 
 
 async def render_chat(
@@ -91,14 +85,25 @@ async def render_chat(
     max_tokens: int | None,
 ) -> list[int]:
     """Token ids of a conversation in the model's chat template."""
-    template = model.tokenizer.chat_template
-    if len(messages) > INLINE_MESSAGES:
-        text = await asyncio.to_thread(template.render, messages, add_generation_prompt=add_generation_prompt)
-    else:
-        text = template.render(messages, add_generation_prompt=add_generation_prompt)
+    text = await render_chat_text(model, messages, add_generation_prompt=add_generation_prompt)
     return await model.tokenizer.encode(
         text, add_special_tokens=add_special_tokens, max_tokens=max_tokens, param="messages"
     )
+
+
+async def render_chat_text(model: ServedModel, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
+    """A conversation in the model's chat template."""
+    template = model.tokenizer.chat_template
+    if sum(map(_num_parts, messages)) > INLINE_PARTS:
+        return await asyncio.to_thread(template.render, messages, add_generation_prompt=add_generation_prompt)
+    return template.render(messages, add_generation_prompt=add_generation_prompt)
+
+
+def _num_parts(message: ChatMessage) -> int:
+    """What a message costs to render; tool calls may hold anything and count as too much."""
+    if message.tool_calls is not None:
+        return INLINE_PARTS + 1
+    return 1 + len(message.content) if isinstance(message.content, list) else 1
 
 
 def _checked_prompt(model: ServedModel, ids: list[int], param: str) -> list[int]:

@@ -3,9 +3,11 @@
 JSON is read strictly (no NaN, no lone surrogates, no byte order mark) and scalars keep their type. An explicit null
 counts as absent. Errors name the field as a dotted path (`messages.0.content`) and never repeat its value. Fields that
 nobody knows are accepted and reported in the `X-Ignored-Params` header.
-Next: `openai/protocol.py`, the bodies themselves.
+Invariant: no body keeps the event loop for long: large ones are read in a thread, one at a time, because parsing holds
+the interpreter lock, and what is built from them has a limit. Next: `openai/protocol.py`, the bodies themselves.
 """
 
+import asyncio
 import re
 from typing import Any, TypeVar
 
@@ -21,12 +23,22 @@ from ipc.errors import InvalidRequestError
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
 IGNORED_PARAMS_HEADER = "x-ignored-params"
+INLINE_BODY_BYTES = 100_000
+"""Larger bodies are parsed and checked in a thread, so that nobody waits for them."""
+MAX_JSON_NODES = 100_000
+"""Most strings (names of fields too), arrays and objects of one body; numbers are cheap and have limits elsewhere."""
+MAX_FIELDS = 256
+"""Most fields of a body."""
+
 _MAX_IGNORED_NAMES = 20
+_JSON_NODE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]', re.DOTALL)
 _JSON_MEDIA_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)\s*(;.*)?", re.IGNORECASE)
 _HEADER_SAFE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-async def read_body(request: Request, model: type[BodyT]) -> tuple[BodyT, dict[str, str]]:
+async def read_body(
+    request: Request, model: type[BodyT], large_body_slot: asyncio.Semaphore
+) -> tuple[BodyT, dict[str, str]]:
     """Read and check the body; also returns the response headers that report ignored fields.
 
     Raises:
@@ -37,21 +49,41 @@ async def read_body(request: Request, model: type[BodyT]) -> tuple[BodyT, dict[s
     content_type = request.headers.get("content-type")
     if content_type is not None and not _JSON_MEDIA_TYPE.fullmatch(content_type.strip()):
         raise UnsupportedMediaTypeError("The content type must be application/json.")
-    values = parse_json_object(await request.body())
+    raw = await request.body()
+    if len(raw) <= INLINE_BODY_BYTES:
+        return _checked_body(raw, model)
+    async with large_body_slot:
+        return await asyncio.to_thread(_checked_body, raw, model)
+
+
+def _checked_body(raw: bytes, model: type[BodyT]) -> tuple[BodyT, dict[str, str]]:
+    values = parse_json_object(raw)
     body = validate_body(model, values)
     check_supported(values, set(model.model_fields))
     return body, ignored_params_header(values, model)
 
 
 def parse_json_object(raw: bytes) -> dict[str, Any]:
-    """Parse a JSON object; raises `InvalidRequestError` (`invalid_json`) for anything else."""
+    """Parse a JSON object; raises `InvalidRequestError` (`invalid_json`) for anything else, or for too much of it."""
+    _check_num_nodes(raw)
     try:
         values = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise InvalidRequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(values, dict):
         raise InvalidRequestError("The body must be a JSON object.", code="invalid_json")
+    if len(values) > MAX_FIELDS:
+        raise InvalidRequestError(f"The body has more than {MAX_FIELDS} fields.")
     return values
+
+
+def _check_num_nodes(raw: bytes) -> None:
+    """Refuse what would become too many objects in memory, before any of them is made."""
+    if raw.count(b'"') // 2 + raw.count(b"[") + raw.count(b"{") <= MAX_JSON_NODES:
+        return
+    for count, _ in enumerate(_JSON_NODE.finditer(raw)):  # quotes and brackets inside of strings do not count
+        if count >= MAX_JSON_NODES:
+            raise InvalidRequestError(f"The body has more than {MAX_JSON_NODES} strings, arrays and objects.")
 
 
 def validate_body(model: type[BodyT], values: dict[str, Any]) -> BodyT:
@@ -59,7 +91,7 @@ def validate_body(model: type[BodyT], values: dict[str, Any]) -> BodyT:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
+        details = error.errors(include_url=False, include_context=False, include_input=False)
         raise _invalid_field(values, details) from None
 
 

@@ -2,7 +2,8 @@
 
 `app` starts and stops it; the endpoints ask `model()` for everything about the model and get an error while there is
 none, so that nothing is tokenized for a core that cannot run it. The tokenizer is loaded off the event loop, and again
-only when a core with another fingerprint says WELCOME.
+only when a core with another fingerprint says WELCOME. Invariant: what ends the watching of the core is in `failure`,
+and `__main__` ends the process with it.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from frontend.tokenizer import FrontendTokenizer
 from ipc.client import EngineClient
-from ipc.config import DEFAULT_MODEL_ALIAS, FrontendConfig
+from ipc.config import FrontendConfig
 from ipc.errors import ConfigError, EngineUnavailableError, InvalidRequestError, ModelNotFoundError, QueueFullError
 from ipc.messages import CoreState, Welcome
 
@@ -71,14 +72,21 @@ class FrontendState:
         self.created_at = created_at
         self.became_ready = asyncio.Event()
         """Set once the first model can be served."""
+        self.failed = asyncio.Event()
+        """Set when nothing can be served any more; `failure` says why."""
+        self.failure: BaseException | None = None
+        self.large_body_slot = asyncio.Semaphore(1)
+        """Taken while a large body is parsed."""
         self._tokenizer: FrontendTokenizer | None = None
         self._fingerprint = ""
+        self._refused_fingerprint = ""
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Connect to the core; returns at once."""
         await self.client.start()
         self._watcher = asyncio.create_task(self._watch_core())
+        self._watcher.add_done_callback(self._on_watcher_done)
 
     async def close(self) -> None:
         """Let go of the core."""
@@ -113,25 +121,39 @@ class FrontendState:
             detail = f": {self.client.detail}" if self.client.detail else ""
             raise EngineUnavailableError(f"The engine is {self.status}{detail}.")
         if self._tokenizer is None or welcome.model_fingerprint != self._fingerprint:
-            raise EngineUnavailableError("The engine is loading its tokenizer.")
-        return ServedModel(welcome, self._tokenizer, served_names(self.config, welcome.model_id))
+            is_refused = welcome.model_fingerprint == self._refused_fingerprint
+            problem = "has no tokenizer that can be used" if is_refused else "is loading its tokenizer"
+            raise EngineUnavailableError(f"The engine {problem}.")
+        return ServedModel(welcome, self._tokenizer, self._names(welcome))
 
     def check_admission(self, model: ServedModel, num_requests: int = 1) -> None:
         """Refuse early, before tokenizing, what the core would refuse; the core itself decides for good.
 
         Raises:
-            QueueFullError: by the occupancy that the core last published, its queue has no room.
+            QueueFullError: by the occupancy that the core last published, not all of the requests have room.
         """
         load = self.client.load
-        is_queue_full = load.num_waiting > 0 and load.num_waiting + num_requests > model.welcome.max_queued_requests
-        if is_queue_full or load.num_queued_tokens >= model.welcome.max_queued_tokens:
-            raise QueueFullError(f"{load.num_waiting} requests are waiting already; try again later.")
+        num_places = model.welcome.max_queued_requests - load.num_waiting
+        if load.num_waiting == 0:
+            num_places += max(0, model.welcome.max_num_seqs - load.num_running)
+        if num_requests > num_places or load.num_queued_tokens >= model.welcome.max_queued_tokens:
+            raise QueueFullError(
+                f"{load.num_waiting} requests are waiting and {num_requests} more have no room; try again later."
+            )
+
+    def _names(self, welcome: Welcome) -> tuple[str, ...]:
+        """The names that the launcher wrote into the configuration; where it has none, the model's id."""
+        return self.config.served_model_name or (welcome.model_id,)
 
     async def _watch_core(self) -> None:
-        """Load the tokenizer of each core that introduces itself with a new fingerprint."""
+        """Load the tokenizer of each core that introduces itself with a new fingerprint.
+
+        Raises:
+            ConfigError: the first one cannot be loaded.
+        """
         while True:
             welcome = await self.client.wait_ready(None)
-            if self._tokenizer is None or welcome.model_fingerprint != self._fingerprint:
+            if welcome.model_fingerprint not in (self._fingerprint, self._refused_fingerprint):
                 await self._load_tokenizer(welcome)
             await asyncio.sleep(_WATCH_INTERVAL_S)
 
@@ -140,18 +162,17 @@ class FrontendState:
         try:
             tokenizer = await asyncio.to_thread(FrontendTokenizer.load, Path(welcome.tokenizer_dir), template_file)
         except ConfigError as error:
-            log.error("%s", error.message)
+            if not self.became_ready.is_set():
+                raise
+            log.error("the engine's new model cannot be served: %s", error.message)
+            self._refused_fingerprint = welcome.model_fingerprint
             return
         self._tokenizer = tokenizer
         self._fingerprint = welcome.model_fingerprint
         self.became_ready.set()
-        log.info("serving %s", ", ".join(served_names(self.config, welcome.model_id)))
+        log.info("serving %s", ", ".join(self._names(welcome)))
 
-
-def served_names(config: FrontendConfig, model_id: str) -> tuple[str, ...]:
-    """Names of the model in the API: the configured ones, or its id (a path's last part) and the alias."""
-    if config.served_model_name:
-        return config.served_model_name
-    is_path = model_id.startswith(("/", "./", "../", "~"))
-    name = Path(model_id).name if is_path else model_id
-    return (name, DEFAULT_MODEL_ALIAS)
+    def _on_watcher_done(self, watcher: asyncio.Task[None]) -> None:
+        if not watcher.cancelled():
+            self.failure = watcher.exception()
+            self.failed.set()

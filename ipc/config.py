@@ -3,18 +3,21 @@
 The launcher resolves them once (`fast_inference/settings.py`: flags > environment > YAML > defaults) and writes them
 to `config.json` in the run dir; children read their sections from there with `load_sections`. A section is handed to
 the class that uses it; nothing else reads the environment. Field descriptions are the help texts of the flags.
+Rules between fields raise `ConfigError` with the names of the flags.
 """
 
 import json
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ipc.errors import ConfigError
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_MODEL_ALIAS = "fast-inference-model"
+FAKE_MODEL = "fake"
+"""The value of `--model` that means no model at all."""
 
 
 class _Section(BaseModel):
@@ -35,6 +38,9 @@ class ModelConfig(_Section):
     max_model_len: int | None = Field(
         None, ge=16, description="most tokens of one request; the model's own limit where not set"
     )
+    model_impl: Literal["auto", "native", "transformers"] = Field(
+        "auto", description="'native': our own code for the architecture; 'auto': that where it fits, else transformers"
+    )
     threads: int | None = Field(None, ge=1, description="intra-op threads of the core; all allowed CPUs where not set")
 
 
@@ -45,6 +51,13 @@ class CacheConfig(_Section):
     num_blocks: int | None = Field(None, ge=2, description="KV cache blocks; planned from free memory where not set")
     kv_cache_memory_bytes: int | None = Field(None, ge=1, description="memory for the KV cache, instead of a plan")
     enable_prefix_caching: bool = Field(True, description="reuse the blocks of equal prompt prefixes")
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.num_blocks is not None and self.kv_cache_memory_bytes is not None:
+            raise ConfigError("--num-blocks and --kv-cache-memory-bytes both give the size of the KV cache: use one")
+        return self
 
 
 class SchedulerConfig(_Section):
@@ -57,6 +70,16 @@ class SchedulerConfig(_Section):
     )
     max_queued_requests: int = Field(1024, ge=1, description="requests that may wait; more are refused with 429")
     max_queued_tokens: int = Field(1_000_000, ge=1, description="prompt tokens that may wait; more are refused")
+
+    @model_validator(mode="after")
+    def _has_a_token_for_each_sequence(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                f"--max-num-batched-tokens ({self.max_num_batched_tokens}) must be at least "
+                f"--max-num-seqs ({self.max_num_seqs}), so that each sequence gets its token in a step"
+            )
+        return self
 
 
 class FakeModelConfig(_Section):
@@ -93,7 +116,7 @@ class LauncherConfig(_Section):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     frontends: int = Field(2, ge=1, le=64, description="frontend processes")
-    run_dir: Path | None = Field(None, description="folder of sockets and status.json; made, mode 0700")
+    run_dir: Path | None = Field(None, description="private folder of sockets and status.json, made if missing")
     drain_timeout: float = Field(30.0, ge=0, description="seconds that running requests get after SIGTERM")
 
 

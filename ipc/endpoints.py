@@ -6,8 +6,12 @@ ipc path without a word (tried with libzmq 4.3.5).
 
 import fcntl
 import os
+import shutil
+import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import zmq
 
@@ -20,18 +24,25 @@ RECEIVE_QUEUE_MESSAGES = 1000
 
 
 class RunDir:
-    """The folder of one running server."""
+    """The folder of one running server: the names of all its files, and who may use it.
 
-    def __init__(self, path: Path) -> None:
+    A folder that we made has a marker file; any other one must be empty, so that no file of the user is taken for ours.
+    """
+
+    def __init__(self, path: Path, *, is_default: bool = False) -> None:
         self.path = path.absolute()
+        self._is_default = is_default
+        self._is_new = False
 
     @classmethod
     def default(cls, port: int) -> "RunDir":
         """`$XDG_RUNTIME_DIR/fast-inference/PORT`, or a folder of this user under the temp dir."""
         runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
         if runtime_dir and Path(runtime_dir).is_dir():
-            return cls(Path(runtime_dir) / "fast-inference" / str(port))
-        return cls(Path(tempfile.gettempdir()) / f"fast-inference-{os.getuid()}" / str(port))
+            return cls(Path(runtime_dir) / "fast-inference" / str(port), is_default=True)
+        return cls(Path(tempfile.gettempdir()) / f"fast-inference-{os.getuid()}" / str(port), is_default=True)
+
+    # --- names ---
 
     @property
     def core_socket(self) -> Path:
@@ -45,39 +56,113 @@ class RunDir:
 
     @property
     def status_file(self) -> Path:
-        """What runs, rewritten by the launcher on each change."""
+        """What runs, rewritten by the launcher on each change; the only file that outlives a server."""
         return self.path / "status.json"
 
+    @property
+    def connections_file(self) -> Path:
+        """How many connections each frontend has."""
+        return self.path / "connections"
+
+    @property
+    def fake_tokenizer_dir(self) -> Path:
+        """The tokenizer of the fake model."""
+        return self.path / "fake-tokenizer"
+
+    @property
+    def marker_file(self) -> Path:
+        """An empty file that says that the folder is ours."""
+        return self.path / ".fast-inference"
+
+    @property
+    def core_lock_file(self) -> Path:
+        """Held by the core."""
+        return self.path / "core.lock"
+
+    @property
+    def launcher_lock_file(self) -> Path:
+        """Held by the launcher."""
+        return self.path / "launcher.lock"
+
+    # --- life ---
+
     def create(self) -> None:
-        """Make the folder with mode 0700.
+        """Make the folder with mode 0700, or take one that is there as it is.
 
         Raises:
-            ConfigError: it cannot be made, belongs to somebody else, or its path is too long for a socket.
+            ConfigError: it cannot be made, its path is too long for a socket, others may write to it, or it holds files
+                that are not of an earlier server.
         """
         if len(os.fsencode(self.core_socket)) > MAX_SOCKET_PATH_BYTES:
             raise ConfigError(f"run dir path too long for a socket: {self.path} (use --run-dir)")
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self.path.stat().st_uid != os.getuid():
-                raise ConfigError(f"run dir {self.path} belongs to another user (use --run-dir)")
-            self.path.chmod(0o700)
+            if self._is_default:
+                _make_private_folder(self.path.parent)  # its name can be foreseen, and so by others
+            else:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._is_new = _make_private_folder(self.path)
+            if not self._is_default and not self.marker_file.exists() and any(self.path.iterdir()):
+                raise ConfigError(f"run dir {self.path} holds files that are not of an earlier server (use another)")
+            self.marker_file.touch(mode=0o600)
         except OSError as error:
             raise ConfigError(f"cannot make run dir {self.path}: {error.strerror}") from error
 
-    def lock(self, name: str) -> int:
+    def lock(self, name: Literal["core", "launcher"]) -> int:
         """Take the lock `name` for the life of this process; returns the descriptor that holds it.
 
         Raises:
-            ConfigError: another process holds it.
+            ConfigError: another process holds it, or its file cannot be made.
         """
-        path = self.path / f"{name}.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self.core_lock_file if name == "core" else self.launcher_lock_file
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(f"cannot make {path}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
             raise ConfigError(f"another {name} runs on {self.path}") from error
         return descriptor
+
+    def remove_files(self) -> None:
+        """Remove what a server leaves except `status.json`; without one, the folder too if `create` made it.
+
+        Only the holder of the launcher's lock may call this; files that are not of the server stay.
+        """
+        mine = [self.config_file, self.core_socket, self.connections_file, self.core_lock_file]
+        has_run = self.status_file.exists()
+        if not has_run:
+            mine.append(self.marker_file)
+        shutil.rmtree(self.fake_tokenizer_dir, ignore_errors=True)
+        for path in (*mine, self.launcher_lock_file):
+            with suppress(OSError):  # whoever took the folder away or wants to keep it does not stop the end
+                path.unlink()
+        if self._is_new and not has_run:
+            with suppress(OSError):
+                self.path.rmdir()
+
+
+def _make_private_folder(path: Path) -> bool:
+    """Make a folder that only its owner can enter; True if it was not there.
+
+    Raises:
+        ConfigError: what is there is a link or no folder, belongs to another user, or others may write to it.
+        OSError: it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        found = path.lstat()
+    else:
+        return True
+    if not stat.S_ISDIR(found.st_mode):
+        raise ConfigError(f"{path} is no folder (use another --run-dir)")
+    if found.st_uid != os.getuid():
+        raise ConfigError(f"{path} belongs to another user (use another --run-dir)")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(f"others may write to {path} (chmod go-w, or use another --run-dir)")
+    return False
 
 
 def bind_core_socket(context: zmq.Context[zmq.Socket[bytes]], path: Path) -> zmq.Socket[bytes]:

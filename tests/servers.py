@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +19,57 @@ ROOT = Path(__file__).parents[1]
 READY_LINE = re.compile(r"^ready: (http://127\.0\.0\.1:\d+) \(model ([^ ,]+), (\d+) frontends?, (\d+) blocks\)$")
 
 
-class Server:
-    """`python -m fast_inference serve MODEL` on a free port, with a run dir of its own."""
+def is_running(pid: int) -> bool:
+    """True if there is such a process and it has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
-    def __init__(self, folder: Path, model: str, *flags: str) -> None:
+
+def all_gone(pids: list[int]) -> Callable[[], bool]:
+    """A condition for `wait_until`."""
+    return lambda: not any(is_running(pid) for pid in pids)
+
+
+class StartingServer:
+    """`scripts/launch.py MODEL` on a free port, with a run dir of its own; nobody waits until it is ready.
+
+    Its working directory holds a package of the name of one of ours, which must not be taken for it.
+    """
+
+    def __init__(self, folder: Path, model: str, *flags: str, **environment: str) -> None:
         self.run_dir = folder / "run"
         self.stderr_file = folder / "stderr"
-        command = [
-            sys.executable,
-            "-m",
-            "fast_inference",
-            "serve",
-            model,
-            "--port",
-            "0",
-            "--run-dir",
-            str(self.run_dir),
-        ]
+        for name in ("frontend", "fast_inference"):
+            (folder / name).mkdir(exist_ok=True)
+            (folder / name / "__init__.py").write_text("raise SystemExit('the wrong package')")
+        command = [sys.executable, str(ROOT / "scripts/launch.py"), model, "--port", "0"]
+        command += ["--run-dir", str(self.run_dir), *flags]
+        env = {**os.environ, **environment}
         with self.stderr_file.open("w") as stderr:
             self.process = subprocess.Popen(
-                [*command, *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True
+                command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True
             )
+
+    def wait_ready(self) -> re.Match[str]:
+        """Read the ready line; its groups are url, model, number of frontends, number of blocks."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline().rstrip("\n")
         match = READY_LINE.match(line)
         if match is None:
             self.close()
-            raise AssertionError(f"no ready line but {line!r}; stderr: {self.stderr_file.read_text()}")
-        self.url, self.num_blocks = match[1], int(match[4])
+            raise AssertionError(f"no ready line but {line!r}; stderr: {self.stderr}")
+        return match
+
+    @property
+    def stderr(self) -> str:
+        return self.stderr_file.read_text()
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines that tell people what is wrong."""
+        return [line for line in self.stderr.splitlines() if line.startswith("error: ")]
 
     @property
     def status(self) -> Any:
@@ -60,6 +84,35 @@ class Server:
     def core_pid(self) -> int:
         pid: int = self.status["core"]["pid"]
         return pid
+
+    @property
+    def child_pids(self) -> list[int]:
+        """Core and frontends, as far as they run."""
+        return [pid for pid in (self.core_pid, *self.frontend_pids) if pid]
+
+    @property
+    def has_core(self) -> bool:
+        """True once the status names a core."""
+        return (self.run_dir / "status.json").exists() and bool(self.core_pid)
+
+    def close(self) -> None:
+        """Stop in order; kill what does not stop."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.kill(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+class Server(StartingServer):
+    """The same, ready."""
+
+    def __init__(self, folder: Path, model: str, *flags: str, **environment: str) -> None:
+        super().__init__(folder, model, *flags, **environment)
+        match = self.wait_ready()
+        self.url, self.num_blocks = match[1], int(match[4])
 
     def openai(self) -> openai.OpenAI:
         """The real client; it does not retry, so that failures show."""
@@ -76,14 +129,4 @@ class Server:
 
     def access_lines(self) -> list[str]:
         """Access log lines of all frontends."""
-        return [line for line in self.stderr_file.read_text().splitlines() if " frontend.access: " in line]
-
-    def close(self) -> None:
-        """Stop in order; kill what does not stop."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.kill(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+        return [line for line in self.stderr.splitlines() if " frontend.access: " in line]

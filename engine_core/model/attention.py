@@ -181,8 +181,15 @@ def _to_device(values: SlotArray, device: torch.device) -> torch.Tensor:
 class AttentionModule(Protocol):
     """What we use of a model's attention module."""
 
-    layer_idx: int
-    config: Any
+    @property
+    def layer_idx(self) -> int:
+        """Number of the layer."""
+        ...
+
+    @property
+    def config(self) -> Any:
+        """The model's config, where it has kinds of layers; else None."""
+        ...
 
 
 def paged_attention(

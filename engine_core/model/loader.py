@@ -1,4 +1,4 @@
-"""Builds a `TransformersModelRunner` from the settings: device, dtype, memory plan, tokenizer, weights, cache, check.
+"""Builds a `TorchModelRunner` from the settings: device, dtype, memory plan, tokenizer, network, cache, check.
 
 Called once by `engine_core/process.py`. Everything that can be wrong with a model folder or with the flags is a
 `ConfigError` of one line, found as early as possible: what would be computed wrongly is refused here, not served.
@@ -7,18 +7,21 @@ Next: `engine_core/memory_plan.py`, `model_runner.py`.
 """
 
 import hashlib
+import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from engine_core.memory_plan import MemoryPlan, ModelShape, available_memory_bytes, plan_memory, read_model_shape
-from engine_core.model.attention import ATTENTION_NAME, UnsupportedAttentionError, register_attention
-from engine_core.model.kv_tensors import allocate_kv_tensors
-from engine_core.model.model_runner import TransformersModelRunner
+from engine_core.model.attention import UnsupportedAttentionError
+from engine_core.model.kv_tensors import KVTensors, allocate_kv_tensors
+from engine_core.model.llama import LlamaConfig, LlamaNetwork
+from engine_core.model.model_runner import TorchModelRunner
+from engine_core.model.network import Network
 from engine_core.outputs import ModelInfo
 from engine_core.tokenizer_export import TOKENIZER_FILE, export_tokenizer
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
@@ -26,26 +29,10 @@ from ipc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
-_UNSUPPORTED_SETTINGS: tuple[tuple[str, tuple[object, ...]], ...] = (
-    # name in the config, and the values with which the model is an ordinary one
-    ("is_encoder_decoder", (False,)),
-    ("quantization_config", ()),
-    ("attn_logit_softcapping", ()),
-    ("final_logit_softcapping", ()),
-    ("logit_scale", (1, 1.0)),
-    ("logits_scaling", (1, 1.0)),
-    ("kv_lora_rank", ()),
-    ("num_kv_shared_layers", (0,)),
-    ("alibi", (False,)),
-    ("attention_chunk_size", ()),
-    ("use_bidirectional_attention", (False,)),
-)
-
 
 def load_model_runner(
     model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfig, report: Callable[[str], None]
-) -> TransformersModelRunner:
+) -> TorchModelRunner:
     """Load a model folder and make it ready to run steps.
 
     Args:
@@ -78,23 +65,18 @@ def load_model_runner(
     for note in plan.notes:
         logger.warning("%s", note)
 
-    report("reading the configuration")
-    _quiet_libraries()
-    config = _read_config(model_dir)
-    _check_supported(config, plan.max_model_len)
-    tokenizer_dir = export_tokenizer(model_dir, model.tokenizer)
-
     report(f"loading weights ({_name(dtype)}, {device.type})")
-    register_attention()
-    network = _load_network(model_dir, config, dtype).to(device)
+    network = _load_network(model.model_impl, model_dir, dtype, device, plan.max_model_len)
+    tokenizer_dir = export_tokenizer(model_dir, model.tokenizer)
     report("checking the model")
     info = _model_info(model, model_dir, tokenizer_dir, network, plan, dtype, device)
-    runner = TransformersModelRunner(network, _allocate(shape, plan, dtype, device), info)
+    kv_tensors = _allocate(shape, plan, dtype, device)
     try:
-        runner.check_model()
+        with torch.inference_mode():
+            network.check(kv_tensors)
     except (UnsupportedAttentionError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ConfigError(f"cannot run {config.model_type} models like {model.model}: {_line(error)}") from error
-    return runner
+        raise ConfigError(f"cannot run models like {model.model}: {_line(error)}") from error
+    return TorchModelRunner(network, kv_tensors, info)
 
 
 # --- device, precision, threads ----------------------------------------------------------------------------------
@@ -138,90 +120,31 @@ def _name(dtype: torch.dtype) -> str:
 # --- the model -----------------------------------------------------------------------------------------------------
 
 
-def _quiet_libraries() -> None:
-    """Our process reports its own progress; transformers' bars and advice would only mix with it."""
-    from transformers import utils
+def _load_network(
+    model_impl: str, model_dir: Path, dtype: torch.dtype, device: torch.device, max_model_len: int
+) -> Network:
+    """A network of our own where one fits, else transformers'; `model_impl` may insist on either."""
+    config = LlamaConfig.try_from(_read_json(model_dir / "config.json"))
+    if config is not None and model_impl != "transformers":
+        return LlamaNetwork.load(config, model_dir, dtype, device, max_model_len)
+    if model_impl == "native":
+        raise ConfigError(f"no native implementation fits {model_dir} (use --model-impl auto)")
+    from engine_core.model.transformers_network import TransformersNetwork
 
-    transformers_logging: Any = utils.logging
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    return TransformersNetwork.load(model_dir, dtype, device, max_model_len)
 
 
-def _read_config(model_dir: Path) -> Any:
-    from transformers import AutoConfig
-
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ConfigError(f"cannot use {model_dir / 'config.json'}: {_line(error)}") from error
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot use {path}: {_line(error)}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"cannot use {path}: no JSON object")
+    return values
 
 
-def _check_supported(config: Any, max_model_len: int) -> None:
-    """Refuse what our attention or our flat batch would compute wrongly."""
-    from transformers import AutoModelForCausalLM
-
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise ConfigError(f"{config.model_type} is no decoder-only causal language model")
-    text = config.get_text_config()
-    for name, ordinary in _UNSUPPORTED_SETTINGS:
-        value = getattr(text, name, None)
-        if value is not None and value not in ordinary:
-            raise ConfigError(f"{config.model_type} models with {name} = {str(value)[:40]} are not supported")
-    unknown = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
-    if unknown:
-        raise ConfigError(f"{config.model_type} models with {', '.join(sorted(unknown))} layers are not supported")
-    for rope in _rope_parameters(getattr(text, "rope_parameters", None)):
-        _check_rope(rope, text, max_model_len)
-
-
-def _rope_parameters(parameters: Any) -> Iterator[dict[str, Any]]:
-    """The dictionaries with a `rope_type`: one, or one per layer type."""
-    if not isinstance(parameters, dict):
-        return
-    if "rope_type" in parameters:
-        yield parameters
-    else:
-        for nested in parameters.values():
-            yield from _rope_parameters(nested)
-
-
-def _check_rope(rope: dict[str, Any], text: Any, max_model_len: int) -> None:
-    """Some variants choose their frequencies by the longest position in the batch, so requests would interfere."""
-    if rope["rope_type"] == "dynamic":
-        raise ConfigError("rotary embeddings of the type 'dynamic' are not supported")
-    if rope["rope_type"] == "longrope":
-        original = rope.get("original_max_position_embeddings") or getattr(
-            text, "original_max_position_embeddings", text.max_position_embeddings
-        )
-        if max_model_len > original:
-            raise ConfigError(f"'longrope' models run up to their original length: use --max-model-len {original}")
-
-
-def _load_network(model_dir: Path, config: Any, dtype: torch.dtype) -> Any:
-    import transformers
-    from safetensors import SafetensorError
-
-    auto_model: Any = transformers.AutoModelForCausalLM
-    try:
-        network, loading = auto_model.from_pretrained(
-            model_dir,
-            config=config,
-            dtype=dtype,
-            attn_implementation=ATTENTION_NAME,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"cannot load {model_dir}: {_line(error)}") from error
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise ConfigError(f"{model_dir} lacks {len(missing)} weights, such as {missing[0]}")
-    return network.eval()
-
-
-def _allocate(shape: ModelShape, plan: MemoryPlan, dtype: torch.dtype, device: torch.device) -> Any:
+def _allocate(shape: ModelShape, plan: MemoryPlan, dtype: torch.dtype, device: torch.device) -> KVTensors:
     return allocate_kv_tensors(
         num_layers=shape.num_layers,
         num_blocks=plan.num_blocks,
@@ -240,30 +163,32 @@ def _model_info(
     model: ModelConfig,
     model_dir: Path,
     tokenizer_dir: Path,
-    network: Any,
+    network: Network,
     plan: MemoryPlan,
     dtype: torch.dtype,
     device: torch.device,
 ) -> ModelInfo:
-    text = network.config.get_text_config()
     return ModelInfo(
         model_id=model.model,
         fingerprint=_fingerprint(model_dir, tokenizer_dir, dtype),
         tokenizer_dir=str(tokenizer_dir.absolute()),
-        vocab_size=network.get_output_embeddings().weight.shape[0],
-        eos_token_ids=_eos_token_ids(network),
+        vocab_size=network.vocab_size,
+        eos_token_ids=_eos_token_ids(model_dir),
         max_model_len=plan.max_model_len,
         num_blocks=plan.num_blocks,
-        embedding_size=text.hidden_size,
+        embedding_size=network.hidden_size,
         dtype=_name(dtype),
         device=device.type,
     )
 
 
-def _eos_token_ids(network: Any) -> tuple[int, ...]:
+def _eos_token_ids(model_dir: Path) -> tuple[int, ...]:
     """From generation_config.json, else from config.json; either may be one id or several."""
-    generation = getattr(network.generation_config, "eos_token_id", None)
-    ids = generation if generation is not None else network.config.get_text_config().eos_token_id
+    generation_file = model_dir / "generation_config.json"
+    config = _read_json(model_dir / "config.json")
+    ids = _read_json(generation_file).get("eos_token_id") if generation_file.is_file() else None
+    if ids is None:
+        ids = config.get("text_config", config).get("eos_token_id")
     if ids is None:
         return ()
     return (ids,) if isinstance(ids, int) else tuple(ids)

@@ -1,4 +1,4 @@
-"""Runs steps on a transformers model: flat batch in, one token or embedding per finished chunk out.
+"""Runs steps on a network: flat batch in, one token or embedding per finished chunk out.
 
 Made by `loader.py`; the core calls `execute` once per step. All scheduled tokens form one row `[1, num_tokens]`, so
 prefill chunks and decodes go through the linear layers together; only attention sees requests (`attention.py`).
@@ -6,33 +6,22 @@ Logits are computed for the rows that sample, and for no others.
 Next: `input_batch.py`, `attention.py`, `sampler.py`.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 
-from engine_core.model.attention import (
-    AttentionMetadata,
-    RequestSpan,
-    UnsupportedAttentionError,
-    build_attention_metadata,
-)
+from engine_core.model.attention import RequestSpan, build_attention_metadata
 from engine_core.model.input_batch import CachedRequest, InputBatch, StepInputs
 from engine_core.model.kv_tensors import KVTensors
+from engine_core.model.network import Network, flat_batch
 from engine_core.model.sampler import SamplingMetadata, build_sampling_metadata, sample
 from engine_core.outputs import ModelInfo, ModelRunnerOutput, RequestKey, SchedulerOutput
 
-CHECK_TOKENS = 4
 
+class TorchModelRunner:
+    """A `ModelRunner` on any `Network`."""
 
-class TransformersModelRunner:
-    """A `ModelRunner` for any decoder-only causal LM of transformers that uses its attention registry."""
-
-    def __init__(self, network: Any, kv_tensors: KVTensors, info: ModelInfo) -> None:
-        """Take over a loaded `PreTrainedModel` whose attention implementation is `ATTENTION_NAME`."""
+    def __init__(self, network: Network, kv_tensors: KVTensors, info: ModelInfo) -> None:
         self._network = network
-        self._base = network.base_model
-        self._lm_head = network.get_output_embeddings()
         self._kv_tensors = kv_tensors
         self._info = info
         self._device = kv_tensors.device
@@ -64,37 +53,18 @@ class TransformersModelRunner:
             return output
         inputs = self._batch.build(step.scheduled)
         metadata = build_attention_metadata(inputs.spans, self._kv_tensors)
-        hidden = self._hidden_states(inputs.input_ids, inputs.positions, metadata)
+        hidden = flat_batch(self._network, inputs.input_ids, inputs.positions, metadata, self._kv_tensors)
         for request, span, is_last_chunk in inputs.embedding_spans:
             self._pool(request, span, hidden, is_last_chunk, output)
         if inputs.sampling_requests:
             self._sample(inputs, hidden, output)
         return output
 
-    def _hidden_states(
-        self, input_ids: np.ndarray[Any, Any], positions: np.ndarray[Any, Any], metadata: AttentionMetadata
-    ) -> torch.Tensor:
-        """`[num_tokens, hidden_size]` after the last norm."""
-        output = self._base(**self._model_arguments(input_ids, positions, metadata))
-        hidden: torch.Tensor = output[0][0]
-        return hidden
-
-    def _model_arguments(
-        self, input_ids: np.ndarray[Any, Any], positions: np.ndarray[Any, Any], metadata: AttentionMetadata
-    ) -> dict[str, Any]:
-        return {
-            "input_ids": torch.from_numpy(input_ids).to(self._device)[None],
-            "position_ids": torch.from_numpy(positions).to(self._device)[None],
-            "use_cache": False,
-            "attention_metadata": metadata,
-            "kv_tensors": self._kv_tensors,
-        }
-
     # --- sampling ----------------------------------------------------------------------------------------------------
 
     def _sample(self, inputs: StepInputs, hidden: torch.Tensor, output: ModelRunnerOutput) -> None:
         requests = inputs.sampling_requests
-        logits = self._lm_head(hidden[torch.from_numpy(inputs.sampling_rows).to(self._device)])
+        logits = self._network.logits(hidden[torch.from_numpy(inputs.sampling_rows).to(self._device)])
         positions = np.array([request.num_output_tokens for request in requests], dtype=np.int64)
         sampled = sample(logits, self._sampling_metadata_for(requests), positions)
         for request, token_id, failed in zip(requests, sampled.token_ids, sampled.failed, strict=True):
@@ -140,39 +110,3 @@ class TransformersModelRunner:
             output.failures[request.key] = "nan_embedding"
         else:
             output.embeddings[request.key] = (request.hidden_sum / norm).tolist()
-
-    # --- check at load time ------------------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def check_model(self) -> None:
-        """Run a few tokens and compare with the model's own forward; also warms up. Leaves the cache zeroed.
-
-        Raises:
-            UnsupportedAttentionError: some layer did not use our attention, or the model does more between the hidden
-                states and the logits than its output layer.
-        """
-        slots = np.arange(CHECK_TOKENS, dtype=np.int64)
-        cache = [tensor[:CHECK_TOKENS] for tensor in (*self._kv_tensors.keys, *self._kv_tensors.values)]
-        for tensor in cache:
-            tensor.fill_(torch.nan)
-        span = RequestSpan(0, CHECK_TOKENS, 0, slots)
-        metadata = build_attention_metadata([span], self._kv_tensors)
-        input_ids = slots % self._info.vocab_size
-        logits = self._lm_head(self._hidden_states(input_ids, slots, metadata))
-        if any(bool(tensor.isnan().any()) for tensor in cache):
-            raise UnsupportedAttentionError("not every layer of the model uses transformers' attention interface")
-        expected = self._network(**self._model_arguments(input_ids, slots, metadata)).logits[0]
-        if logits.shape != expected.shape or not _is_close(logits, expected):
-            raise UnsupportedAttentionError("the model changes its logits after the output layer")
-        last = RequestSpan(0, 1, CHECK_TOKENS - 1, slots)
-        decoded = self._hidden_states(input_ids[-1:], slots[-1:], build_attention_metadata([last], self._kv_tensors))
-        if not _is_close(self._lm_head(decoded)[0], logits[-1]):
-            raise UnsupportedAttentionError("the model's decode step differs from its prefill")
-        for tensor in cache:
-            tensor.zero_()
-
-
-def _is_close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Equal up to the rounding of the type."""
-    actual, expected = actual.float(), expected.float()
-    return bool((actual - expected).abs().max() <= 0.05 * expected.abs().max())

@@ -15,7 +15,8 @@ from starlette.responses import Response
 
 from frontend.disconnect import run_while_connected
 from frontend.errors import json_response
-from frontend.input_processor import prompt_token_ids, split_inputs
+from frontend.input_processor import prompt_token_ids
+from frontend.openai.inputs import num_inputs, split_inputs
 from frontend.openai.protocol import EmbeddingRequest
 from frontend.request_body import read_body
 from frontend.state import FrontendState, ServedModel
@@ -40,11 +41,11 @@ class OpenAIServingEmbedding:
             FastInferenceError: the body is wrong, or the engine failed.
         """
         model = self._state.model()
-        body, headers = await read_body(request, EmbeddingRequest)
+        body, headers = await read_body(request, EmbeddingRequest, self._state.large_body_slot)
         model.check_name(body.model)
         if model.welcome.embedding_size == 0:
             raise UnsupportedParameterError("This model gives no embeddings.", param="model")
-        self._state.check_admission(model)
+        self._state.check_admission(model, min(num_inputs(body.input), model.welcome.max_num_seqs))
         answer = await run_while_connected(request, self._embed(model, body))
         return json_response(answer, headers=headers)
 

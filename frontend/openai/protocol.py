@@ -2,64 +2,30 @@
 
 Scalars are strict: true is not 1, "1" is not 1, but 1 may stand for 1.0. Only types and sizes are checked here; ranges
 of sampling parameters belong to `ipc.sampling_params`, which `frontend/input_processor.py` fills in.
-Fields that are known but not honoured are in `unsupported`.
+Invariant: every list has a limit and stops at its first wrong item, so that checking a body costs no more than reading
+it. Fields that are known but not honoured are in `unsupported`; prompts are in `inputs`.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from frontend.openai.inputs import EmbeddingInputs, Prompts, TokenIds, num_inputs
+from ipc.sampling_params import MAX_STOP_TOKEN_IDS
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 256
-MAX_INPUTS = 2048
+MAX_MESSAGES = 4096
+MAX_CONTENT_PARTS = 1024
+MAX_TOOL_CALLS = 1024
 
 
 def _check_stop(stop: str | list[str]) -> str | list[str]:
     stops = [stop] if isinstance(stop, str) else stop
-    if len(stops) > MAX_STOP_STRINGS:
-        raise ValueError(f"at most {MAX_STOP_STRINGS} stop strings")
     if any(not 1 <= len(item) <= MAX_STOP_STRING_CHARS for item in stops):
         raise ValueError(f"a stop string must have 1 to {MAX_STOP_STRING_CHARS} characters")
     return stop
-
-
-def _check_inputs(inputs: "InputValues") -> "InputValues":
-    if len(inputs) == 0:
-        raise ValueError("must not be empty")
-    if isinstance(inputs, str) or isinstance(inputs[0], int):
-        return inputs
-    if len(inputs) > MAX_INPUTS:
-        raise ValueError(f"at most {MAX_INPUTS} inputs")
-    if any(len(item) == 0 for item in inputs if not isinstance(item, int)):
-        raise ValueError("no input may be empty")
-    return inputs
-
-
-def _form_of(inputs: Any) -> str | None:
-    """Which of the four forms is meant, by the first item; the errors are then about that form alone."""
-    if isinstance(inputs, str):
-        return "text"
-    if not isinstance(inputs, list):
-        return None
-    first = inputs[0] if inputs else ""
-    return "ids" if isinstance(first, int) else "id_lists" if isinstance(first, list) else "texts"
-
-
-InputValues = str | list[str] | list[int] | list[list[int]]
-Inputs = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[list[str], Tag("texts")]
-    | Annotated[list[int], Tag("ids")]
-    | Annotated[list[list[int]], Tag("id_lists")],
-    Discriminator(
-        _form_of,
-        custom_error_type="inputs_type",
-        custom_error_message="must be a string, a list of strings, a list of token ids, or a list of such lists",
-    ),
-    AfterValidator(_check_inputs),
-]
-"""One text, several, the token ids of one, or the token ids of several."""
 
 
 class _Body(BaseModel):
@@ -83,14 +49,21 @@ class ContentPart(_Body):
     text: str | None = None
 
 
+ContentParts = Annotated[list[ContentPart], Field(fail_fast=True, max_length=MAX_CONTENT_PARTS)]
+ToolCalls = Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MAX_TOOL_CALLS)]
+
+
 class ChatMessage(_Body):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart] | None = None
+    content: str | ContentParts | None = None
     name: str | None = None
     tool_call_id: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: ToolCalls | None = None
+
+
+Messages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
 
 class StreamOptions(_Body):
@@ -98,6 +71,10 @@ class StreamOptions(_Body):
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
+
+
+StopStrings = Annotated[list[str], Field(fail_fast=True, max_length=MAX_STOP_STRINGS)]
+StopTokenIds = Annotated[list[int], Field(fail_fast=True, max_length=MAX_STOP_TOKEN_IDS)]
 
 
 class GenerationBody(_Body):
@@ -112,8 +89,8 @@ class GenerationBody(_Body):
     min_p: float = 0.0
     seed: int | None = None
     n: int = Field(1, ge=1, le=MAX_CHOICES)
-    stop: Annotated[str | list[str], AfterValidator(_check_stop)] = Field(default_factory=list)
-    stop_token_ids: list[int] = Field(default_factory=list)
+    stop: Annotated[str | StopStrings, AfterValidator(_check_stop)] = Field(default_factory=list)
+    stop_token_ids: StopTokenIds = Field(default_factory=list)
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
@@ -133,11 +110,16 @@ class GenerationBody(_Body):
         """Most tokens to generate, or None if the client leaves it to the server."""
         return self.max_tokens
 
+    @property
+    def num_answers(self) -> int:
+        """How many requests this is for the engine: prompts times `n`."""
+        return self.n
+
 
 class ChatCompletionRequest(GenerationBody):
     """Body of `POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Messages
     max_completion_tokens: int | None = Field(None, ge=1)
     add_generation_prompt: bool = True
     add_special_tokens: bool = False
@@ -151,15 +133,20 @@ class ChatCompletionRequest(GenerationBody):
 class CompletionRequest(GenerationBody):
     """Body of `POST /v1/completions`."""
 
-    prompt: Inputs
+    prompt: Prompts
     add_special_tokens: bool = True
+
+    @property
+    def num_answers(self) -> int:
+        """`n` for each prompt."""
+        return num_inputs(self.prompt) * self.n
 
 
 class EmbeddingRequest(_Body):
     """Body of `POST /v1/embeddings`."""
 
     model: str
-    input: Inputs
+    input: EmbeddingInputs
     encoding_format: Literal["float", "base64"] = "float"
     user: str = Field("", max_length=512)
     add_special_tokens: bool = True
@@ -172,7 +159,7 @@ class TokenizeRequest(_Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = Field(None, min_length=1)
+    messages: Messages | None = None
     add_special_tokens: bool | None = None
     """By default true for a prompt and false for messages, whose template writes its own."""
     add_generation_prompt: bool = True
@@ -183,4 +170,4 @@ class DetokenizeRequest(_Body):
     """Body of `POST /detokenize`."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: TokenIds

@@ -1,7 +1,7 @@
 """What chat and text completions have in common: the steps of a request, whole or streamed.
 
-Admission, body, token ids, engine streams, text, JSON or SSE. Whatever fails before the first output of the engine is
-an HTTP status; later failures of a stream are error events. Subclasses say how a choice looks.
+Body, admission, token ids, engine streams, text, JSON or SSE. Whatever fails before every answer has begun is an HTTP
+status for the whole request; later failures of a stream are error events. Subclasses say how a choice looks.
 Next: `chat_completions`, `completions`.
 """
 
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from frontend.disconnect import run_while_connected
 from frontend.errors import json_response
 from frontend.generation import Answer, Generation
-from frontend.input_processor import EngineInput
+from frontend.input_processor import EngineInput, check_num_answers
 from frontend.openai.protocol import GenerationBody
 from frontend.openai.streaming import DONE, ChunkEncoder, Events, EventStreamResponse
 from frontend.openai.usage import usage_of
@@ -65,7 +65,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
             ClientDisconnect: the client left before that.
         """
         model = self._state.model()
-        body, headers = await read_body(request, self._body_type)
+        body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
         model.check_name(body.model)
         head = {
             "id": self.id_prefix + uuid.uuid4().hex,
@@ -81,7 +81,8 @@ class OpenAIServing(ABC, Generic[BodyT]):
         return json_response({**head, **whole}, headers=headers)
 
     async def _submit(self, model: ServedModel, body: BodyT) -> Generation:
-        self._state.check_admission(model, body.n)
+        check_num_answers(body)
+        self._state.check_admission(model, body.num_answers)
         inputs = await self.engine_inputs(model, body)
         options = TextOptions(
             stop_strings=body.stop_strings,
@@ -100,7 +101,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         )
 
     async def _start(self, model: ServedModel, body: BodyT) -> Generation:
-        """Submit, and wait until the first answer has begun."""
+        """Submit, and wait until every answer has begun."""
         generation = await self._submit(model, body)
         try:
             await generation.prime()

@@ -75,6 +75,25 @@ def test_a_wrong_model_is_status_1_and_one_line_in_less_than_five_seconds(tmp_pa
     assert "Traceback" not in done.stderr
 
 
+def test_a_setting_without_effect_is_a_warning():
+    done = call("serve", "/no/such/model", "--port", "0", "--fake-step-ms", "5")
+    assert "warning: --fake-step-ms has an effect only with --model fake\n" in done.stderr
+
+
+def test_settings_that_contradict_each_other_end_before_anything_is_loaded():
+    done = call("serve", "fake", "--port", "0", "--max-num-batched-tokens", "16")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: --max-num-batched-tokens (16) must be at least --max-num-seqs (64)")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_model_name_that_is_too_long_is_one_line():
+    done = call("serve", "a" * 5000, "--port", "0")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: no model 'aaa")
+    assert "Traceback" not in done.stderr
+
+
 def test_pull_of_an_unknown_name_is_status_1():
     done = call("pull", "no-such-name-at-all")
     assert done.returncode == 1

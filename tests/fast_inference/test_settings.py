@@ -11,6 +11,7 @@ from fast_inference.settings import (
     resolve_settings,
     served_names,
     settings_as_yaml,
+    unused_setting_warnings,
 )
 from ipc.errors import ConfigError
 
@@ -119,3 +120,44 @@ def test_a_folder_is_served_under_its_last_component(tmp_path):
 
 def test_given_names_replace_the_usual_ones():
     assert served_names(Settings(model="fake", served_model_name=("a", "b"))) == ("a", "b")
+
+
+# --- rules between settings ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"max_num_batched_tokens": "16"}, ["--max-num-batched-tokens (16)", "--max-num-seqs (64)"]),
+        ({"num_blocks": "9", "kv_cache_memory_bytes": "9"}, ["--num-blocks", "--kv-cache-memory-bytes"]),
+    ],
+)
+def test_settings_that_contradict_each_other_are_one_line(flags, named):
+    with pytest.raises(ConfigError) as caught:
+        resolve_settings(flags)
+    assert all(name in caught.value.message for name in named)
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ({"model": "m", "fake_step_ms": "5"}, "--fake-step-ms has an effect only with --model fake"),
+        ({"model": "fake", "threads": "2"}, "--threads has no effect on the fake model"),
+        ({"model": "fake", "kv_cache_memory_bytes": "2"}, "--kv-cache-memory-bytes has no effect on the fake model"),
+    ],
+)
+def test_a_setting_without_effect_is_pointed_out(flags, line):
+    assert unused_setting_warnings(resolve_settings(flags)) == [line]
+
+
+@pytest.mark.parametrize("flags", [{}, {"model": "fake", "fake_step_ms": "5"}, {"threads": "2", "dtype": "float32"}])
+def test_settings_with_an_effect_are_not_pointed_out(flags):
+    assert unused_setting_warnings(resolve_settings(flags)) == []
+
+
+@pytest.mark.parametrize("model", ["a" * 5000, "a/" * 5000])
+def test_a_name_that_no_file_can_have_is_one_short_line(model):
+    with pytest.raises(ConfigError, match="File name too long") as caught:
+        served_names(Settings(model=model))
+    assert len(caught.value.message) < 200

@@ -29,7 +29,7 @@ def listening():
 
 def make_frontend(listening, run_dir, index):
     connections: list[Counting] = []
-    counts = ConnectionCounts(run_dir, index, num_frontends=2)
+    counts = ConnectionCounts(run_dir / "connections", index, num_frontends=2)
     acceptor = Acceptor(listening[index], lambda: Counting(connections), counts, lambda: len(connections))
     return acceptor, connections
 
@@ -59,7 +59,7 @@ def test_two_frontends_share_connections_evenly(listening, tmp_path):
 
 def test_a_frontend_that_accepts_nothing_strands_nothing(listening, tmp_path):
     async def scenario() -> None:
-        ConnectionCounts(tmp_path, 1, num_frontends=2)  # there, with no connections, but stopped
+        ConnectionCounts(tmp_path / "connections", 1, num_frontends=2)  # there, with no connections, but stopped
         acceptor, ours = make_frontend(listening, tmp_path, 0)
         clients = [socket.create_connection(listening[0].getsockname()) for _ in range(20)]
         await asyncio.sleep(0.5)
@@ -86,8 +86,8 @@ def test_a_closed_acceptor_leaves_connections_to_the_others(listening, tmp_path)
 
 
 def test_a_replaced_frontend_starts_from_zero(tmp_path):
-    counts = ConnectionCounts(tmp_path, 0, num_frontends=2)
-    ConnectionCounts(tmp_path, 1, num_frontends=2).publish(5)
+    counts = ConnectionCounts(tmp_path / "connections", 0, num_frontends=2)
+    ConnectionCounts(tmp_path / "connections", 1, num_frontends=2).publish(5)
     assert not counts.is_above_another(5)
-    ConnectionCounts(tmp_path, 1, num_frontends=2)
+    ConnectionCounts(tmp_path / "connections", 1, num_frontends=2)
     assert counts.is_above_another(1)

@@ -1,5 +1,6 @@
 """Chat templates: the models' own work, requests cannot break out, refusals are 400s."""
 
+import json
 from typing import Any
 
 import pytest
@@ -75,6 +76,11 @@ def test_arguments_of_tool_calls_are_objects():
     assert render(source, {"role": "assistant", "tool_calls": [call]}) == "Rome"
 
 
+def test_a_template_that_is_nested_too_deeply_is_a_configuration_error():
+    with pytest.raises(ConfigError, match="nested"):
+        ChatTemplate("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", {})
+
+
 @pytest.mark.parametrize(
     "source", ["{{ raise_exception('roles must alternate') }}", "{{ messages[7].content.x }}", "{{ 1 + 'a' }}"]
 )
@@ -95,3 +101,38 @@ def test_templates_stay_in_their_sandbox(source: str):
 def test_a_broken_template_is_a_configuration_error():
     with pytest.raises(ConfigError, match="line 2"):
         ChatTemplate("a\n{% for %}", {})
+
+
+def tool_call(arguments: object) -> dict[str, Any]:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "tool_calls": [call]}
+
+
+ARGUMENTS_AS_JSON = "{{ messages[0].tool_calls[0].function.arguments | tojson }}"
+
+
+@pytest.mark.parametrize("arguments", ["[" * 100_000, '{"a":' * 100_000, '"\\ud800"', "{", "NaN"])
+def test_arguments_that_are_no_json_stay_text(arguments: str):
+    assert render(ARGUMENTS_AS_JSON, tool_call(arguments)) == json.dumps(arguments, ensure_ascii=False)
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("source", [ARGUMENTS_AS_JSON, "{{ messages[0].tool_calls }}"])
+def test_arguments_that_are_too_deep_to_write_are_the_callers_error(source: str):
+    with pytest.raises(InvalidRequestError) as caught:
+        render(source, tool_call(nested(50_000)))
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
+def test_text_that_is_no_unicode_is_the_callers_error(text: str):
+    for message in ({"role": "user", "content": text}, {"role": "user", "content": [{"type": "text", "text": text}]}):
+        with pytest.raises(InvalidRequestError) as caught:
+            render("{{ messages[0].content | tojson }}", message)
+        assert caught.value.param == "messages"

@@ -128,6 +128,20 @@ def test_a_refusal_of_any_answer_is_known_before_the_first_output(run_dir: RunDi
     with_client(run_dir, use)
 
 
+def test_a_stream_begins_when_every_answer_has_begun(run_dir: RunDir):
+    async def use(client: EngineClient, model: ServedModel) -> None:
+        others = Generation(client, model, inputs("x", "y", max_tokens=20), TextOptions())
+        await others.prime()
+        generation = Generation(client, model, inputs(*"abcd", max_tokens=50), TextOptions())
+        await generation.prime()  # two run at once and two when there is room
+        assert [answer.num_output_tokens > 0 for answer in generation.answers] == [True] * 4
+        generation.close()
+        others.close()
+        await wait_until_idle(client)
+
+    with_client(run_dir, use)
+
+
 def test_a_full_queue_refuses_before_anything_is_tokenized(run_dir: RunDir):
     async def use(client: EngineClient, model: ServedModel) -> None:
         state = FrontendState(FrontendConfig(), client, created_at=0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from frontend.input_processor import EngineInput, chat_inputs, completion_inputs
+from frontend.input_processor import EngineInput, chat_inputs, check_num_answers, completion_inputs
 from frontend.openai.protocol import ChatCompletionRequest, CompletionRequest
 from frontend.state import ServedModel
 from ipc.errors import ContextLengthError, InvalidRequestError
@@ -95,7 +95,8 @@ def test_sampling_parameters_out_of_range_are_named(model: ServedModel, name: st
     assert caught.value.param == name
 
 
-def test_the_number_of_answers_is_bounded(model: ServedModel):
+def test_the_number_of_answers_is_bounded():
+    check_num_answers(CompletionRequest.model_validate({"model": "tiny", "prompt": [[5]] * 8, "n": 128}))
     with pytest.raises(InvalidRequestError) as caught:
-        complete(model, [[5]] * 9, n=128)
+        check_num_answers(CompletionRequest.model_validate({"model": "tiny", "prompt": [[5]] * 9, "n": 128}))
     assert caught.value.param == "n"

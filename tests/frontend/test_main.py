@@ -6,9 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.processes import core_process
 
 
 def test_a_frontend_loads_neither_torch_nor_transformers():
@@ -22,6 +25,88 @@ def test_without_its_configuration_it_says_so_in_one_line(tmp_path: Path):
     assert process.returncode == 1
     assert process.stderr.startswith("error: ")
     assert process.stderr.count("\n") == 1
+
+
+def test_what_nobody_foresaw_is_a_trace_and_exit_code_70(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    command = [sys.executable, "-m", "frontend", "--config", str(tmp_path / "config.json"), "--fd", "0", "--index", "0"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
+    assert process.returncode == 70
+    assert "frontend 0 failed" in process.stderr
+    assert "Traceback" in process.stderr
+
+
+def run_on_a_core(folder: Path, *start: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run a frontend that is to end by itself."""
+    with core_process(folder, **settings) as core, socket.create_server(("127.0.0.1", 0)) as listening:
+        core.connect()
+        fd = listening.fileno()
+        arguments = ["--config", str(core.run_dir.config_file), "--index", "0", "--fd", str(fd)]
+        command = [sys.executable, *(start or ("-m", "frontend")), *arguments]
+        return subprocess.run(command, pass_fds=[fd], capture_output=True, text=True, timeout=20, check=False)
+
+
+@pytest.mark.parametrize("template", [None, "a\n{% for %}"])
+def test_a_wrong_chat_template_is_one_line_and_exit_code_1(tmp_path: Path, template: str | None):
+    file = tmp_path / "wrong.jinja"
+    if template is not None:
+        file.write_text(template)
+    process = run_on_a_core(tmp_path / "run", chat_template=str(file))
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+    assert "chat template" in process.stderr
+
+
+def test_an_unforeseen_failure_of_the_watching_is_exit_code_70(tmp_path: Path):
+    fault = "from frontend.tokenizer import FrontendTokenizer; FrontendTokenizer.load = lambda *_: 1 / 0"
+    process = run_on_a_core(tmp_path, "-c", f"{fault}; import sys, frontend.__main__ as f; sys.exit(f.main())")
+    assert process.returncode == 70
+    assert "ZeroDivisionError" in process.stderr
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Where a frontend listens that has no core."""
+    config = tmp_path_factory.mktemp("run") / "config.json"
+    config.write_text(json.dumps({"drain_timeout": 1, "log_level": "error"}))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        fd = listening.fileno()
+        command = [sys.executable, "-m", "frontend", "--config", str(config), "--fd", str(fd), "--index", "0"]
+        process = subprocess.Popen(command, pass_fds=[fd])
+        yield listening.getsockname()
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def exchange(address: tuple[str, int], request: bytes) -> tuple[bytes, bytes]:
+    """Head and body of the answer to some bytes."""
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(request)
+        answer = b""
+        while received := connection.recv(65536):
+            answer += received
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head, body
+
+
+@pytest.mark.parametrize(("path", "status"), [("/health", 503), ("/ping", 503), ("/health/live", 200)])
+def test_probes_can_be_asked_without_a_body(address: tuple[str, int], path: str, status: int):
+    request = f"HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    head, body = exchange(address, request.encode())
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert body == b""
+
+
+@pytest.mark.parametrize("request_bytes", [b"what?\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n", b"\x16\x03\x01" * 9])
+def test_what_is_no_http_gets_the_envelope(address: tuple[str, int], request_bytes: bytes):
+    head, body = exchange(address, request_bytes)
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/json" in head
+    assert b"connection: close" in head
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code", "status"}
+    assert (error["status"], error["code"]) == (400, "invalid_http")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

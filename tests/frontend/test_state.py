@@ -1,21 +1,21 @@
 """What a frontend knows of its model."""
 
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
 import pytest
 
-from frontend.state import ServedModel, served_names
+from frontend.state import FrontendState, ServedModel
+from ipc.client import EngineClient
 from ipc.config import FrontendConfig
-from ipc.errors import InvalidRequestError, ModelNotFoundError
-
-
-@pytest.mark.parametrize(
-    ("model_id", "name"), [("org/model", "org/model"), ("/models/my-model", "my-model"), ("./m.gguf", "m.gguf")]
-)
-def test_a_model_has_its_id_and_the_alias(model_id: str, name: str):
-    assert served_names(FrontendConfig(), model_id) == (name, "fast-inference-model")
-
-
-def test_configured_names_replace_both():
-    assert served_names(FrontendConfig(served_model_name=("a", "b")), "x") == ("a", "b")
+from ipc.errors import ConfigError, EngineUnavailableError, InvalidRequestError, ModelNotFoundError, QueueFullError
+from ipc.messages import ClientRole, Load
+from tests.frontend.applications import application
+from tests.processes import CoreProcess, core_process
 
 
 def test_every_name_is_served_and_no_other(model: ServedModel):
@@ -41,3 +41,92 @@ def test_token_ids_are_checked_against_the_vocabulary(model: ServedModel, token_
 
 def test_the_fingerprint_is_short(model: ServedModel):
     assert model.system_fingerprint == "fp_0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CoreProcess]:
+    """Runs 4 requests at once and lets 8 wait."""
+    with core_process(tmp_path_factory.mktemp("run"), max_num_seqs=4, max_queued_requests=8) as core:
+        yield core
+
+
+@pytest.mark.parametrize(("configured", "names"), [((), ("fake",)), (("a", "b"), ("a", "b"))])
+def test_the_names_are_the_configured_ones_or_else_the_model_id(
+    core: CoreProcess, configured: tuple[str, ...], names: object
+):
+    async def run() -> None:
+        async with application(core.run_dir, served_model_name=configured) as served:
+            assert served.state.model().names == names
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("load", "num_requests", "is_admitted"),
+    [
+        (Load(), 12, True),
+        (Load(), 13, False),
+        (Load(num_running=4), 8, True),
+        (Load(num_running=4), 9, False),
+        (Load(num_running=2, num_waiting=3), 5, True),
+        (Load(num_running=2, num_waiting=3), 6, False),
+        (Load(num_queued_tokens=10**9), 1, False),
+    ],
+)
+def test_as_many_are_admitted_as_have_room(core: CoreProcess, load: Load, num_requests: int, is_admitted: bool):
+    async def run() -> None:
+        async with application(core.run_dir) as served:
+            model = served.state.model()
+            served.state.client._session.load = load
+            if is_admitted:
+                return served.state.check_admission(model, num_requests)
+            with pytest.raises(QueueFullError):
+                served.state.check_admission(model, num_requests)
+
+    asyncio.run(run())
+
+
+def test_a_first_model_that_cannot_be_served_is_a_failure(core: CoreProcess, tmp_path: Path):
+    async def run() -> None:
+        client = EngineClient(core.run_dir.core_socket, name="frontend-0", role=ClientRole.FRONTEND)
+        state = FrontendState(FrontendConfig(chat_template=str(tmp_path / "missing")), client, created_at=1)
+        await state.start()
+        async with asyncio.timeout(20):
+            await state.failed.wait()
+        await state.close()
+        assert isinstance(state.failure, ConfigError)
+        assert not state.became_ready.is_set()
+
+    asyncio.run(run())
+
+
+def test_a_later_model_that_cannot_be_served_is_said_once_and_refused(
+    core: CoreProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async def run() -> None:
+        async with application(core.run_dir) as served:
+            session = served.state.client._session
+            assert session.welcome is not None
+            session.welcome = replace(session.welcome, model_fingerprint="other", tokenizer_dir=str(tmp_path))
+            await asyncio.sleep(1.5)  # three looks at it
+            assert not served.state.failed.is_set()
+            with pytest.raises(EngineUnavailableError, match="no tokenizer"):
+                served.state.model()
+
+    asyncio.run(run())
+    assert [record.message.count("tokenizer.json") for record in caplog.records if record.levelno >= logging.ERROR] == [
+        1
+    ]
+
+
+def test_what_nobody_foresaw_ends_the_watching_with_a_failure(core: CoreProcess, tmp_path: Path):
+    async def run() -> None:
+        async with application(core.run_dir) as served:
+            session = served.state.client._session
+            assert session.welcome is not None
+            session.welcome = replace(session.welcome, model_fingerprint="other", tokenizer_dir=cast("str", None))
+            async with asyncio.timeout(5):
+                await served.state.failed.wait()
+            assert not isinstance(served.state.failure, ConfigError | None)
+
+    asyncio.run(run())

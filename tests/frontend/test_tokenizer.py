@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,24 @@ def test_a_malformed_file_is_a_configuration_error(folder: Path, name: str):
 def test_a_missing_template_file_is_a_configuration_error(folder: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match="chat template"):
         FrontendTokenizer.load(folder, tmp_path / "none.jinja")
+
+
+def test_long_texts_and_ids_let_others_go_on(tokenizer: FrontendTokenizer):
+    text = "the quick brown fox 日本語 " * 20_000
+
+    async def run() -> tuple[list[int], str, float]:
+        longest, last = 0.0, time.process_time()
+        encoding = asyncio.create_task(tokenizer.encode(text, add_special_tokens=False))
+        decoding: asyncio.Task[str] | None = None
+        while decoding is None or not decoding.done():
+            if decoding is None and encoding.done():
+                decoding = asyncio.create_task(asyncio.to_thread(tokenizer.decode_long, encoding.result()))
+            await asyncio.sleep(0.001)
+            now = time.process_time()
+            longest, last = max(longest, now - last), now
+        return encoding.result(), decoding.result(), longest
+
+    ids, decoded, longest_s = asyncio.run(run())
+    began_at = time.process_time()
+    assert (ids, decoded) == (tokenizer.backend.encode(text).ids, text)
+    assert longest_s < (time.process_time() - began_at) / 2

@@ -17,7 +17,7 @@ from tests.factories import CoreHarness
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
-NUM_NEW_TOKENS = 24
+NUM_NEW_TOKENS = 16
 PROMPT_LENGTHS = (5, 17, 32, 33, 64, 100, 211, 300, 512, 700)
 TEXT = Path(__file__).parents[2].joinpath("docs", "architecture.md").read_text()
 
@@ -47,8 +47,13 @@ def expected(reference, prompts):
     return answers
 
 
-def make_harness(model_dir, *, num_blocks=256, dtype="float32", **settings):
-    model = ModelConfig(model=str(model_dir), dtype=dtype, max_model_len=1024, threads=1)
+@pytest.fixture(params=["native", "transformers"])
+def model_impl(request):
+    return request.param
+
+
+def make_harness(model_dir, *, num_blocks=256, dtype="float32", model_impl="auto", **settings):
+    model = ModelConfig(model=str(model_dir), dtype=dtype, max_model_len=1024, threads=1, model_impl=model_impl)
     scheduling = {"max_num_seqs": 16, "max_num_batched_tokens": 512, **settings}
     cache = CacheConfig(block_size=32, num_blocks=num_blocks)
     runner = load_model_runner(model, cache, SchedulerConfig(**scheduling), lambda stage: None)
@@ -63,8 +68,8 @@ def generate(harness, prompts, num_tokens=NUM_NEW_TOKENS):
     return ids, [harness.token_ids[i] for i in ids]
 
 
-def test_chunked_prefill_says_the_same_and_so_does_a_warm_prefix_cache(smollm2_dir, prompts, expected):
-    harness = make_harness(smollm2_dir, max_num_batched_tokens=96, max_prefill_chunk=48)
+def test_chunked_prefill_says_the_same_and_so_does_a_warm_prefix_cache(smollm2_dir, prompts, expected, model_impl):
+    harness = make_harness(smollm2_dir, model_impl=model_impl, max_num_batched_tokens=96, max_prefill_chunk=48)
     cold_ids, cold = generate(harness, prompts)
     warm_ids, warm = generate(harness, prompts)
     assert cold == expected
@@ -73,8 +78,8 @@ def test_chunked_prefill_says_the_same_and_so_does_a_warm_prefix_cache(smollm2_d
     assert all(harness.finished[i].num_cached_tokens == 0 for i in cold_ids[:2])
 
 
-def test_preemption_says_the_same(smollm2_dir, prompts, expected):
-    harness = make_harness(smollm2_dir, num_blocks=26)
+def test_preemption_says_the_same(smollm2_dir, prompts, expected, model_impl):
+    harness = make_harness(smollm2_dir, num_blocks=26, model_impl=model_impl)
     _, answers = generate(harness, prompts[::-1])  # the longest first, so that short ones fill the gaps beside it
     assert answers == expected[::-1]
     assert harness.scheduler.num_preemptions > 0
@@ -83,9 +88,9 @@ def test_preemption_says_the_same(smollm2_dir, prompts, expected):
 def test_32_requests_with_blocks_for_a_third_finish_with_the_same_texts(smollm2_dir, prompts):
     short_prompts = [prompts[9][20 * number : 20 * number + 40 + number] for number in range(32)]
     plenty = make_harness(smollm2_dir, num_blocks=256, max_num_seqs=32)
-    scarce = make_harness(smollm2_dir, num_blocks=32, max_num_seqs=32)
-    _, with_plenty = generate(plenty, short_prompts, num_tokens=40)
-    _, with_scarce = generate(scarce, short_prompts, num_tokens=40)
+    scarce = make_harness(smollm2_dir, num_blocks=28, max_num_seqs=32)
+    _, with_plenty = generate(plenty, short_prompts, num_tokens=24)
+    _, with_scarce = generate(scarce, short_prompts, num_tokens=24)
     assert with_scarce == with_plenty
     assert (plenty.scheduler.num_preemptions, scarce.scheduler.num_preemptions > 0) == (0, True)
 
@@ -111,8 +116,8 @@ def expected_logits(reference, prompts):
         return torch.stack([reference(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
 
 
-def test_the_last_logits_equal_those_of_transformers(smollm2_dir, prompts, expected_logits, monkeypatch):
-    logits = last_logits(make_harness(smollm2_dir), prompts, monkeypatch)
+def test_the_last_logits_equal_those_of_transformers(smollm2_dir, prompts, expected_logits, monkeypatch, model_impl):
+    logits = last_logits(make_harness(smollm2_dir, model_impl=model_impl), prompts, monkeypatch)
     assert (logits - expected_logits).abs().max() < 1e-3
 
 

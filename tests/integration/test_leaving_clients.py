@@ -36,7 +36,7 @@ def test_its_request_stops_and_its_blocks_are_free(fake_server, stream, is_reset
         assert stats(core)["num_free_blocks"] == fake_server.num_blocks
 
 
-def test_a_client_that_leaves_while_it_waits_never_runs(tmp_path_factory, fake_server):
+def test_clients_that_leave_while_they_wait_leave_the_queue(tmp_path_factory, fake_server):
     with fake_server.connect() as core:
         running = [send_request(fake_server, stream=True) for _ in range(70)]
         wait_until(lambda: stats(core)["num_waiting"] > 0)

@@ -1,3 +1,4 @@
+import os
 import stat
 from pathlib import Path
 
@@ -5,6 +6,21 @@ import pytest
 
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
+
+
+@pytest.fixture
+def temp_dir(tmp_path, monkeypatch):
+    """The temp dir that default run dirs lie in, with no runtime dir."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def assert_refused(run_dir: RunDir, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason) as caught:
+        run_dir.create()
+    assert "\n" not in caught.value.message
+    assert str(run_dir.path) in caught.value.message or str(run_dir.path.parent) in caught.value.message
 
 
 def test_a_run_dir_is_private(tmp_path):
@@ -18,6 +34,93 @@ def test_a_path_too_long_for_a_socket_is_refused(tmp_path):
         RunDir(tmp_path / ("x" * 100)).create()
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    assert_refused(RunDir(tmp_path / "run"), "is no folder")
+
+
+# --- folders that are there already -------------------------------------------------------------------------------
+
+
+def test_a_folder_with_files_of_others_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text("mine")
+    tmp_path.chmod(0o755)
+    assert_refused(RunDir(tmp_path), "not of an earlier server")
+    assert os.listdir(tmp_path) == ["config.json"]
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_the_mode_of_an_existing_folder_is_kept(tmp_path):
+    tmp_path.chmod(0o755)
+    RunDir(tmp_path).create()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_the_folder_of_an_earlier_server_is_taken_again(tmp_path):
+    RunDir(tmp_path / "run").create()
+    (tmp_path / "run" / "status.json").write_text("{}")
+    RunDir(tmp_path / "run").create()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777])
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path, mode):
+    tmp_path.chmod(mode)
+    assert_refused(RunDir(tmp_path), "others may write to")
+
+
+def test_a_link_is_refused(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "target")
+    assert_refused(RunDir(tmp_path / "run"), "is no folder")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    os.chown(tmp_path / "run", 12345, -1)
+    assert_refused(RunDir(tmp_path / "run"), "another user")
+
+
+# --- the default --------------------------------------------------------------------------------------------------
+
+
+def test_the_default_follows_the_runtime_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert RunDir.default(8001).path == Path(tmp_path, "fast-inference", "8001")
+
+
+def test_both_levels_of_the_default_are_private(temp_dir):
+    run_dir = RunDir.default(8001)
+    run_dir.create()
+    assert run_dir.path == temp_dir / f"fast-inference-{os.getuid()}" / "8001"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (run_dir.path, run_dir.path.parent)] == [0o700] * 2
+
+
+def test_a_default_folder_needs_no_marker(temp_dir):
+    run_dir = RunDir.default(8001)
+    run_dir.path.mkdir(parents=True, mode=0o700)
+    run_dir.status_file.write_text("{}")
+    run_dir.create()
+
+
+def test_a_planted_link_above_the_default_is_refused(temp_dir):
+    run_dir = RunDir.default(8001)
+    (temp_dir / "victim" / "8001").mkdir(parents=True)
+    run_dir.path.parent.symlink_to(temp_dir / "victim")
+    assert_refused(run_dir, "is no folder")
+    assert os.listdir(temp_dir / "victim" / "8001") == []
+
+
+def test_a_parent_of_the_default_that_others_may_write_to_is_refused(temp_dir):
+    run_dir = RunDir.default(8001)
+    run_dir.path.mkdir(parents=True)
+    run_dir.path.parent.chmod(0o777)
+    assert_refused(run_dir, "others may write to")
+
+
+# --- locks --------------------------------------------------------------------------------------------------------
+
+
 def test_a_lock_is_held_once(tmp_path):
     RunDir(tmp_path).lock("core")
     with pytest.raises(ConfigError, match="another core runs"):
@@ -29,6 +132,44 @@ def test_locks_of_other_names_do_not_matter(tmp_path):
     assert RunDir(tmp_path).lock("launcher") > 0
 
 
-def test_the_default_follows_the_runtime_dir(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert RunDir.default(8001).path == Path(tmp_path, "fast-inference", "8001")
+def test_a_lock_that_cannot_be_made_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot make .*core\.lock"):
+        RunDir(tmp_path / "absent").lock("core")
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+
+def make_all_files(run_dir: RunDir) -> None:
+    run_dir.lock("launcher")
+    run_dir.lock("core")
+    for path in (run_dir.config_file, run_dir.core_socket, run_dir.connections_file):
+        path.write_text("")
+    run_dir.fake_tokenizer_dir.mkdir()
+    (run_dir.fake_tokenizer_dir / "tokenizer.json").write_text("{}")
+
+
+def test_only_the_status_outlives_a_server(tmp_path):
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.create()
+    make_all_files(run_dir)
+    run_dir.status_file.write_text("{}")
+    (run_dir.path / "poetry.lock").write_text("not ours")
+    run_dir.remove_files()
+    assert {path.name for path in run_dir.path.iterdir()} == {"status.json", ".fast-inference", "poetry.lock"}
+
+
+def test_nothing_is_left_of_a_start_that_came_to_nothing(tmp_path):
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.create()
+    make_all_files(run_dir)
+    run_dir.remove_files()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_was_there_before_stays(tmp_path):
+    run_dir = RunDir(tmp_path)
+    run_dir.create()
+    make_all_files(run_dir)
+    run_dir.remove_files()
+    assert os.listdir(tmp_path) == []

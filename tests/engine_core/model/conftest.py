@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from engine_core.model.loader import load_model_runner
-from engine_core.model.model_runner import TransformersModelRunner
+from engine_core.model.model_runner import TorchModelRunner
 from engine_core.outputs import ModelRunnerOutput, NewRequestData, RequestKey, ScheduledRequest, SchedulerOutput
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.messages import Task
@@ -53,7 +53,7 @@ def mistral_dir(tmp_path_factory) -> Path:
     return _save(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=12)), tmp_path_factory.mktemp("mistral"))
 
 
-def load(folder: Path, **settings) -> TransformersModelRunner:
+def load(folder: Path, **settings) -> TorchModelRunner:
     model = ModelConfig(model=str(folder), device="cpu", threads=1, **{"dtype": "float32", **settings})
     cache = CacheConfig(block_size=BLOCK_SIZE, num_blocks=64)
     return load_model_runner(model, cache, SchedulerConfig(max_num_seqs=8), lambda stage: None)
@@ -62,7 +62,7 @@ def load(folder: Path, **settings) -> TransformersModelRunner:
 class Driver:
     """Feeds a runner step by step; blocks are handed out in a scattered order."""
 
-    def __init__(self, runner: TransformersModelRunner) -> None:
+    def __init__(self, runner: TorchModelRunner) -> None:
         self.runner = runner
         self.free_blocks = [(index * 37) % 64 for index in range(64)]
         self.blocks: dict[int, list[int]] = {}
@@ -115,8 +115,19 @@ class Driver:
 
 
 @pytest.fixture(scope="session")
-def llama_runner(llama_dir):
-    return load(llama_dir)
+def native_llama_runner(llama_dir):
+    return load(llama_dir, model_impl="native")
+
+
+@pytest.fixture(scope="session")
+def transformers_llama_runner(llama_dir):
+    return load(llama_dir, model_impl="transformers")
+
+
+@pytest.fixture(params=["native", "transformers"])
+def llama_runner(request):
+    """Both implementations must pass every test."""
+    return request.getfixturevalue(f"{request.param}_llama_runner")
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +148,12 @@ def llama(llama_runner):
 @pytest.fixture
 def mistral(mistral_runner):
     return _fresh(mistral_runner)
+
+
+@pytest.fixture(params=["native_llama", "transformers_llama", "mistral"])
+def driver_and_dir(request, llama_dir, mistral_dir):
+    folder = mistral_dir if request.param == "mistral" else llama_dir
+    return _fresh(request.getfixturevalue(f"{request.param}_runner")), folder
 
 
 def _fresh(runner) -> Driver:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import engine_core.model.model_runner as model_runner_module
 from engine_core.outputs import ModelInfo, RequestKey, ScheduledRequest, SchedulerOutput
 from ipc.messages import Task
 from ipc.sampling_params import SamplingParams
@@ -12,11 +13,6 @@ from ipc.sampling_params import SamplingParams
 def prompt_of(length: int, seed: int = 0) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, 199, (length,), generator=generator).tolist()
-
-
-@pytest.fixture(params=["llama", "mistral"])
-def driver_and_dir(request):
-    return request.getfixturevalue(request.param), request.getfixturevalue(f"{request.param}_dir")
 
 
 @pytest.mark.parametrize("length", [1, 5, 16, 33, 100])
@@ -75,28 +71,34 @@ def test_a_preempted_request_continues_as_it_would_have(llama, llama_dir, genera
     assert llama.tokens[1] == generate(llama_dir, prompt_of(20), 10)
 
 
-def test_last_logits_equal_those_of_the_model_itself(llama, llama_dir):
+def record_logits(monkeypatch):
+    """All logits that are sampled from, as they come."""
     seen = []
-    hook = llama.runner._lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    sample = model_runner_module.sample
+    monkeypatch.setattr(
+        model_runner_module, "sample", lambda logits, *rest: seen.append(logits) or sample(logits, *rest)
+    )
+    return seen
+
+
+def test_last_logits_equal_those_of_the_model_itself(llama, llama_dir, monkeypatch):
+    seen = record_logits(monkeypatch)
     llama.add(1, prompt_of(60))
     llama.add(2, prompt_of(5))
     llama.step(k1=41, k2=5)
     llama.step(k2=1, k1=19)
-    hook.remove()
     network = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
     expected = network(torch.tensor([prompt_of(60)])).logits[0, -1]
     assert (seen[-1][1] - expected).abs().max() < 1e-4
 
 
-def test_logits_are_computed_only_for_the_rows_that_sample(llama):
-    seen = []
-    hook = llama.runner._lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[0]))
+def test_logits_are_computed_only_for_the_rows_that_sample(llama, monkeypatch):
+    seen = record_logits(monkeypatch)
     llama.add(1, prompt_of(40))
     llama.add(2, prompt_of(9))
     llama.step(k1=30)
     llama.step(k1=9, k2=9)
-    hook.remove()
-    assert seen == [1]
+    assert [logits.shape[0] for logits in seen] == [1]
 
 
 @pytest.mark.parametrize("chunks", [(50,), (20, 30), (1, 16, 33)])

@@ -1,11 +1,20 @@
 """The bodies: strict scalars, nulls, and the forms that fields can take."""
 
+import time
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from frontend.openai.protocol import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, GenerationBody
+from frontend.openai.protocol import (
+    MAX_CONTENT_PARTS,
+    MAX_MESSAGES,
+    MAX_TOOL_CALLS,
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    GenerationBody,
+)
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 NUMBERS = ["max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "priority"]
@@ -61,3 +70,41 @@ def test_stop_may_be_one_string_or_several():
 def test_max_completion_tokens_goes_before_max_tokens():
     body = ChatCompletionRequest.model_validate({**CHAT, "max_tokens": 5, "max_completion_tokens": 7})
     assert body.num_max_tokens == 7
+
+
+PART = {"type": "text", "text": "x"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": CHAT["messages"] * (MAX_MESSAGES + 1)},
+        {"messages": [{"role": "user", "content": [PART] * (MAX_CONTENT_PARTS + 1)}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{}] * (MAX_TOOL_CALLS + 1)}]},
+        {"stop_token_ids": [1] * 1025},
+        {"messages": [{"role": "robot"}] * 4096},
+        {"messages": [5] * 1_000_000},
+        {"messages": [{"role": "user", "content": [5] * 1_000_000}]},
+        {"messages": [{"role": "user", "content": [{"type": 5}] * 1024}]},
+        {"messages": [{"role": "assistant", "tool_calls": [5] * 1_000_000}]},
+        {"stop": [5] * 1_000_000},
+        {"stop_token_ids": ["x"] * 1_000_000},
+    ],
+)
+def test_a_long_wrong_list_has_few_errors_and_is_refused_quickly(fields: dict[str, Any]):
+    began_at = time.perf_counter()
+    with pytest.raises(ValidationError) as caught:
+        ChatCompletionRequest.model_validate({**CHAT, **fields})
+    assert time.perf_counter() - began_at < 0.5
+    assert caught.value.error_count() <= 3
+
+
+def test_lists_at_their_limits_are_taken():
+    message = {"role": "assistant", "content": [PART] * MAX_CONTENT_PARTS, "tool_calls": [{}] * MAX_TOOL_CALLS}
+    fields = {"messages": [*CHAT["messages"] * (MAX_MESSAGES - 1), message], "stop_token_ids": [1] * 1024}
+    assert len(ChatCompletionRequest.model_validate({**CHAT, **fields}).messages) == MAX_MESSAGES
+
+
+@pytest.mark.parametrize(("prompt", "num_answers"), [("ab", 3), ([1, 2], 3), (["a", "b"], 6), ([[1], [2], [3]], 9)])
+def test_answers_are_prompts_times_n(prompt: object, num_answers: int):
+    assert CompletionRequest.model_validate({"model": "m", "prompt": prompt, "n": 3}).num_answers == num_answers
