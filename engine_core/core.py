@@ -121,7 +121,7 @@ class EngineCore:
         """Schedule, execute, update; returns what each client must hear."""
         plan = self._scheduler.schedule()
         for new in plan.new_requests:
-            self._leave_queue(self._requests[new.key])
+            self._start(self._requests[new.key])
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
         try:
             result = self._runner.execute(plan)
@@ -184,11 +184,14 @@ class EngineCore:
         self, request: Request, finished: Finished, outputs: EngineCoreOutputs, *, is_trusted: bool = True
     ) -> None:
         del self._requests[request.key]
-        self._leave_queue(request)
+        if request.num_queued_tokens:
+            self._admission.withdraw(request.num_queued_tokens)
+        else:
+            self._admission.end()
         self._scheduler.finish(request, is_trusted=is_trusted)
         outputs[request.client_slot].finished.append(finished)
 
-    def _leave_queue(self, request: Request) -> None:
-        if request.num_queued_tokens:
-            self._admission.leave(request.num_queued_tokens)
+    def _start(self, request: Request) -> None:
+        if request.num_queued_tokens:  # else it comes back after a preemption
+            self._admission.start(request.num_queued_tokens)
             request.num_queued_tokens = 0

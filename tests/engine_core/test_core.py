@@ -111,15 +111,19 @@ def test_an_embedding_is_computed_in_chunks_without_the_prefix_cache(tmp_path):
 
 
 def test_the_queue_is_bounded_and_counts_only_what_waits(tmp_path):
-    harness = make_harness(tmp_path, max_queued_requests=2)
-    harness.add([1])
-    harness.add([2])
+    harness = make_harness(tmp_path, max_num_seqs=1, max_queued_requests=2)
+    for number in range(3):  # one can run, two may wait
+        harness.add([number], max_tokens=2)
     with pytest.raises(QueueFullError):
         harness.add([3])
-    harness.step()  # both run now
-    harness.add([4])
+    harness.step()  # the first runs now
+    with pytest.raises(QueueFullError):
+        harness.add([4])
+    while not harness.finished:
+        harness.step()
+    harness.add([5])
     harness.run()
-    assert len(harness.finished) == 3
+    assert len(harness.finished) == 4
 
 
 def test_a_resumed_request_goes_on_where_it_was(tmp_path):

@@ -49,18 +49,24 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def control(fake_server):
-    """A stream that runs during the test and must come out whole."""
-    body = {"model": "fake", "prompt": "control", "max_tokens": 200, "temperature": 0, "ignore_eos": True}
+CONTROL = {"model": "fake", "prompt": "control", "max_tokens": 100, "temperature": 0, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def control_text(fake_server):
     with fake_server.http() as http:
-        expected = http.post(TEXT, json=body).json()["choices"][0]["text"]
+        return http.post(TEXT, json=CONTROL).json()["choices"][0]["text"]
+
+
+@pytest.fixture
+def control(fake_server, control_text):
+    """A stream that runs during the test and must come out whole."""
     texts = []
 
     def stream():
         with fake_server.openai() as client:
-            extra = {"ignore_eos": body["ignore_eos"]}
-            plain = {key: value for key, value in body.items() if key != "ignore_eos"}
+            extra = {"ignore_eos": CONTROL["ignore_eos"]}
+            plain = {key: value for key, value in CONTROL.items() if key != "ignore_eos"}
             chunks = client.completions.create(**plain, stream=True, extra_body=extra)
             texts.append("".join(chunk.choices[0].text for chunk in chunks))
 
@@ -68,7 +74,7 @@ def control(fake_server):
     thread.start()
     yield
     thread.join()
-    assert texts == [expected]
+    assert texts == [control_text]
 
 
 @pytest.mark.parametrize(("path", "body", "status", "param", "code"), CASES)

@@ -12,7 +12,7 @@ async def stream_text(client, number):
     """One streamed completion, by a client with a connection of its own."""
     async with client:
         stream = await client.completions.create(
-            model="fake", prompt=f"request {number}", max_tokens=100, temperature=0, stream=True,
+            model="fake", prompt=f"request {number}", max_tokens=60, temperature=0, stream=True,
             extra_body={"ignore_eos": True},
         )  # fmt: skip
         return "".join([chunk.choices[0].text async for chunk in stream])
@@ -27,7 +27,7 @@ def test_32_streams_over_two_frontends_complete_and_do_not_mix(fake_server):
     texts = asyncio.run(stream_all(fake_server.url, 32))
     with fake_server.http() as http:
         for number, text in enumerate(texts):
-            body = {"model": "fake", "prompt": f"request {number}", "max_tokens": 100, "temperature": 0}
+            body = {"model": "fake", "prompt": f"request {number}", "max_tokens": 60, "temperature": 0}
             answer = http.post("/v1/completions", json={**body, "ignore_eos": True}).json()
             assert answer["choices"][0]["text"] == text
     served_by = [line.split()[3] for line in fake_server.access_lines() if " POST /v1/completions " in line][:32]
