@@ -55,7 +55,9 @@ def serve(settings: Settings) -> int:
     Raises:
         ConfigError: wrong host, port, run dir or model; no file of this start is left behind.
     """
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))  # until the event loop takes over
+    # Until the event loop takes over. A shell starts its background jobs with SIGINT ignored, which we undo.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with bind_listener(settings.host, settings.port) as listener, StartProgress() as progress:
         port = port_of(listener)
         run_dir = RunDir(settings.run_dir) if settings.run_dir else RunDir.default(port)
