@@ -16,7 +16,7 @@ from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
 from ipc.config import CacheConfig, FakeModelConfig, ModelConfig, SchedulerConfig
-from ipc.messages import Add, Finished, RequestId, Task
+from ipc.messages import Add, Finished, RequestId, Task, Welcome
 from ipc.sampling_params import SamplingParams
 
 BLOCK_SIZE = 16
@@ -55,6 +55,33 @@ def make_scheduler(kv_cache: KVCacheManager | None = None, **settings) -> Schedu
 def make_fake_runner(folder: Path, *, num_blocks: int = 64, faults: str = "") -> FakeModelRunner:
     cache = CacheConfig(block_size=BLOCK_SIZE, num_blocks=num_blocks)
     return FakeModelRunner(ModelConfig(model="fake"), cache, FakeModelConfig(fake_faults=faults), folder)
+
+
+def make_welcome(**fields) -> Welcome:
+    """What some core says about itself."""
+    defaults = {
+        "epoch": 5,
+        "core_pid": 1,
+        "core_pid_start_ticks": 2,
+        "model_id": "m",
+        "model_fingerprint": "f",
+        "tokenizer_dir": "/t",
+        "vocab_size": 10,
+        "eos_token_ids": (1,),
+        "max_model_len": 100,
+        "block_size": 16,
+        "num_blocks": 4,
+        "max_num_seqs": 2,
+        "embedding_size": 0,
+        "max_queued_requests": 1,
+        "max_queued_tokens": 1,
+        "beat_interval_ms": 500,
+        "lease_ms": 1000,
+        "dtype": "float32",
+        "device": "cpu",
+        "core_version": "0",
+    }
+    return Welcome(**{**defaults, **fields})
 
 
 class CoreHarness:

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from frontend.state import ServedModel
 from frontend.tokenizer import FrontendTokenizer
-from ipc.messages import Welcome
+from tests.factories import make_welcome
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -49,26 +49,16 @@ def tokenizer(tokenizer_dir: Path) -> FrontendTokenizer:
 @pytest.fixture(scope="session")
 def model(tokenizer: FrontendTokenizer, tokenizer_dir: Path) -> ServedModel:
     """A model with a context of 64 tokens."""
-    welcome = Welcome(
+    welcome = make_welcome(
         epoch=1,
-        core_pid=1,
-        core_pid_start_ticks=0,
         model_id="tiny",
         model_fingerprint="0123456789abcdef0123",
         tokenizer_dir=str(tokenizer_dir),
         vocab_size=tokenizer.vocab_size,
-        eos_token_ids=(1,),
         max_model_len=64,
-        block_size=16,
-        num_blocks=64,
         max_num_seqs=8,
         embedding_size=4,
         max_queued_requests=16,
         max_queued_tokens=1024,
-        beat_interval_ms=1000,
-        lease_ms=5000,
-        dtype="float32",
-        device="cpu",
-        core_version="0",
     )
     return ServedModel(welcome, tokenizer, ("tiny", "fast-inference-model"))

@@ -5,31 +5,11 @@ import pytest
 
 from ipc import codec
 from ipc.errors import ContextLengthError, EngineUnavailableError, QueueFullError, RequestFailedError
-from ipc.messages import Bye, CoreBeat, CoreState, Finished, FinishReason, Reject, RequestId, Step, Welcome
+from ipc.messages import Bye, CoreBeat, CoreState, Finished, FinishReason, Reject, RequestId, Step
 from ipc.session import RequestOutputs, Session
+from tests.factories import make_welcome
 
-WELCOME = Welcome(
-    epoch=5,
-    core_pid=1,
-    core_pid_start_ticks=2,
-    model_id="m",
-    model_fingerprint="f",
-    tokenizer_dir="/t",
-    vocab_size=10,
-    eos_token_ids=(1,),
-    max_model_len=100,
-    block_size=16,
-    num_blocks=4,
-    max_num_seqs=2,
-    embedding_size=0,
-    max_queued_requests=1,
-    max_queued_tokens=1,
-    beat_interval_ms=500,
-    lease_ms=1000,
-    dtype="float32",
-    device="cpu",
-    core_version="0",
-)
+WELCOME = make_welcome(epoch=5)
 
 
 def tell(session, message, epoch=5):
