@@ -80,7 +80,10 @@ class EngineCoreProcess:
         gc.enable()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._inbox.put(Drain()))
-        self._io.become_ready(self._make_welcome(runner), RequestIntake(runner.info, hasher, admission))
+        self._io.become_ready(
+            self._make_welcome(runner),
+            RequestIntake(runner.info, hasher if self._cache.enable_prefix_caching else None, admission),
+        )
         self._serve()
         self._io.stop("drained")
 

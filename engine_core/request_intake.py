@@ -17,7 +17,8 @@ from ipc.messages import Add, Task
 class RequestIntake:
     """Checks and numbers requests; one for each process."""
 
-    def __init__(self, info: ModelInfo, hasher: BlockHasher, admission: Admission) -> None:
+    def __init__(self, info: ModelInfo, hasher: BlockHasher | None, admission: Admission) -> None:
+        """`hasher` is None where prefix caching is off, so that nobody would read the hashes."""
         self._info = info
         self._hasher = hasher
         self._admission = admission
@@ -44,7 +45,8 @@ class RequestIntake:
         )
         self._admission.enter(request.num_tokens)
         request.num_queued_tokens = request.num_tokens
-        self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
+        if self._hasher is not None:
+            self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
         return request
 
     def _check(self, add: Add) -> None:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fast_inference.settings import LAUNCHER_PID_VARIABLE
+from ipc.process import LAUNCHER_PID_VARIABLE
 
 log = logging.getLogger(__name__)
 

@@ -5,14 +5,12 @@ Used by `launcher.py` while it waits and handed to `model_store.py` as its progr
 
 import sys
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-ProgressCallback = Callable[[str, float | None], None]
 """Called with a stage and the fraction of it that is done, None where that is unknown."""
 
 _PLAIN_LINE_INTERVAL_S = 2.0

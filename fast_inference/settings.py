@@ -35,9 +35,7 @@ from ipc.config import (
     SchedulerConfig,
 )
 from ipc.errors import ConfigError
-
-LAUNCHER_PID_VARIABLE = "FAST_INFERENCE_LAUNCHER_PID"
-"""Set by the launcher for its children (`ipc/process.py` reads it); has our prefix but is no setting."""
+from ipc.process import LAUNCHER_PID_VARIABLE
 
 _UNUSED_BY_FAKE_MODEL = ("tokenizer", "dtype", "device", "model_impl", "threads", "kv_cache_memory_bytes")
 _MAX_SHOWN_CHARS = 80

@@ -29,18 +29,15 @@ from ipc.messages import (
     ClientMessage,
     ClientRole,
     CoreState,
-    Hello,
-    Live,
     Load,
-    Reconcile,
     Reply,
     RequestId,
     Task,
     Welcome,
 )
-from ipc.process import open_pidfd, pid_namespace, start_ticks
+from ipc.process import open_pidfd
 from ipc.sampling_params import SamplingParams
-from ipc.session import Output, RequestOutputs, Session
+from ipc.session import Output, RequestOutputs, Session, own_hello
 
 log = logging.getLogger(__name__)
 
@@ -284,8 +281,8 @@ class EngineClient:
     def _on_message(self, frames: list[bytes]) -> None:
         epoch_before, was_ready = self._session.epoch, self.is_ready
         message = self._session.receive(frames)
-        if isinstance(message, Reconcile):
-            self._send(Live(message.nonce, array("Q", self._session.requests)))
+        for answer in self._session.answers_to(message):
+            self._send(answer)
         if isinstance(message, Welcome) and (not was_ready or self._session.epoch != epoch_before):
             self._watch_core(message)
         if self.is_ready:
@@ -293,7 +290,6 @@ class EngineClient:
         if isinstance(message, Reply):
             self._on_reply(message)
         if isinstance(message, Bye):
-            self._send(Bye("seen"))
             self._wake_keeper.set()
         if self._session.lost_request_ids:
             self._unsent_aborts += self._session.lost_request_ids
@@ -307,7 +303,7 @@ class EngineClient:
 
     async def _keep_connected(self) -> None:
         """Say HELLO until welcomed, then beat; retries what could not be sent."""
-        hello = Hello(self._name, self._role, os.getpid(), start_ticks(os.getpid()), pid_namespace())
+        hello = own_hello(self._name, self._role)
         sequence = 0
         while True:
             if self.state in (CoreState.READY, CoreState.DRAINING):

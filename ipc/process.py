@@ -10,6 +10,8 @@ from pathlib import Path
 
 from ipc.errors import ConfigError
 
+LAUNCHER_PID_VARIABLE = "FAST_INFERENCE_LAUNCHER_PID"
+"""Set by the launcher for its children; has the prefix of the settings but is none."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -19,7 +21,7 @@ def die_with_parent() -> None:
     Raises:
         ConfigError: the kernel refuses.
     """
-    parent_pid = os.environ.get("FAST_INFERENCE_LAUNCHER_PID")
+    parent_pid = os.environ.get(LAUNCHER_PID_VARIABLE)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise ConfigError(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")

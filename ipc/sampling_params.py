@@ -36,11 +36,6 @@ class SamplingParams:
     ignore_eos: bool = False
     """Generate on past EOS, up to `max_tokens`."""
 
-    @property
-    def is_greedy(self) -> bool:
-        """True where the most probable token is taken."""
-        return self.temperature == 0.0
-
     def validate(self, vocab_size: int) -> None:
         """Check every field against its closed interval.
 

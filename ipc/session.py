@@ -6,7 +6,9 @@ Invariant: a request leaves the table exactly once, with its `Finished` or with 
 """
 
 import logging
+import os
 import time
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -22,19 +24,25 @@ from ipc.errors import (
 )
 from ipc.messages import (
     Bye,
+    ClientMessage,
+    ClientRole,
     CoreBeat,
     CoreMessage,
     CoreState,
     Dying,
     Finished,
     FinishReason,
+    Hello,
+    Live,
     Load,
+    Reconcile,
     Reject,
     RequestId,
     Started,
     Step,
     Welcome,
 )
+from ipc.process import pid_namespace, start_ticks
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +128,11 @@ def _error_of_reject(reject: Reject) -> FastInferenceError:
     return InvalidRequestError(reject.message, param=reject.param or None, code=reject.code)
 
 
+def own_hello(client_name: str, role: ClientRole) -> Hello:
+    """The HELLO of this process."""
+    return Hello(client_name, role, os.getpid(), start_ticks(os.getpid()), pid_namespace())
+
+
 class Session:
     """The state of one conversation."""
 
@@ -185,6 +198,14 @@ class Session:
             self.state = CoreState.DYING
         self._heard_at = time.monotonic()
         return message
+
+    def answers_to(self, message: CoreMessage | None) -> list[ClientMessage]:
+        """What a client says to a message that it took in; to be sent at once, and dropped if that is not possible."""
+        if isinstance(message, Reconcile):
+            return [Live(message.nonce, array("Q", self.requests))]
+        if isinstance(message, Bye):
+            return [Bye("seen")]
+        return []
 
     def lose(
         self,

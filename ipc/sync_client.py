@@ -3,7 +3,6 @@
 The same conversation as `ipc.client`, driven by the caller: outputs arrive while it is inside `wait` or `generate`.
 """
 
-import os
 import time
 from array import array
 from collections.abc import Sequence
@@ -25,17 +24,13 @@ from ipc.messages import (
     ClientMessage,
     ClientRole,
     CoreMessage,
-    Hello,
-    Live,
-    Reconcile,
     Reply,
     RequestId,
     Task,
     Welcome,
 )
-from ipc.process import pid_namespace, start_ticks
 from ipc.sampling_params import SamplingParams
-from ipc.session import Output, RequestOutputs, Session
+from ipc.session import Output, RequestOutputs, Session, own_hello
 
 _HELLO_INTERVAL_S = 0.1
 _BEAT_INTERVAL_S = 1.0
@@ -48,7 +43,7 @@ class SyncEngineClient:
         self.session = Session()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = connect_to_core(self._context, socket_path)
-        self._hello = Hello(name, role, os.getpid(), start_ticks(os.getpid()), pid_namespace())
+        self._hello = own_hello(name, role)
         self._last_call_id = 0
         self._beat_at = time.monotonic()
 
@@ -160,10 +155,8 @@ class SyncEngineClient:
         messages: list[CoreMessage] = []
         while self._socket.poll(0 if messages else int(timeout_s * 1000)):
             message = self.session.receive(self._socket.recv_multipart())
-            if isinstance(message, Reconcile):
-                self.send(Live(message.nonce, array("Q", self.session.requests)))
-            if isinstance(message, Bye):
-                self.send(Bye("seen"))
+            for answer in self.session.answers_to(message):
+                self.send(answer)
             if self.session.lost_request_ids and self.send(Abort(array("Q", self.session.lost_request_ids))):
                 self.session.lost_request_ids.clear()
             if message is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ipc.endpoints import RunDir
 from ipc.messages import CallMethod
+from ipc.process import LAUNCHER_PID_VARIABLE
 from ipc.sync_client import SyncEngineClient
 
 READY_TIMEOUT_S = 20
@@ -28,7 +29,7 @@ class CoreProcess:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "engine_core", "--config", str(self.run_dir.config_file)]
-        environment = {key: value for key, value in os.environ.items() if key != "FAST_INFERENCE_LAUNCHER_PID"}
+        environment = {key: value for key, value in os.environ.items() if key != LAUNCHER_PID_VARIABLE}
         with self.stderr_file.open("a") as stderr:
             self.process = subprocess.Popen(command, stderr=stderr, env=environment)
 

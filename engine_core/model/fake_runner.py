@@ -75,7 +75,6 @@ class FakeModelRunner:
         self._step_s, self._token_s = fake.fake_step_ms / 1e3, fake.fake_token_us / 1e6
         self._kv_cache = np.full(num_blocks * cache.block_size, -1, dtype=np.int32)
         self._requests: dict[RequestKey, _FakeRequest] = {}
-        self._num_requests = 0
         write_fake_tokenizer(tokenizer_dir)
         self._info = ModelInfo(
             model_id="fake",
@@ -117,7 +116,6 @@ class FakeModelRunner:
             self._requests.pop(key, None)
         for new in step.new_requests:
             self._requests[new.key] = _FakeRequest(new, list(new.token_ids), list(new.block_ids))
-            self._num_requests += 1
 
     def _inject_faults(self, step: int) -> None:
         if step == self._faults.die:
