@@ -107,6 +107,11 @@ class ClientSender:
             embedding_request_ids=pending.embedding_request_ids,
             embeddings=pending.embeddings,
             started=tuple(pending.started),
+            logprob_request_ids=pending.logprob_request_ids,
+            logprob_counts=pending.logprob_counts,
+            logprob_ranks=pending.logprob_ranks,
+            logprob_token_ids=pending.logprob_token_ids,
+            logprobs=pending.logprobs,
         )
         if self.send(client, message):
             client.num_steps_sent += 1

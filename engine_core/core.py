@@ -5,17 +5,21 @@ Law: every request that was added leaves in exactly one `Finished`, whatever hap
 """
 
 import logging
+import time
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from engine_core.admission import Admission
+from engine_core.deadlines import Deadlines
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
-from engine_core.outputs import ModelRunner, ModelRunnerOutput, RequestKey, SchedulerOutput
+from engine_core.outputs import Logprobs, ModelRunner, ModelRunnerOutput, RequestKey, SchedulerOutput
 from engine_core.request import ClientSlot, Request
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
+from engine_core.structured_output.grammar import CompiledGrammar
+from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from ipc.messages import Finished, FinishReason, Load, Started
 
 log = logging.getLogger(__name__)
@@ -34,6 +38,11 @@ class ClientOutputs:
     finished: list[Finished] = field(default_factory=list)
     embedding_request_ids: "array[int]" = field(default_factory=lambda: array("Q"))
     embeddings: "array[float]" = field(default_factory=lambda: array("f"))
+    logprob_request_ids: "array[int]" = field(default_factory=lambda: array("Q"))
+    logprob_counts: "array[int]" = field(default_factory=lambda: array("i"))
+    logprob_ranks: "array[int]" = field(default_factory=lambda: array("i"))
+    logprob_token_ids: "array[int]" = field(default_factory=lambda: array("i"))
+    logprobs: "array[float]" = field(default_factory=lambda: array("f"))
 
     def extend(self, later: "ClientOutputs") -> None:
         """Append what came after."""
@@ -43,6 +52,20 @@ class ClientOutputs:
         self.finished += later.finished
         self.embedding_request_ids.extend(later.embedding_request_ids)
         self.embeddings.extend(later.embeddings)
+        self.logprob_request_ids.extend(later.logprob_request_ids)
+        self.logprob_counts.extend(later.logprob_counts)
+        self.logprob_ranks.extend(later.logprob_ranks)
+        self.logprob_token_ids.extend(later.logprob_token_ids)
+        self.logprobs.extend(later.logprobs)
+
+    def add_logprobs(self, request: Request, logprobs: Logprobs) -> None:
+        """Append the rows of one or more positions of a request."""
+        num_positions = len(logprobs.ranks)
+        self.logprob_request_ids.extend([request.request_id] * num_positions)
+        self.logprob_counts.extend([logprobs.num_entries] * num_positions)
+        self.logprob_ranks.extend(logprobs.ranks)
+        self.logprob_token_ids.extend(logprobs.token_ids)
+        self.logprobs.extend(logprobs.values)
 
 
 EngineCoreOutputs = dict[ClientSlot, ClientOutputs]
@@ -58,8 +81,12 @@ class EngineCore:
         kv_cache: KVCacheManager,
         stop_check: StopCheck,
         admission: Admission,
+        grammar_compiler: GrammarCompiler,
     ) -> None:
+        """`grammar_compiler` tells its owner when it is done, who then calls `on_grammar` on this thread."""
         self._admission = admission
+        self._grammar_compiler = grammar_compiler
+        self._deadlines = Deadlines()
         self._runner = runner
         self._scheduler = scheduler
         self._kv_cache = kv_cache
@@ -70,8 +97,13 @@ class EngineCore:
 
     @property
     def has_requests(self) -> bool:
-        """True while there is something to compute."""
+        """True while there is something to compute; requests whose grammar is being compiled are not."""
         return self._scheduler.has_requests
+
+    @property
+    def is_empty(self) -> bool:
+        """True while no request is here in any state."""
+        return not self._requests
 
     @property
     def is_broken(self) -> bool:
@@ -97,10 +129,32 @@ class EngineCore:
             "num_failed_steps": self.num_failed_steps,
         }
 
-    def add_request(self, request: Request) -> None:
-        """Queue a request that `RequestIntake` has checked."""
+    def add_request(self, request: Request) -> EngineCoreOutputs:
+        """Take in a request that `RequestIntake` has checked; what comes back ends it where nothing is left to do."""
+        outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
         self._requests[request.key] = request
-        self._scheduler.add(request)
+        self._deadlines.add(request)
+        finished = self._stop_check.check(request) if request.num_output_tokens else None
+        if finished is not None:  # resumed, and the tokens that its client has already were all
+            self._finish(request, finished, outputs)
+        elif request.sampling_params.structured_output:
+            self._grammar_compiler.compile(request.key, request.sampling_params.structured_output)
+        else:
+            self._scheduler.add(request)
+        return outputs
+
+    def on_grammar(self, key: RequestKey, grammar: CompiledGrammar | None, error_message: str) -> EngineCoreOutputs:
+        """Queue a request whose grammar is compiled; without one, the request fails with the message."""
+        outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
+        request = self._requests.get(key)
+        if request is None:
+            return outputs  # aborted meanwhile
+        if grammar is None:
+            self._fail([request], "invalid_grammar", error_message, outputs)
+        else:
+            request.grammar = grammar
+            self._scheduler.add(request)
+        return outputs
 
     def abort_requests(self, keys: Iterable[RequestKey]) -> EngineCoreOutputs:
         """End these requests; unknown keys are ignored."""
@@ -111,6 +165,12 @@ class EngineCore:
                 self._finish(request, request.finished(FinishReason.ABORT), outputs)
         return outputs
 
+    def fail_overdue(self) -> EngineCoreOutputs:
+        """End the requests whose time is over; `step` does it too."""
+        outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
+        self._fail_overdue(outputs)
+        return outputs
+
     def fail_all_requests(self, error_code: str, error_message: str) -> EngineCoreOutputs:
         """End everything that runs or waits with an error."""
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
@@ -119,10 +179,12 @@ class EngineCore:
 
     def step(self) -> EngineCoreOutputs:
         """Schedule, execute, update; returns what each client must hear."""
+        outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
+        self._fail_overdue(outputs)
         plan = self._scheduler.schedule()
         for new in plan.new_requests:
             self._start(self._requests[new.key])
-        outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
+        started_at = time.monotonic()
         try:
             result = self._runner.execute(plan)
         except Exception:  # a step must not take other requests with it
@@ -135,6 +197,7 @@ class EngineCore:
             return outputs
         self._num_failed_in_a_row = 0
         self._kv_cache.end_step()
+        self._scheduler.observe_step(time.monotonic() - started_at)
         self._update(plan, result, outputs)
         return outputs
 
@@ -155,7 +218,7 @@ class EngineCore:
                 code = result.failures[item.key]
                 self._fail([request], code, f"This request failed in the model ({code}).", outputs)
             elif item.key in result.sampled_token_ids:
-                self._take_token(request, result.sampled_token_ids[item.key], outputs)
+                self._take_token(request, result, outputs)
             elif item.key in result.embeddings:
                 client = outputs[request.client_slot]
                 client.embedding_request_ids.append(request.request_id)
@@ -164,16 +227,36 @@ class EngineCore:
             else:
                 assert not item.is_last_chunk, f"the runner gave nothing for request {item.key}"
 
-    def _take_token(self, request: Request, token_id: int, outputs: EngineCoreOutputs) -> None:
-        client = outputs[request.client_slot]
+    def _take_token(self, request: Request, result: ModelRunnerOutput, outputs: EngineCoreOutputs) -> None:
+        key, client = request.key, outputs[request.client_slot]
+        token_id = result.sampled_token_ids[key]
         if request.first_token_at is None:
-            client.started.append(Started(request.request_id, request.num_cached_tokens))
+            prompt_logprobs = result.prompt_logprobs.get(key)
+            num_rows = 0 if prompt_logprobs is None else len(prompt_logprobs.ranks)
+            client.started.append(Started(request.request_id, request.num_cached_tokens, num_rows))
+            if prompt_logprobs is not None:
+                client.add_logprobs(request, prompt_logprobs)
         request.append_output_token(token_id)
         client.request_ids.append(request.request_id)
         client.token_ids.append(token_id)
+        if key in result.logprobs:
+            client.add_logprobs(request, result.logprobs[key])
         finished = self._stop_check.check(request)
+        if finished is None and key in result.completed_grammars:
+            finished = request.finished(FinishReason.STOP)
         if finished is not None:
             self._finish(request, finished, outputs)
+
+    def _fail_overdue(self, outputs: EngineCoreOutputs) -> None:
+        now = time.monotonic()
+        for key in self._deadlines.pop_due(now):
+            request = self._requests.get(key)
+            if request is None:
+                continue
+            if request.deadline <= now:
+                self._fail([request], "timeout", "The request did not end in the time that it had.", outputs)
+            elif request.first_scheduled_at is None:
+                self._fail([request], "queue_timeout", "The request waited too long.", outputs)
 
     def _fail(self, requests: list[Request], error_code: str, error_message: str, outputs: EngineCoreOutputs) -> None:
         for request in requests:

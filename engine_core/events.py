@@ -1,9 +1,10 @@
-"""What the I/O thread tells the step loop; nothing else passes between them in that direction."""
+"""What the I/O thread and the grammar compiler tell the step loop; nothing else passes in that direction."""
 
 from dataclasses import dataclass
 
 from engine_core.outputs import RequestKey
 from engine_core.request import ClientSlot, Request
+from engine_core.structured_output.grammar import CompiledGrammar
 from ipc.messages import Call
 
 
@@ -22,6 +23,15 @@ class AbortRequests:
 
 
 @dataclass(frozen=True, slots=True)
+class GrammarCompiled:
+    """The grammar of a request is ready, or `grammar` is None and `error_message` says why not."""
+
+    key: RequestKey
+    grammar: CompiledGrammar | None
+    error_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ControlCall:
     """A call to answer between two steps."""
 
@@ -34,4 +44,4 @@ class Drain:
     """Finish what runs, then stop."""
 
 
-Event = AddRequest | AbortRequests | ControlCall | Drain
+Event = AddRequest | AbortRequests | GrammarCompiled | ControlCall | Drain

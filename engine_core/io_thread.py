@@ -303,7 +303,7 @@ class IoThread(threading.Thread):
             self._sender.send_in_order(client, Reject(add.request_id, code, "The engine is not accepting requests."))
             return
         try:
-            request = self._intake.accept(add, client.slot)
+            request = self._intake.accept(add, client.slot, client.role)
         except FastInferenceError as error:
             retry_after_s = error.retry_after_s if isinstance(error, QueueFullError) else 0
             reject = Reject(add.request_id, error.code, error.message, error.param or "", int(retry_after_s * 1000))

@@ -5,9 +5,11 @@ state of a request from the step in which it comes as `NewRequestData` until its
 (finished, aborted or preempted); a preempted request comes again as new.
 """
 
+from array import array
 from dataclasses import dataclass, field
 from typing import NewType, Protocol
 
+from engine_core.structured_output.grammar import CompiledGrammar
 from ipc.messages import Task
 from ipc.sampling_params import SamplingParams
 
@@ -27,6 +29,8 @@ class NewRequestData:
     task: Task
     block_ids: tuple[int, ...]
     """Its block table; later blocks come in `ScheduledRequest.new_block_ids`."""
+    grammar: CompiledGrammar | None = None
+    """Set where `sampling_params.structured_output` is; the output so far follows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,20 @@ class SchedulerOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Log-probabilities at one or more positions of a request, from the raw logits (before penalties and the like)."""
+
+    num_entries: int
+    """Entries of each position: the token itself, then the best tokens in falling order."""
+    ranks: "array[int]"
+    """`[num_positions]`, typecode i: rank of the token itself in the whole vocabulary, from 1."""
+    token_ids: "array[int]"
+    """`[num_positions * num_entries]`, typecode i."""
+    values: "array[float]"
+    """`[num_positions * num_entries]`, typecode f: natural logarithms."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRunnerOutput:
     """What a step gave."""
 
@@ -69,6 +87,12 @@ class ModelRunnerOutput:
     """L2-normalized mean of the last hidden states, for each EMBED request whose chunk was the last."""
     failures: dict[RequestKey, str] = field(default_factory=dict)
     """Requests that failed alone, with an error code such as `nan_logits`; the others are unaffected."""
+    logprobs: dict[RequestKey, Logprobs] = field(default_factory=dict)
+    """One position for each sampled token of a request with `num_logprobs >= 0`."""
+    prompt_logprobs: dict[RequestKey, Logprobs] = field(default_factory=dict)
+    """With the first sampled token of a request with `num_prompt_logprobs >= 0`: all prompt positions but the first."""
+    completed_grammars: set[RequestKey] = field(default_factory=set)
+    """Requests whose sampled token completed their grammar: nothing but EOS could follow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ The I/O thread answers from the first moment, so that clients see the stages of 
 thread and blocks while there is nothing to do.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -13,19 +14,21 @@ import signal
 import time
 from importlib.metadata import version
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from engine_core.admission import Admission
 from engine_core.client_sender import LEASE_S
-from engine_core.core import EngineCore
-from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, Event
+from engine_core.core import EngineCore, EngineCoreOutputs
+from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, Event, GrammarCompiled
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
-from engine_core.outputs import ModelRunner
+from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
+from engine_core.structured_output.grammar import CompiledGrammar
+from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
@@ -40,6 +43,9 @@ from ipc.messages import Call, CallMethod, Reply, Welcome
 from ipc.process import start_ticks
 
 log = logging.getLogger(__name__)
+
+_POLL_INTERVAL_S = 0.05
+"""How often deadlines are looked at while grammars are compiled and nothing runs."""
 
 
 class EngineCoreProcess:
@@ -74,7 +80,12 @@ class EngineCoreProcess:
         )
         admission = Admission(self._scheduling)
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
-        self._core = EngineCore(runner, Scheduler(self._scheduling, kv_cache), kv_cache, stop_check, admission)
+        grammars = GrammarCompiler(
+            Path(runner.info.tokenizer_dir), runner.info.vocab_size, runner.info.eos_token_ids, self._on_grammar
+        )
+        self._core = EngineCore(
+            runner, Scheduler(self._scheduling, kv_cache), kv_cache, stop_check, admission, grammars
+        )
         gc.collect()
         gc.freeze()  # what is alive now stays alive: spare the collector from walking it
         gc.enable()
@@ -82,10 +93,17 @@ class EngineCoreProcess:
             signal.signal(number, lambda *_: self._inbox.put(Drain()))
         self._io.become_ready(
             self._make_welcome(runner),
-            RequestIntake(runner.info, hasher if self._cache.enable_prefix_caching else None, admission),
+            RequestIntake(
+                runner.info, hasher if self._cache.enable_prefix_caching else None, admission, self._scheduling
+            ),
         )
         self._serve()
+        grammars.close()
         self._io.stop("drained")
+
+    def _on_grammar(self, key: RequestKey, grammar: CompiledGrammar | None, error_message: str) -> None:
+        """Called by a thread of the compiler."""
+        self._inbox.put(GrammarCompiled(key, grammar, error_message))
 
     def _load_runner(self) -> ModelRunner:
         # The runners are imported here because that takes seconds, during which the I/O thread answers already.
@@ -130,9 +148,10 @@ class EngineCoreProcess:
         while not self._is_drained():
             if self._core.has_requests:
                 self._step()
-                if not self._core.has_requests:
-                    self._check_idle()
-            self._take_events(may_block=not self._core.has_requests and self._drain_deadline is None)
+                self._check_idle()
+            elif not self._core.is_empty:
+                self._send(self._core.fail_overdue())
+            self._take_events()
 
     def _step(self) -> None:
         clock = self._io.clock
@@ -145,6 +164,8 @@ class EngineCoreProcess:
             raise RuntimeError("every step fails; giving up, so that a new core can take over")
 
     def _check_idle(self) -> None:
+        if not self._core.is_empty:
+            return
         try:
             self._core.check_idle()
         except AssertionError:
@@ -153,30 +174,40 @@ class EngineCoreProcess:
     def _is_drained(self) -> bool:
         if self._drain_deadline is None:
             return False
-        if self._core.has_requests and time.monotonic() > self._drain_deadline:
+        if not self._core.is_empty and time.monotonic() > self._drain_deadline:
             outputs = self._core.fail_all_requests("draining", "The engine stopped before this request was done.")
             self._io.send_outputs(outputs, self._core.load)
-        return not self._core.has_requests
+        return self._core.is_empty
 
-    def _take_events(self, *, may_block: bool) -> None:
-        """Handle everything in the inbox; with `may_block`, wait for the first."""
-        if may_block:
-            self._handle(self._inbox.get())
-        while not self._inbox.empty():
-            self._handle(self._inbox.get())
+    def _take_events(self) -> None:
+        """Handle everything in the inbox; where there is nothing else to do, wait for the first."""
+        if self._core.has_requests:
+            wait_s: float | None = 0.0
+        else:
+            wait_s = None if self._core.is_empty and self._drain_deadline is None else _POLL_INTERVAL_S
+        with contextlib.suppress(Empty):
+            self._handle(self._inbox.get(timeout=wait_s) if wait_s != 0.0 else self._inbox.get_nowait())
+            while True:
+                self._handle(self._inbox.get_nowait())
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, AddRequest):
-            self._core.add_request(event.request)
+            self._send(self._core.add_request(event.request))
         elif isinstance(event, AbortRequests):
-            self._io.send_outputs(self._core.abort_requests(event.keys), self._core.load)
-            if not self._core.has_requests:
-                self._check_idle()
+            self._send(self._core.abort_requests(event.keys))
+            self._check_idle()
+        elif isinstance(event, GrammarCompiled):
+            self._send(self._core.on_grammar(event.key, event.grammar, event.error_message))
+            self._check_idle()
         elif isinstance(event, ControlCall):
             self._io.send_reply(event.client_slot, self._answer(event.call))
         elif self._drain_deadline is None:
             self._drain_deadline = time.monotonic() + self._drain_timeout_s
             self._io.begin_draining()
+
+    def _send(self, outputs: EngineCoreOutputs) -> None:
+        if outputs:
+            self._io.send_outputs(outputs, self._core.load)
 
     def _answer(self, call: Call) -> Reply:
         if call.method is CallMethod.STATS:

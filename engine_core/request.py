@@ -4,6 +4,7 @@ Invariant: `num_computed_tokens <= num_tokens`; between steps an unfinished requ
 compute, so prefill, chunked prefill, decode and recompute after preemption are one: computed catches up with known.
 """
 
+import math
 import time
 from array import array
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from typing import NewType
 
 from engine_core.kv_cache.block_hash import BlockHash
 from engine_core.outputs import RequestKey
-from ipc.messages import Finished, FinishReason, RequestId, Task
+from engine_core.structured_output.grammar import CompiledGrammar
+from ipc.messages import Finished, FinishReason, RequestClass, RequestId, Task
 from ipc.sampling_params import SamplingParams
 
 ClientSlot = NewType("ClientSlot", int)
@@ -22,6 +24,8 @@ ClientSlot = NewType("ClientSlot", int)
 class RequestStatus(IntEnum):
     """Where a request is in its life."""
 
+    NEW = 0
+    """Not queued yet: its grammar is being compiled."""
     WAITING = 1
     RUNNING = 2
     PREEMPTED = 3
@@ -42,11 +46,19 @@ class Request:
     """Prompt and output so far."""
     num_prompt_tokens: int
     priority: int = 0
+    request_class: RequestClass = RequestClass.ONLINE
+    flow: str = ""
+    queue_deadline: float = math.inf
+    """On the monotonic clock: fails if it was not scheduled before."""
+    deadline: float = math.inf
+    """On the monotonic clock: fails if it has not ended before."""
+    grammar: CompiledGrammar | None = None
+    """Set once it is compiled, before the request is queued."""
     cache_salt: str = ""
     block_hashes: list[BlockHash] = field(default_factory=list)
     """Hashes of the full blocks of `token_ids`, as far as computed."""
     arrived_at: float = field(default_factory=time.monotonic)
-    status: RequestStatus = RequestStatus.WAITING
+    status: RequestStatus = RequestStatus.NEW
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
     """Prompt tokens found in the prefix cache when the request was first scheduled."""
@@ -70,8 +82,9 @@ class Request:
 
     @property
     def reads_prefix_cache(self) -> bool:
-        """False where every position must be computed: an embedding needs all hidden states."""
-        return self.task is Task.GENERATE
+        """False where every position must be computed: for an embedding, and for prompt logprobs not yet reported."""
+        wants_prompt_logprobs = self.sampling_params.num_prompt_logprobs >= 0 and self.num_output_tokens == 0
+        return self.task is Task.GENERATE and not wants_prompt_logprobs
 
     def append_output_token(self, token_id: int) -> None:
         """Record a sampled token."""

@@ -5,26 +5,32 @@ length is checked here; the rest of the core relies on it.
 """
 
 import itertools
+import math
+import time
 
 from engine_core.admission import Admission
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.outputs import ModelInfo, RequestKey
 from engine_core.request import ClientSlot, Request
-from ipc.errors import ContextLengthError, InvalidRequestError
-from ipc.messages import Add, Task
+from ipc.config import SchedulerConfig
+from ipc.errors import ContextLengthError, InvalidRequestError, UnsupportedParameterError
+from ipc.messages import Add, ClientRole, RequestClass, Task
 
 
 class RequestIntake:
     """Checks and numbers requests; one for each process."""
 
-    def __init__(self, info: ModelInfo, hasher: BlockHasher | None, admission: Admission) -> None:
+    def __init__(
+        self, info: ModelInfo, hasher: BlockHasher | None, admission: Admission, config: SchedulerConfig
+    ) -> None:
         """`hasher` is None where prefix caching is off, so that nobody would read the hashes."""
+        self._config = config
         self._info = info
         self._hasher = hasher
         self._admission = admission
         self._keys = itertools.count(1)
 
-    def accept(self, add: Add, client_slot: ClientSlot) -> Request:
+    def accept(self, add: Add, client_slot: ClientSlot, role: ClientRole) -> Request:
         """Build the request and count it as waiting.
 
         Raises:
@@ -32,6 +38,7 @@ class RequestIntake:
             QueueFullError: it may run later.
         """
         self._check(add)
+        now = time.monotonic()
         request = Request(
             key=RequestKey(next(self._keys)),
             client_slot=client_slot,
@@ -41,6 +48,11 @@ class RequestIntake:
             token_ids=add.prompt_token_ids,
             num_prompt_tokens=len(add.prompt_token_ids) - add.num_resumed_tokens,
             priority=add.priority,
+            request_class=RequestClass.BATCH if role is ClientRole.BATCH else add.request_class,
+            flow=add.flow,
+            queue_deadline=_deadline(now, add.queue_timeout_ms / 1000, self._config.queue_timeout),
+            deadline=_deadline(now, add.timeout_ms / 1000, self._config.request_timeout),
+            arrived_at=now,
             cache_salt=add.cache_salt,
         )
         self._admission.enter(request.num_tokens)
@@ -64,4 +76,16 @@ class RequestIntake:
             raise InvalidRequestError("this model gives no embeddings", param="model")
         if not -(2**31) <= add.priority < 2**31:
             raise InvalidRequestError("priority is out of range", param="priority")
+        if add.priority and self._config.scheduling_policy == "fcfs":
+            raise UnsupportedParameterError("this server was started with --scheduling-policy fcfs", param="priority")
+        if add.num_resumed_tokens > add.sampling_params.max_tokens:
+            raise InvalidRequestError("more tokens are resumed than may be generated", param="num_resumed_tokens")
+        for param, timeout_ms in (("queue_timeout", add.queue_timeout_ms), ("timeout", add.timeout_ms)):
+            if not 0 <= timeout_ms < 2**40:
+                raise InvalidRequestError(f"{param} is out of range", param=param)
         add.sampling_params.validate(self._info.vocab_size)
+
+
+def _deadline(now: float, *timeouts_s: float) -> float:
+    """The earliest end of the timeouts; 0 is none."""
+    return min((now + timeout_s for timeout_s in timeouts_s if timeout_s > 0), default=math.inf)

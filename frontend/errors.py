@@ -25,6 +25,7 @@ from ipc.errors import (
     ProtocolError,
     QueueFullError,
     RequestFailedError,
+    RequestTimeoutError,
     ServerError,
     UnsupportedParameterError,
 )
@@ -89,6 +90,7 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     FastInferenceError: HttpStatus(500, _SERVER_ERROR),
     ServerError: HttpStatus(500, _SERVER_ERROR),
     RequestFailedError: HttpStatus(500, _SERVER_ERROR),
+    RequestTimeoutError: HttpStatus(504, "timeout_error"),
     ConfigError: HttpStatus(500, _SERVER_ERROR),
     ProtocolError: HttpStatus(500, _SERVER_ERROR),
     EngineUnavailableError: HttpStatus(503, _UNAVAILABLE),

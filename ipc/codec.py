@@ -2,7 +2,8 @@
 
     frame 0   header: kind u8, protocol version u8, core epoch u64 (little-endian; the epoch is 0 in HELLO)
     frame 1   body: msgpack array, the record's fields in order, nested records as nested arrays
-    frame 2…  one raw buffer for each field typed `Ids32`, `Ids64` or `Floats`, in field order
+    frame 2…  one raw buffer for each field typed `Ids32`, `Ids64` or `Floats`, in field order; empty ones at the end
+              that have a default are left out
 
 Invariant: `decode` returns a record whose every field has its declared type, or raises `ProtocolError`; whatever
 bytes come in, it does nothing else. Extension types are refused, nothing is ever unpickled, all lengths are bounded.
@@ -31,7 +32,7 @@ from ipc.messages import (
 
 MAX_FRAME_BYTES = 64 * 2**20
 """Limit of every frame; also ZMQ_MAXMSGSIZE of both sides."""
-MAX_FRAMES = 8
+MAX_FRAMES = 16
 MAX_STRING_BYTES = 2**20
 MAX_ITEMS = 2**16
 
@@ -131,6 +132,8 @@ class _RecordCodec:
         """Split a record into its body and its raw buffers."""
         body = [_plain(getattr(message, name)) for name, _, _ in self._body]
         buffers = [_buffer_bytes(getattr(message, name)) for name, _, _ in self._buffers]
+        while buffers and not buffers[-1] and not self._buffers[len(buffers) - 1][2]:
+            buffers.pop()
         return body, buffers
 
     def decode(self, body: Any, buffers: Sequence[bytes]) -> Any:

@@ -68,6 +68,21 @@ class SchedulerConfig(_Section):
     max_prefill_chunk: int = Field(
         512, ge=16, description="most prompt tokens of one request in one step while others run or wait"
     )
+    scheduling_policy: Literal["fcfs", "priority", "memory_aware"] = Field(
+        "priority",
+        description="order of a flow's requests: arrival; priority, then arrival; or smallest need of KV cache",
+    )
+    priority_ageing: float = Field(
+        10.0, gt=0, description="seconds of waiting that make up for one level of priority, so that nobody starves"
+    )
+    batch_share: float = Field(
+        0.1, gt=0, lt=1, description="share of the core that batch requests keep while online requests want all of it"
+    )
+    step_time_target: float = Field(
+        0.25, gt=0, description="seconds: prefill chunks shrink until a step that also decodes takes no longer"
+    )
+    queue_timeout: float = Field(0.0, ge=0, description="seconds after which a waiting request fails; 0 never")
+    request_timeout: float = Field(0.0, ge=0, description="seconds after which any request fails; 0 never")
     max_queued_requests: int = Field(1024, ge=1, description="requests that may wait; more are refused with 429")
     max_queued_tokens: int = Field(1_000_000, ge=1, description="prompt tokens that may wait; more are refused")
 

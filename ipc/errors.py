@@ -9,6 +9,7 @@
     │   └── QueueFullError             too many requests are waiting: try again later
     ├── ServerError                our fault: HTTP 5xx
     │   ├── EngineUnavailableError     the core is starting, draining or gone
+    │   ├── RequestTimeoutError        this request ran longer than it may
     │   └── RequestFailedError         this request failed inside the core; others went on
     ├── ConfigError                wrong flags, files or model: one line on stderr, exit 1
     └── ProtocolError              bytes on the wire that do not follow `ipc.codec`
@@ -83,6 +84,12 @@ class EngineUnavailableError(ServerError):
     def __init__(self, message: str, *, code: str | None = None, retry_after_s: float = 1.0) -> None:
         super().__init__(message, code=code)
         self.retry_after_s = retry_after_s
+
+
+class RequestTimeoutError(ServerError):
+    """This request had not ended when its time was over."""
+
+    code = "timeout"
 
 
 class RequestFailedError(ServerError):

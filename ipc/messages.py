@@ -74,6 +74,15 @@ class Task(IntEnum):
     EMBED = 2
 
 
+class RequestClass(IntEnum):
+    """Who waits for the answer; the scheduler shares the core between the two."""
+
+    ONLINE = 1
+    """A person: comes first."""
+    BATCH = 2
+    """A job: takes what is left, but never nothing. All requests of a BATCH client are of this class."""
+
+
 class FinishReason(IntEnum):
     """How a request ended."""
 
@@ -121,11 +130,18 @@ class Add:
     arrival_time_us: int = 0
     """Wall clock, microseconds since the epoch. For traces; the core goes by its own clock."""
     priority: int = 0
+    """Lower comes first, among the requests of a flow."""
     flow: str = ""
-    """Fair-sharing unit (an API key, a user, a batch job); reserved: the scheduler does not read it yet."""
+    """Fair-sharing unit (an API key, a user, a batch job): flows of a class get equal shares of the core."""
     cache_salt: str = ""
     """Requests share prefix-cache blocks only under equal salts."""
     num_resumed_tokens: int = 0
+    """The answer goes on after them as if it had never stopped."""
+    request_class: RequestClass = RequestClass.ONLINE
+    queue_timeout_ms: int = 0
+    """Fail the request if it has not begun to run after this time; 0 leaves it to the core's setting."""
+    timeout_ms: int = 0
+    """Fail the request if it has not ended after this time; 0 leaves it to the core's setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +174,13 @@ class CallMethod(IntEnum):
     PING = 1
     STATS = 2
     RESET_PREFIX_CACHE = 3
+    """Forget all cached prefixes; answers `num_blocks`."""
+    DRAIN = 4
+    """Refuse new requests and finish the others, without ending the process."""
+    RESUME = 5
+    """Accept requests again after DRAIN."""
+    ABORT = 6
+    """End requests of all clients: those of the argument `flow`, or all; answers `num_aborted`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +277,8 @@ class Started:
     request_id: RequestId
     num_cached_tokens: int
     """Prompt tokens whose keys and values came from the prefix cache."""
+    num_prompt_logprobs: int = 0
+    """How many of the request's logprob rows in this STEP, the first ones, are for its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +298,16 @@ class Step:
     """[len(embedding_request_ids), embedding_size], row after row; those requests are in `finished` too."""
     started: tuple[Started, ...] = ()
     """Requests whose first token is in this STEP."""
+    logprob_request_ids: Ids64 = field(default_factory=lambda: array("Q"))
+    """One row for each position with log-probabilities: those of a prompt first, then one for each token."""
+    logprob_counts: Ids32 = field(default_factory=lambda: array("i"))
+    """Entries of each row, at least 1: the token itself, then the best tokens in falling order."""
+    logprob_ranks: Ids32 = field(default_factory=lambda: array("i"))
+    """Rank of each row's token in the whole vocabulary, from 1."""
+    logprob_token_ids: Ids32 = field(default_factory=lambda: array("i"))
+    """All entries, row after row."""
+    logprobs: Floats = field(default_factory=lambda: array("f"))
+    """Natural logarithms, one for each of `logprob_token_ids`."""
 
 
 @dataclass(frozen=True, slots=True)

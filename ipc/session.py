@@ -21,6 +21,7 @@ from ipc.errors import (
     ProtocolError,
     QueueFullError,
     RequestFailedError,
+    RequestTimeoutError,
 )
 from ipc.messages import (
     Bye,
@@ -46,7 +47,19 @@ from ipc.process import pid_namespace, start_ticks
 
 log = logging.getLogger(__name__)
 
-_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining"})
+_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining", "queue_timeout"})
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities at one position of a prompt or an answer."""
+
+    rank: int
+    """Rank of the token itself in the whole vocabulary, from 1."""
+    token_ids: tuple[int, ...]
+    """The token itself, then the best tokens in falling order."""
+    logprobs: tuple[float, ...]
+    """Natural logarithms, one for each of `token_ids`."""
 
 
 @dataclass(slots=True)
@@ -54,6 +67,10 @@ class Output:
     """What became known of a request since the last look."""
 
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """One for each of `token_ids` where the request asked for them."""
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """With the first token, where the request asked for them: of each token of the prompt but the first."""
     finished: Finished | None = None
     embedding: list[float] | None = None
     num_cached_tokens: int = 0
@@ -80,6 +97,11 @@ class RequestOutputs:
     def push_token(self, token_id: int) -> None:
         """Append one token."""
         self._pending.token_ids.append(token_id)
+
+    def push_logprobs(self, rows: list[TokenLogprobs], num_prompt_rows: int) -> None:
+        """Append what a STEP brought: rows of the prompt first, then one for each of its tokens."""
+        self._pending.prompt_logprobs += rows[:num_prompt_rows]
+        self._pending.logprobs += rows[num_prompt_rows:]
 
     def finish(self, finished: Finished, embedding: list[float] | None = None) -> None:
         """Record the terminal output."""
@@ -115,6 +137,10 @@ class RequestOutputs:
 def _error_of_finished(finished: Finished) -> FastInferenceError:
     if finished.error_code in _UNAVAILABLE_CODES:
         return EngineUnavailableError(finished.error_message, code=finished.error_code)
+    if finished.error_code == RequestTimeoutError.code:
+        return RequestTimeoutError(finished.error_message)
+    if finished.error_code == "invalid_grammar":
+        return InvalidRequestError(finished.error_message, param="structured_outputs", code=finished.error_code)
     return RequestFailedError(finished.error_message, code=finished.error_code)
 
 
@@ -271,10 +297,25 @@ class Session:
                 request.push_token(token_id)
                 touched.add(request)
         embeddings = self._embeddings_of(step)
+        if step.logprob_request_ids:
+            self._take_logprobs(step)
         for request in touched:
             request.notify()
         for finished in step.finished:
             self._end(finished.request_id, finished=finished, embedding=embeddings.get(finished.request_id))
+
+    def _take_logprobs(self, step: Step) -> None:
+        rows: dict[int, list[TokenLogprobs]] = {}
+        start = 0
+        columns = zip(step.logprob_request_ids, step.logprob_counts, step.logprob_ranks, strict=False)
+        for request_id, count, rank in columns:
+            token_ids, logprobs = step.logprob_token_ids[start : start + count], step.logprobs[start : start + count]
+            rows.setdefault(request_id, []).append(TokenLogprobs(rank, tuple(token_ids), tuple(logprobs)))
+            start += count
+        num_prompt_rows = {started.request_id: started.num_prompt_logprobs for started in step.started}
+        for request_id, of_request in rows.items():
+            if (request := self.requests.get(RequestId(request_id))) is not None:
+                request.push_logprobs(of_request, num_prompt_rows.get(RequestId(request_id), 0))
 
     def _embeddings_of(self, step: Step) -> dict[int, list[float]]:
         if not step.embedding_request_ids:

@@ -2,8 +2,11 @@
 
 import itertools
 from array import array
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
 from engine_core.admission import Admission
 from engine_core.core import EngineCore, EngineCoreOutputs
@@ -15,8 +18,9 @@ from engine_core.request import ClientSlot, Request
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
+from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from ipc.config import CacheConfig, FakeModelConfig, ModelConfig, SchedulerConfig
-from ipc.messages import Add, Finished, RequestId, Task, Welcome
+from ipc.messages import Add, ClientRole, Finished, RequestId, Task, Welcome
 from ipc.sampling_params import SamplingParams
 
 BLOCK_SIZE = 16
@@ -93,24 +97,37 @@ class CoreHarness:
         self.kv_cache = KVCacheManager(runner.info.num_blocks, hasher, enable_prefix_caching=True)
         self.scheduler = Scheduler(config, self.kv_cache)
         admission = Admission(config)
-        self.intake = RequestIntake(runner.info, hasher, admission)
+        self.intake = RequestIntake(runner.info, hasher, admission, config)
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
-        self.core = EngineCore(runner, self.scheduler, self.kv_cache, stop_check, admission)
+        info = runner.info
+        self._compiled: SimpleQueue = SimpleQueue()
+        grammars = GrammarCompiler(
+            Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *result: self._compiled.put(result)
+        )
+        self.core = EngineCore(runner, self.scheduler, self.kv_cache, stop_check, admission, grammars)
         self.keys: dict[int, RequestKey] = {}
         self.token_ids: dict[int, list[int]] = {}
         self.finished: dict[int, Finished] = {}
         self.embeddings: dict[int, list[float]] = {}
+        self.logprobs: dict[int, list[tuple[int, list[int], list[float]]]] = defaultdict(list)
+        """Of each request: rank, token ids and values of each row, those of the prompt first."""
+        self.num_prompt_logprobs: dict[int, int] = {}
         self._ids = itertools.count(1)
 
     def add(self, prompt: Sequence[int], task: Task = Task.GENERATE, num_resumed_tokens: int = 0, **params) -> int:
         """Add a request; returns its id."""
+        add = Add(RequestId(0), array("i", prompt), make_params(**params), task, num_resumed_tokens=num_resumed_tokens)
+        return self.submit(add)
+
+    def submit(self, add: Add, role: ClientRole = ClientRole.FRONTEND) -> int:
+        """Add a request, whose id is drawn here; returns it."""
         request_id = RequestId(next(self._ids))
-        prompt_ids = array("i", prompt)
-        add = Add(request_id, prompt_ids, make_params(**params), task=task, num_resumed_tokens=num_resumed_tokens)
-        request = self.intake.accept(add, ClientSlot(1))
-        self.core.add_request(request)
+        request = self.intake.accept(replace(add, request_id=request_id), ClientSlot(1), role)
         self.keys[request_id] = request.key
         self.token_ids[request_id] = []
+        self.take(self.core.add_request(request))
+        if add.sampling_params.structured_output:
+            self.take(self.core.on_grammar(*self._compiled.get(timeout=10)))
         return request_id
 
     def abort(self, request_id: int) -> None:
@@ -136,6 +153,15 @@ class CoreHarness:
         for client in outputs.values():
             for request_id, token_id in zip(client.request_ids, client.token_ids, strict=True):
                 self.token_ids[request_id].append(token_id)
+            start = 0
+            rows = zip(client.logprob_request_ids, client.logprob_counts, client.logprob_ranks, strict=True)
+            for request_id, count, rank in rows:
+                entries = slice(start, start + count)
+                row = (rank, client.logprob_token_ids[entries].tolist(), client.logprobs[entries].tolist())
+                self.logprobs[request_id].append(row)
+                start += count
+            for started in client.started:
+                self.num_prompt_logprobs[started.request_id] = started.num_prompt_logprobs
             for finished in client.finished:
                 assert finished.request_id not in self.finished, "two terminal outputs for one request"
                 self.finished[finished.request_id] = finished

@@ -67,6 +67,7 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queue a request; the caller has checked that it can ever fit."""
+        request.status = RequestStatus.WAITING
         self._waiting.add(request)
 
     def finish(self, request: Request, *, is_trusted: bool = True) -> None:
@@ -74,7 +75,7 @@ class Scheduler:
         if request.status is RequestStatus.RUNNING:
             del self._running[request.key]
             self._dropped.append(request.key)
-        else:
+        elif request.status is not RequestStatus.NEW:
             self._waiting.remove(request)
         request.status = RequestStatus.FINISHED
         if is_trusted:
@@ -96,6 +97,9 @@ class Scheduler:
             scheduled=tuple(step.scheduled),
             dropped_request_keys=tuple(dropped),
         )
+
+    def observe_step(self, seconds: float) -> None:
+        """Learn how long the step that was planned last took."""
 
     def _schedule_running(self, step: _StepBuilder) -> None:
         for request in sorted(self._running.values(), key=_running_order):
@@ -144,6 +148,7 @@ class Scheduler:
                     sampling_params=request.sampling_params,
                     task=request.task,
                     block_ids=self._kv_cache.block_ids(request),
+                    grammar=request.grammar,
                 )
             )
             self._append(step, request, num_tokens, ())

@@ -1,4 +1,5 @@
 from array import array
+from dataclasses import replace
 
 import msgpack
 import pytest
@@ -48,9 +49,10 @@ def test_bytes_of_an_add_are_pinned():
     frames = codec.encode(ADD, epoch=258)
     assert [frame.hex() for frame in frames] == [
         "03010201000000000000",
-        "98" "07"  # request_id
-        "99" "05" "00" "cb3fe0000000000000" "cb3ff0000000000000" "00" "cb0000000000000000" "f7" "9103" "c2"
-        "01" "cf00060a24181e4000" "00" "a0" "a173" "00",
+        "9b" "07"  # request_id
+        "dc0012" "05" "00" "cb3fe0000000000000" "cb3ff0000000000000" "00" "cb0000000000000000" "f7" "9103" "c2"
+        "cb0000000000000000" "cb0000000000000000" "cb3ff0000000000000" "90" "90" "90" "ff" "ff" "9200a0"
+        "01" "cf00060a24181e4000" "00" "a0" "a173" "00" "01" "00" "00",
         "01000000" "02000000" "2c010000",
     ]  # fmt: skip
 
@@ -62,12 +64,31 @@ def test_bytes_of_a_step_are_pinned():
         "95" "04" "09"
         "91" "9b" "08" "02" "03" "05" "00" "ff" "a0" "a0" "00" "00" "00"  # finished
         "95" "01" "02" "03" "04" "05"  # load
-        "91" "92" "07" "40",  # started
+        "91" "93" "07" "40" "00",  # started
         "0700000000000000" "0800000000000000",
         "2a000000" "2b000000",
-        "",
-        "",
     ]  # fmt: skip
+
+
+def test_bytes_of_logprobs_in_a_step_are_pinned():
+    step = replace(
+        STEP,
+        logprob_request_ids=array("Q", [7]),
+        logprob_counts=array("i", [2]),
+        logprob_ranks=array("i", [3]),
+        logprob_token_ids=array("i", [42, 5]),
+        logprobs=array("f", [-2.0, -0.5]),
+    )
+    assert [frame.hex() for frame in codec.encode(step, epoch=1)[4:]] == [
+        "",  # embedding_request_ids
+        "",  # embeddings
+        "0700000000000000",
+        "02000000",
+        "03000000",
+        "2a000000" "05000000",
+        "000000c0" "000000bf",
+    ]  # fmt: skip
+    assert codec.decode_core_message(codec.encode(step, epoch=1)) == step
 
 
 @pytest.mark.parametrize("message", [ADD, Hello("f", ClientRole.FRONTEND, 1, 2, 3), Abort(array("Q", [2**64 - 1]))])
