@@ -6,19 +6,25 @@ a prefix-cache mix-up or a lost recompute shows as a wrong text. Step time and f
 (`FakeModelConfig`). It is never a proof that something works with a model.
 """
 
+import logging
 import os
 import time
 import zlib
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from engine_core.outputs import ModelInfo, ModelRunnerOutput, NewRequestData, RequestKey, SchedulerOutput
+from engine_core.outputs import Logprobs, ModelInfo, ModelRunnerOutput, NewRequestData, RequestKey, SchedulerOutput
+from engine_core.structured_output.grammar import BITS_PER_WORD, GrammarError, GrammarMatcher
 from ipc.config import CacheConfig, FakeModelConfig, ModelConfig
 from ipc.errors import ConfigError
 from ipc.messages import Task
+
+logger = logging.getLogger(__name__)
 
 NUM_BYTES = 256
 IM_START_ID, IM_END_ID = NUM_BYTES, NUM_BYTES + 1
@@ -28,6 +34,8 @@ DEFAULT_MAX_MODEL_LEN = 4096
 DEFAULT_NUM_BLOCKS = 2048
 
 _ALPHABET = "etaoin shrdlu cmfwyp vbgkqjxz, ETAOIN. "
+_GRAMMAR_ALPHABET = b'"]}' * 6 + b"etaoinshrdlu0123456789,:"
+"""What is said under a grammar, as far as it allows: what closes comes often, so that answers end."""
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -39,6 +47,8 @@ class _FakeRequest:
     new: NewRequestData
     token_ids: list[int]
     block_ids: list[int] = field(default_factory=list)
+    matcher: GrammarMatcher | None = None
+    """Made with the first token, so that its errors are those of one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +143,33 @@ class FakeModelRunner:
         elif request.new.task is Task.EMBED:
             output.embeddings[key] = _embedding(context)
         else:
-            num_output_tokens = len(request.token_ids) - request.new.num_prompt_tokens
-            may_end = num_output_tokens >= request.new.sampling_params.min_tokens
+            try:
+                self._generate(request, context, output)
+            except GrammarError as error:
+                logger.info("request %d: %s", key, error)
+                output.failures[key] = "grammar_error"
+
+    def _generate(self, request: _FakeRequest, context: bytes, output: ModelRunnerOutput) -> None:
+        key, params = request.new.key, request.new.sampling_params
+        num_output_tokens = len(request.token_ids) - request.new.num_prompt_tokens
+        may_end = num_output_tokens >= params.min_tokens
+        if request.new.grammar is not None and request.matcher is None:
+            request.matcher = request.new.grammar.new_matcher(request.token_ids[request.new.num_prompt_tokens :])
+        allowed = _allowed_tokens(request)
+        if allowed is None:
             token_id = fake_next_token(context, may_end=may_end)
-            request.token_ids.append(token_id)
-            output.sampled_token_ids[key] = token_id
+        else:
+            token_id = _fake_allowed_token(context, allowed, may_end=may_end)
+        if request.matcher is not None:
+            request.matcher.accept([token_id])
+            if request.matcher.is_complete:
+                output.completed_grammars.add(key)
+        if num_output_tokens == 0 and params.num_prompt_logprobs >= 0:
+            output.prompt_logprobs[key] = _fake_logprobs(request.token_ids, 1, params.num_prompt_logprobs)
+        request.token_ids.append(token_id)
+        if params.num_logprobs >= 0:
+            output.logprobs[key] = _fake_logprobs(request.token_ids, len(request.token_ids) - 1, params.num_logprobs)
+        output.sampled_token_ids[key] = token_id
 
     def _slots(self, request: _FakeRequest, start: int, end: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
         positions = np.arange(start, end)
@@ -151,6 +183,42 @@ def fake_next_token(context: bytes, *, may_end: bool = True) -> int:
     if may_end and number % 199 == 0:
         return IM_END_ID
     return ord(_ALPHABET[number % len(_ALPHABET)])
+
+
+def _allowed_tokens(request: _FakeRequest) -> set[int] | None:
+    """What may come next by the grammar and by `allowed_token_ids`; None where neither is set."""
+    allowed = set(request.new.sampling_params.allowed_token_ids) or None
+    if request.matcher is None:
+        return allowed
+    words = np.zeros(-(-VOCAB_SIZE // BITS_PER_WORD), dtype=np.int32)
+    request.matcher.fill_mask(words)
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:VOCAB_SIZE]
+    by_grammar = set(np.flatnonzero(bits).tolist())
+    return by_grammar if allowed is None else allowed & by_grammar
+
+
+def _fake_allowed_token(context: bytes, allowed: set[int], *, may_end: bool) -> int:
+    """The token after a context where only some are allowed; raises `GrammarError` where none is."""
+    candidates = [token_id for token_id in _GRAMMAR_ALPHABET if token_id in allowed]
+    if IM_END_ID in allowed and may_end:
+        candidates.append(IM_END_ID)
+    candidates = candidates or sorted(allowed - {IM_END_ID}) or sorted(allowed)
+    if not candidates:
+        raise GrammarError("no token is both in the grammar and in allowed_token_ids")
+    return candidates[zlib.crc32(context) % len(candidates)]
+
+
+def _fake_logprobs(token_ids: Sequence[int], start: int, num_best: int) -> Logprobs:
+    """Invented numbers for the tokens from `start` on: each is the best of its position, the next ids follow."""
+    logprobs = Logprobs(num_best + 1, array("i"), array("i"), array("f"))
+    checksum = zlib.crc32(array("i", token_ids[:start]).tobytes())
+    for token_id in token_ids[start:]:
+        best = -(checksum % 1000) / 1000
+        logprobs.ranks.append(1)
+        logprobs.token_ids.extend([token_id, *((token_id + rank) % VOCAB_SIZE for rank in range(num_best))])
+        logprobs.values.extend([best, *(best - rank for rank in range(num_best))])
+        checksum = zlib.crc32(array("i", [token_id]).tobytes(), checksum)
+    return logprobs
 
 
 def _embedding(context: bytes) -> list[float]:

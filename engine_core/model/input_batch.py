@@ -1,9 +1,9 @@
-"""The runner's memory between steps: tokens, block table and sampling parameters of every request it was given.
+"""The runner's memory between steps: tokens, block table and sampling state of every request it was given.
 
 `model_runner.py` applies each `SchedulerOutput` here and gets the step's flat batch: the scheduled tokens of all
-requests one after the other. Sampled tokens are appended by the runner, so a decode step names no tokens.
+requests one after the other. Sampled tokens are appended by the sampler, so a decode step names no tokens.
 Invariant: `num_tokens` tokens of a request are known, and its block table covers every scheduled one.
-Next: `attention.py` reads the spans, `sampler.py` the sampling rows.
+Next: `attention.py` reads the spans, `sampling/batch_sampler.py` the sampling rows.
 """
 
 from collections.abc import Sequence
@@ -14,70 +14,39 @@ import numpy.typing as npt
 import torch
 
 from engine_core.model.attention import RequestSpan
+from engine_core.model.growing_array import GrowingArray
+from engine_core.model.sampling.prompt_logprobs import PromptLogprobs
+from engine_core.model.sampling.state import SamplingState
 from engine_core.outputs import NewRequestData, RequestKey, ScheduledRequest, SchedulerOutput
 from ipc.messages import Task
-from ipc.sampling_params import SamplingParams
 
-Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
-
-
-class GrowingArray:
-    """An int32 array with amortized appends."""
-
-    def __init__(self, values: Sequence[int]) -> None:
-        self._length = len(values)
-        self._storage: Int32Array = np.empty(max(16, len(values) + 32), dtype=np.int32)
-        self._storage[: self._length] = values
-
-    def __len__(self) -> int:
-        return self._length
-
-    @property
-    def values(self) -> Int32Array:
-        """A view of the content, valid until the next append."""
-        return self._storage[: self._length]
-
-    def extend(self, values: Sequence[int]) -> None:
-        """Append all of `values`."""
-        end = self._length + len(values)
-        if end > len(self._storage):
-            storage = np.empty(max(end, 2 * len(self._storage)), dtype=np.int32)
-            storage[: self._length] = self.values
-            self._storage = storage
-        self._storage[self._length : end] = values
-        self._length = end
 
 
 class CachedRequest:
     """What the runner keeps of one request."""
 
-    __slots__ = (
-        "block_table",
-        "hidden_sum",
-        "key",
-        "num_pooled",
-        "num_prompt_tokens",
-        "sampling_params",
-        "task",
-        "token_ids",
-    )
+    __slots__ = ("block_table", "hidden_sum", "key", "num_pooled", "prompt_logprobs", "sampling", "task")
 
-    def __init__(self, data: NewRequestData) -> None:
+    def __init__(self, data: NewRequestData, vocab_size: int) -> None:
         self.key = data.key
-        self.token_ids = GrowingArray(data.token_ids)
-        self.block_table = GrowingArray(data.block_ids)
-        self.num_prompt_tokens = data.num_prompt_tokens
-        self.sampling_params: SamplingParams = data.sampling_params
         self.task = data.task
+        self.block_table = GrowingArray(data.block_ids)
+        self.sampling = SamplingState(data)
+        """Its tokens, and what the sampler keeps."""
+        self.prompt_logprobs: PromptLogprobs | None = None
+        """Until the prompt is computed; with an output, they were reported in an earlier life."""
+        if data.sampling_params.num_prompt_logprobs >= 0 and self.sampling.num_output_tokens == 0:
+            prompt = self.token_ids.values
+            self.prompt_logprobs = PromptLogprobs(prompt, data.sampling_params.num_prompt_logprobs, vocab_size)
         self.hidden_sum: torch.Tensor | None = None
         """EMBED: sum of the last hidden states so far, `[hidden_size]` fp32."""
         self.num_pooled = 0
 
     @property
-    def num_output_tokens(self) -> int:
-        """Tokens beyond the prompt; also the output position of the next token."""
-        return len(self.token_ids) - self.num_prompt_tokens
+    def token_ids(self) -> GrowingArray:
+        """Prompt and output so far."""
+        return self.sampling.token_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +65,16 @@ class StepInputs:
     """The request of each sampling row."""
     embedding_spans: tuple[tuple[CachedRequest, RequestSpan, bool], ...]
     """EMBED requests, their rows, and whether the prompt ends here."""
+    prompt_logprob_spans: tuple[tuple[CachedRequest, RequestSpan, bool], ...]
+    """The same of requests whose prompt logprobs are being collected."""
 
 
 class InputBatch:
     """All requests that the runner keeps, by key."""
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, vocab_size: int) -> None:
         self._block_size = block_size
+        self._vocab_size = vocab_size
         self._offsets: Int64Array = np.arange(block_size, dtype=np.int64)
         self._requests: dict[RequestKey, CachedRequest] = {}
 
@@ -112,16 +84,12 @@ class InputBatch:
     def __contains__(self, key: RequestKey) -> bool:
         return key in self._requests
 
-    def append_token(self, key: RequestKey, token_id: int) -> None:
-        """Add a sampled token to its request."""
-        self._requests[key].token_ids.extend((token_id,))
-
     def apply(self, step: SchedulerOutput) -> None:
         """Forget what was dropped, take in what is new, and extend the block tables."""
         for key in step.dropped_request_keys:
             self._requests.pop(key, None)
         for data in step.new_requests:
-            self._requests[data.key] = CachedRequest(data)
+            self._requests[data.key] = CachedRequest(data, self._vocab_size)
         for scheduled in step.scheduled:
             if scheduled.new_block_ids:
                 self._requests[scheduled.key].block_table.extend(scheduled.new_block_ids)
@@ -136,6 +104,7 @@ class InputBatch:
         sampling_rows: list[int] = []
         sampling_requests: list[CachedRequest] = []
         embedding_spans: list[tuple[CachedRequest, RequestSpan, bool]] = []
+        prompt_logprob_spans: list[tuple[CachedRequest, RequestSpan, bool]] = []
         query_start = 0
         for item in scheduled:
             request = self._requests[item.key]
@@ -147,7 +116,10 @@ class InputBatch:
             query_start += item.num_scheduled_tokens
             if request.task == Task.EMBED:
                 embedding_spans.append((request, span, item.is_last_chunk))
-            elif item.is_last_chunk:
+                continue
+            if request.prompt_logprobs is not None:
+                prompt_logprob_spans.append((request, span, item.is_last_chunk))
+            if item.is_last_chunk:
                 sampling_rows.append(query_start - 1)
                 sampling_requests.append(request)
         return StepInputs(
@@ -157,6 +129,7 @@ class InputBatch:
             np.array(sampling_rows, dtype=np.int64),
             tuple(sampling_requests),
             tuple(embedding_spans),
+            tuple(prompt_logprob_spans),
         )
 
     def _span(self, request: CachedRequest, item: ScheduledRequest, query_start: int) -> RequestSpan:

@@ -3,7 +3,7 @@
 Called once by `engine_core/process.py`. Everything that can be wrong with a model folder or with the flags is a
 `ConfigError` of one line, found as early as possible: what would be computed wrongly is refused here, not served.
 Only local files are read and no code of a model repository is ever run.
-Next: `engine_core/memory_plan.py`, `model_runner.py`.
+Next: `engine_core/memory_plan.py` (device, precision and sizes), `model_runner.py`.
 """
 
 import hashlib
@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from engine_core.memory_plan import MemoryPlan, ModelShape, available_memory_bytes, plan_memory, read_model_shape
+from engine_core.device import DeviceType, DtypeName
+from engine_core.memory_plan import MemoryPlan, ModelShape, plan_model
 from engine_core.model.attention import UnsupportedAttentionError
 from engine_core.model.kv_tensors import KVTensors, allocate_kv_tensors
 from engine_core.model.llama import LlamaConfig, LlamaNetwork
@@ -28,6 +29,8 @@ from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+_TORCH_DTYPES: dict[DtypeName, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_model_runner(
@@ -45,22 +48,11 @@ def load_model_runner(
         ConfigError: the model cannot be run with these settings.
     """
     report("preparing")
-    device = _resolve_device(model.device)
-    dtype = _resolve_dtype(model.dtype, device)
     _set_threads(model.threads)
     model_dir = Path(model.model)
-    if not (model_dir / "config.json").is_file():
-        raise ConfigError(f"no model folder at {model.model}: config.json is missing")
-    shape = read_model_shape(model_dir)
-    plan = plan_memory(
-        shape,
-        dtype_bytes=dtype.itemsize,
-        max_model_len=model.max_model_len,
-        cache=cache,
-        scheduler=scheduler,
-        available_bytes=_available_bytes(device),
-        on_cuda=device.type == "cuda",
-    )
+    model_plan = plan_model(model, cache, scheduler)
+    shape, plan = model_plan.shape, model_plan.memory
+    device, dtype = _torch_device(model_plan.device), _TORCH_DTYPES[model_plan.dtype]
     logger.info("%s, %s: %s", device.type, _name(dtype), plan.describe())
     for note in plan.notes:
         logger.warning("%s", note)
@@ -82,35 +74,13 @@ def load_model_runner(
 # --- device, precision, threads ----------------------------------------------------------------------------------
 
 
-def _resolve_device(asked: str) -> torch.device:
-    if asked == "cpu":
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    if asked == "cuda":
-        raise ConfigError("--device cuda: torch finds no CUDA device (use --device cpu)")
-    return torch.device("cpu")
-
-
-def _resolve_dtype(asked: str, device: torch.device) -> torch.dtype:
-    """On a CPU without bf16 arithmetic, bf16 prefill is several times slower than fp32."""
-    if asked == "float32":
-        return torch.float32
-    if asked == "bfloat16" or device.type == "cuda":
-        return torch.bfloat16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+def _torch_device(device: DeviceType) -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
 
 
 def _set_threads(asked: int | None) -> None:
     """Use the CPUs that this process may run on; must come before the first operation."""
     torch.set_num_threads(asked or len(os.sched_getaffinity(0)))
-
-
-def _available_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        free_bytes, _ = torch.cuda.mem_get_info(device)
-        return int(free_bytes)
-    return available_memory_bytes()
 
 
 def _name(dtype: torch.dtype) -> str:

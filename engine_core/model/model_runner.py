@@ -2,19 +2,23 @@
 
 Made by `loader.py`; the core calls `execute` once per step. All scheduled tokens form one row `[1, num_tokens]`, so
 prefill chunks and decodes go through the linear layers together; only attention sees requests (`attention.py`).
-Logits are computed for the rows that sample, and for no others.
-Next: `input_batch.py`, `attention.py`, `sampler.py`.
+Logits are computed for the rows that sample (and in slices for prompt logprobs), and for no others.
+Next: `input_batch.py`, `attention.py`, `sampling/batch_sampler.py`.
 """
 
-import numpy as np
+import logging
+from functools import partial
+
 import torch
 
 from engine_core.model.attention import RequestSpan, build_attention_metadata
 from engine_core.model.input_batch import CachedRequest, InputBatch, StepInputs
 from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.network import Network, flat_batch
-from engine_core.model.sampler import SamplingMetadata, build_sampling_metadata, sample
-from engine_core.outputs import ModelInfo, ModelRunnerOutput, RequestKey, SchedulerOutput
+from engine_core.model.sampling.batch_sampler import BatchSampler
+from engine_core.outputs import Logprobs, ModelInfo, ModelRunnerOutput, RequestKey, SchedulerOutput
+
+log = logging.getLogger(__name__)
 
 
 class TorchModelRunner:
@@ -25,9 +29,8 @@ class TorchModelRunner:
         self._kv_tensors = kv_tensors
         self._info = info
         self._device = kv_tensors.device
-        self._batch = InputBatch(kv_tensors.block_size)
-        self._sampling_keys: tuple[RequestKey, ...] = ()
-        self._sampling_metadata: SamplingMetadata | None = None
+        self._batch = InputBatch(kv_tensors.block_size, info.vocab_size)
+        self._sampler = BatchSampler(info.eos_token_ids, info.vocab_size, self._device)
 
     @property
     def info(self) -> ModelInfo:
@@ -52,39 +55,59 @@ class TorchModelRunner:
         if not step.scheduled:
             return output
         inputs = self._batch.build(step.scheduled)
+        sampling_states = [request.sampling for request in inputs.sampling_requests]
+        self._sampler.begin(sampling_states)
         metadata = build_attention_metadata(inputs.spans, self._kv_tensors)
         hidden = flat_batch(self._network, inputs.input_ids, inputs.positions, metadata, self._kv_tensors)
         for request, span, is_last_chunk in inputs.embedding_spans:
             self._pool(request, span, hidden, is_last_chunk, output)
-        if inputs.sampling_requests:
-            self._sample(inputs, hidden, output)
+        prompt_logprobs = self._collect_prompt_logprobs(inputs, hidden, output)
+        if sampling_states:
+            rows = hidden[torch.from_numpy(inputs.sampling_rows).to(self._device)]
+            self._sampler.sample(sampling_states, partial(self._network.logits, rows), output)
+        for key, logprobs in prompt_logprobs.items():
+            if key in output.sampled_token_ids:
+                output.prompt_logprobs[key] = logprobs
         return output
 
-    # --- sampling ----------------------------------------------------------------------------------------------------
+    # --- prompt logprobs ---------------------------------------------------------------------------------------------
 
-    def _sample(self, inputs: StepInputs, hidden: torch.Tensor, output: ModelRunnerOutput) -> None:
-        requests = inputs.sampling_requests
-        logits = self._network.logits(hidden[torch.from_numpy(inputs.sampling_rows).to(self._device)])
-        positions = np.array([request.num_output_tokens for request in requests], dtype=np.int64)
-        sampled = sample(logits, self._sampling_metadata_for(requests), positions)
-        for request, token_id, failed in zip(requests, sampled.token_ids, sampled.failed, strict=True):
-            if failed:
-                output.failures[request.key] = "nan_logits"
+    def _collect_prompt_logprobs(
+        self, inputs: StepInputs, hidden: torch.Tensor, output: ModelRunnerOutput
+    ) -> dict[RequestKey, Logprobs]:
+        """Take this step's chunks; returns what is whole now."""
+        whole = {}
+        for request, span, is_last_chunk in inputs.prompt_logprob_spans:
+            try:
+                logprobs = self._add_prompt_chunk(request, span, hidden, is_last_chunk, output)
+            except Exception:  # must not take the other requests with it
+                log.exception("request %d: no prompt logprobs", request.key)
+                output.failures[request.key] = "sampler_error"
             else:
-                output.sampled_token_ids[request.key] = token_id
-                self._batch.append_token(request.key, token_id)
+                if logprobs is not None:
+                    whole[request.key] = logprobs
+        return whole
 
-    def _sampling_metadata_for(self, requests: tuple[CachedRequest, ...]) -> SamplingMetadata:
-        keys = tuple(request.key for request in requests)
-        if self._sampling_metadata is None or keys != self._sampling_keys:
-            self._sampling_metadata = build_sampling_metadata(
-                [request.sampling_params for request in requests],
-                self._info.eos_token_ids,
-                self._info.vocab_size,
-                self._device,
-            )
-            self._sampling_keys = keys
-        return self._sampling_metadata
+    def _add_prompt_chunk(
+        self,
+        request: CachedRequest,
+        span: RequestSpan,
+        hidden: torch.Tensor,
+        is_last_chunk: bool,
+        output: ModelRunnerOutput,
+    ) -> Logprobs | None:
+        """Add a chunk to the prompt logprobs of a request; at the end, give them."""
+        collected = request.prompt_logprobs
+        assert collected is not None
+        rows = hidden[span.query_start : span.query_start + span.num_queries]
+        collected.add(span.num_computed_tokens, rows, self._network.logits)
+        if not is_last_chunk:
+            return None
+        request.prompt_logprobs = None
+        if collected.num_missing != 0:
+            output.failures[request.key] = "incomplete_prompt_logprobs"  # a cached prefix has no hidden states
+            return None
+        return collected.result()
 
     # --- embeddings --------------------------------------------------------------------------------------------------
 

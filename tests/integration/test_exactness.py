@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import engine_core.model.model_runner as model_runner_module
+import engine_core.model.sampling.batch_sampler as batch_sampler_module
 from engine_core.model.loader import load_model_runner
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.messages import FinishReason
@@ -98,13 +98,13 @@ def test_32_requests_with_blocks_for_a_third_finish_with_the_same_texts(smollm2_
 def last_logits(harness, prompts, monkeypatch):
     """The logits from which the first token after each prompt is drawn, one prompt at a time: `[prompts, vocab]`."""
     seen = []
-    sample = model_runner_module.sample
+    sample = batch_sampler_module.sample
 
     def recording_sample(logits, *arguments):
         seen.append(logits[-1].float())
         return sample(logits, *arguments)
 
-    monkeypatch.setattr(model_runner_module, "sample", recording_sample)
+    monkeypatch.setattr(batch_sampler_module, "sample", recording_sample)
     for prompt in prompts:
         generate(harness, [prompt], num_tokens=1)
     return torch.stack(seen)

@@ -1,16 +1,20 @@
 """Tiny random models on disk, and a driver that plays the scheduler with block tables of the test's choice."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from llguidance import LLMatcher, LLTokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from engine_core.model.fake_runner import IM_END_ID, write_fake_tokenizer
+from engine_core.model.fake_runner import VOCAB_SIZE as NUM_BYTE_TOKENS
 from engine_core.model.loader import load_model_runner
 from engine_core.model.model_runner import TorchModelRunner
 from engine_core.outputs import ModelRunnerOutput, NewRequestData, RequestKey, ScheduledRequest, SchedulerOutput
+from engine_core.structured_output.grammar import CompiledGrammar
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.messages import Task
 from ipc.sampling_params import SamplingParams
@@ -80,12 +84,13 @@ class Driver:
         task: Task = Task.GENERATE,
         num_prompt_tokens: int | None = None,
         cached_blocks: Sequence[int] = (),
+        grammar: CompiledGrammar | None = None,
     ) -> None:
         self.tokens[key] = list(prompt)
         self.blocks[key] = list(cached_blocks)
         self.num_computed[key] = len(cached_blocks) * BLOCK_SIZE
-        num_prompt = num_prompt_tokens or len(prompt)
-        self._new.append(NewRequestData(RequestKey(key), tuple(prompt), num_prompt, params, task, tuple(cached_blocks)))
+        num_prompt, blocks = num_prompt_tokens or len(prompt), tuple(cached_blocks)
+        self._new.append(NewRequestData(RequestKey(key), tuple(prompt), num_prompt, params, task, blocks, grammar))
 
     def drop(self, key: int) -> None:
         self._dropped.append(RequestKey(key))
@@ -181,3 +186,17 @@ def reference_tokens(folder: Path, prompt: Sequence[int], count: int) -> list[in
 @pytest.fixture(scope="session")
 def generate():
     return reference_tokens
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer(tmp_path_factory) -> LLTokenizer:
+    """Ids 0 to 255 are bytes, `IM_END_ID` is EOS."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_fake_tokenizer(folder)
+    return LLTokenizer(str(folder / "tokenizer.json"), n_vocab=NUM_BYTE_TOKENS, eos_token=[IM_END_ID])
+
+
+@pytest.fixture(scope="session")
+def grammar(byte_tokenizer) -> Callable[[str], CompiledGrammar]:
+    """Compiles a regular expression."""
+    return lambda regex: CompiledGrammar(byte_tokenizer, LLMatcher.grammar_from_regex(regex))

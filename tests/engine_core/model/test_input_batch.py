@@ -1,10 +1,8 @@
 """What the runner remembers, and how a step is laid out."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from engine_core.model.input_batch import GrowingArray, InputBatch
+from engine_core.model.input_batch import InputBatch
 from engine_core.outputs import NewRequestData, RequestKey, ScheduledRequest, SchedulerOutput
 from ipc.messages import Task
 from ipc.sampling_params import SamplingParams
@@ -25,16 +23,8 @@ def apply(batch, new_requests=(), items=(), dropped=()):
     return batch.build(items) if items else None
 
 
-@given(st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=70), max_size=12))
-def test_growing_array_keeps_all_values(parts):
-    array = GrowingArray(parts[0] if parts else [])
-    for part in parts[1:]:
-        array.extend(part)
-    assert array.values.tolist() == [value for part in parts for value in part]
-
-
 def test_a_step_is_laid_out_request_by_request():
-    batch = InputBatch(block_size=16)
+    batch = InputBatch(block_size=16, vocab_size=1000)
     items = [scheduled(1, 0, 3, [5]), scheduled(2, 16, 2, [7], is_last=False)]
     inputs = apply(batch, [new(1, [11, 12, 13]), new(2, range(100, 120), [9])], items)
     assert inputs.input_ids.tolist() == [11, 12, 13, 116, 117]
@@ -46,23 +36,23 @@ def test_a_step_is_laid_out_request_by_request():
 
 
 def test_a_decode_reads_the_token_that_was_sampled():
-    batch = InputBatch(block_size=16)
-    apply(batch, [new(1, [11, 12])], [scheduled(1, 0, 2, [0])])
-    batch.append_token(RequestKey(1), 77)
+    batch = InputBatch(block_size=16, vocab_size=1000)
+    first = apply(batch, [new(1, [11, 12])], [scheduled(1, 0, 2, [0])])
+    first.sampling_requests[0].sampling.append(77)
     inputs = apply(batch, (), [scheduled(1, 2, 1)])
     assert (inputs.input_ids.tolist(), inputs.positions.tolist()) == ([77], [2])
-    assert inputs.sampling_requests[0].num_output_tokens == 1
+    assert inputs.sampling_requests[0].sampling.num_output_tokens == 1
 
 
 def test_embedding_requests_do_not_sample():
-    batch = InputBatch(block_size=16)
+    batch = InputBatch(block_size=16, vocab_size=1000)
     inputs = apply(batch, [new(1, [1, 2], task=Task.EMBED)], [scheduled(1, 0, 2, [0])])
     assert not inputs.sampling_requests
     assert [(request.key, done) for request, _, done in inputs.embedding_spans] == [(1, True)]
 
 
 def test_a_request_dropped_and_given_again_starts_anew():
-    batch = InputBatch(block_size=16)
+    batch = InputBatch(block_size=16, vocab_size=1000)
     apply(batch, [new(1, [1, 2, 3])], [scheduled(1, 0, 3, [4])])
     inputs = apply(batch, [new(1, [1, 2, 3, 4])], [scheduled(1, 0, 4, [6])], dropped=[1])
     assert inputs.spans[0].slots.tolist() == [96, 97, 98, 99]
@@ -70,7 +60,7 @@ def test_a_request_dropped_and_given_again_starts_anew():
 
 
 def test_dropping_is_idempotent():
-    batch = InputBatch(block_size=16)
+    batch = InputBatch(block_size=16, vocab_size=1000)
     apply(batch, [new(1, [1])], dropped=[1, 5])
     apply(batch, dropped=[1])
     apply(batch, dropped=[1])
@@ -78,6 +68,6 @@ def test_dropping_is_idempotent():
 
 
 def test_too_few_blocks_are_refused():
-    batch = InputBatch(block_size=16)
+    batch = InputBatch(block_size=16, vocab_size=1000)
     with pytest.raises(ValueError, match="1 blocks"):
         apply(batch, [new(1, range(20))], [scheduled(1, 0, 20, [3])])

@@ -1,10 +1,13 @@
 """The whole runner against transformers' own `generate`, under every shape that a scheduler can give a step."""
 
+import logging
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import engine_core.model.model_runner as model_runner_module
+import engine_core.model.sampling.batch_sampler as batch_sampler_module
+from engine_core.model.sampling.prompt_logprobs import PromptLogprobs
 from engine_core.outputs import ModelInfo, RequestKey, ScheduledRequest, SchedulerOutput
 from ipc.messages import Task
 from ipc.sampling_params import SamplingParams
@@ -74,9 +77,9 @@ def test_a_preempted_request_continues_as_it_would_have(llama, llama_dir, genera
 def record_logits(monkeypatch):
     """All logits that are sampled from, as they come."""
     seen = []
-    sample = model_runner_module.sample
+    sample = batch_sampler_module.sample
     monkeypatch.setattr(
-        model_runner_module, "sample", lambda logits, *rest: seen.append(logits) or sample(logits, *rest)
+        batch_sampler_module, "sample", lambda logits, *rest: seen.append(logits) or sample(logits, *rest)
     )
     return seen
 
@@ -157,6 +160,84 @@ def test_min_tokens_counts_output_tokens(llama):
     llama.add(2, prompt_of(6), SamplingParams(max_tokens=9, min_tokens=1, temperature=0.0, stop_token_ids=(stop,)))
     llama.step(k2=6)
     assert llama.tokens[2][6] != stop
+
+
+def prompt_logprobs_of(driver, prompt, chunks, **neighbours):
+    """What the last of the chunks gives; the neighbours are scheduled beside each."""
+    driver.add(1, prompt, SamplingParams(max_tokens=9, num_prompt_logprobs=2))
+    outputs = [driver.step(**neighbours, k1=chunk) for chunk in chunks]
+    assert all(not output.prompt_logprobs for output in outputs[:-1])
+    return outputs[-1].prompt_logprobs[RequestKey(1)]
+
+
+@pytest.mark.parametrize("chunks", [(50,), (20, 30), (1, 16, 33), (49, 1)])
+def test_prompt_logprobs_equal_those_of_the_model_itself(llama, llama_dir, chunks):
+    llama.add(2, prompt_of(9))
+    llama.step(k2=9)
+    logprobs = prompt_logprobs_of(llama, prompt_of(50), chunks, k2=1)
+    network = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
+    with torch.inference_mode():
+        expected = network(torch.tensor([prompt_of(50)])).logits[0, :-1].log_softmax(dim=-1)
+    token_ids = torch.tensor(logprobs.token_ids).view(49, 3)
+    assert token_ids[:, 0].tolist() == prompt_of(50)[1:]
+    assert torch.allclose(torch.tensor(logprobs.values).view(49, 3), expected.gather(-1, token_ids), atol=1e-4)
+    assert torch.equal(token_ids[:, 1:], expected.topk(2).indices)
+
+
+def test_prompt_logprobs_over_a_cached_prefix_fail_instead_of_being_wrong(llama):
+    llama.add(1, prompt_of(20))
+    llama.step(k1=20)
+    params = SamplingParams(max_tokens=9, num_prompt_logprobs=0)
+    llama.add(2, prompt_of(20), params, cached_blocks=llama.blocks[1][:1])
+    output = llama.step(k1=1, k2=4)
+    assert output.failures == {2: "incomplete_prompt_logprobs"}
+    assert list(output.sampled_token_ids) == [1]
+
+
+def test_prompt_logprobs_are_given_once(llama):
+    params = SamplingParams(max_tokens=9, num_prompt_logprobs=0)
+    assert prompt_logprobs_of(llama, prompt_of(20), (20,)) is not None
+    assert not llama.step(k1=1).prompt_logprobs
+    tokens = llama.tokens[1]
+    llama.drop(1)
+    llama.add(1, tokens, params, num_prompt_tokens=20)
+    assert not llama.step(k1=len(tokens)).prompt_logprobs
+
+
+def test_an_exception_in_prompt_logprobs_fails_that_request_alone(llama, monkeypatch, caplog):
+    llama.add(1, prompt_of(20), SamplingParams(max_tokens=9, num_prompt_logprobs=0))
+    llama.add(2, prompt_of(9))
+    monkeypatch.setattr(PromptLogprobs, "add", lambda *arguments: 1 / 0)
+    with caplog.at_level(logging.CRITICAL):
+        output = llama.step(k1=20, k2=9)
+    assert output.failures == {1: "sampler_error"}
+    assert list(output.sampled_token_ids) == [2]
+
+
+def test_penalties_and_a_grammar_continue_after_a_preemption_in_chunks(llama, grammar):
+    penalized = SamplingParams(max_tokens=50, seed=3, frequency_penalty=0.5, repetition_penalty=1.3, ignore_eos=True)
+    options = {1: {"params": penalized}, 2: {"params": SamplingParams(max_tokens=50), "grammar": grammar("[a-z]{20}")}}
+    for key, option in options.items():
+        llama.add(key, prompt_of(20), **option)
+    llama.step(k1=20, k2=20)
+    for _ in range(9):
+        llama.step(k1=1, k2=1)
+    expected = {key: llama.tokens[key] for key in options}
+    for key, option in options.items():
+        llama.drop(key)
+        llama.add(key, expected[key][:25], num_prompt_tokens=20, **option)
+    llama.step(k1=13, k2=25)
+    llama.step(k2=1, k1=12)
+    for _ in range(3):
+        llama.step(k1=1, k2=1)
+    assert llama.tokens[1] == expected[1][: len(llama.tokens[1])]
+    assert llama.tokens[2] == expected[2][: len(llama.tokens[2])]
+    assert bytes(expected[2][20:]).islower()
+
+
+def test_a_grammar_that_is_complete_is_told(llama, grammar):
+    llama.add(1, prompt_of(20), grammar=grammar("[a-z]{2}"))
+    assert [llama.step(k1=20).completed_grammars, llama.step(k1=1).completed_grammars] == [set(), {1}]
 
 
 def test_dropped_requests_leave_no_state(llama):

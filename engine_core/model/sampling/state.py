@@ -1,0 +1,74 @@
+"""What the sampler keeps of one request: its parameters, its tokens, how often it said each, where its grammar is.
+
+Owned by `input_batch.CachedRequest`, read by everything in this package, advanced by `batch_sampler.py` alone, and
+only after a token was sampled. Invariant: it is a function of the tokens so far, so a request that comes again after
+a preemption or with the tokens of an earlier life continues as if nothing had happened.
+Next: `token_counts.py`.
+"""
+
+from engine_core.model.growing_array import GrowingArray, Int32Array
+from engine_core.model.sampling.token_counts import TokenCounts
+from engine_core.outputs import NewRequestData, RequestKey
+from engine_core.structured_output.grammar import CompiledGrammar, GrammarMatcher
+from ipc.sampling_params import SamplingParams
+
+
+class SamplingState:
+    """One request, as the sampler sees it."""
+
+    __slots__ = ("_grammar", "_matcher", "counts", "key", "num_prompt_tokens", "params", "token_ids")
+
+    def __init__(self, data: NewRequestData) -> None:
+        self.key: RequestKey = data.key
+        self.params: SamplingParams = data.sampling_params
+        self.token_ids = GrowingArray(data.token_ids)
+        """Prompt and output so far."""
+        self.num_prompt_tokens = data.num_prompt_tokens
+        self.counts: TokenCounts | None = None
+        """Kept only where a penalty needs them."""
+        if data.sampling_params.has_penalties:
+            num_seen = data.num_prompt_tokens if data.sampling_params.repetition_penalty != 1 else 0
+            self.counts = TokenCounts(self.token_ids.values[:num_seen], self.output_token_ids)
+        self._grammar: CompiledGrammar | None = data.grammar
+        self._matcher: GrammarMatcher | None = None
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens beyond the prompt; also the output position of the next token."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def output_token_ids(self) -> Int32Array:
+        """A view of the output so far, valid until the next token."""
+        return self.token_ids.values[self.num_prompt_tokens :]
+
+    @property
+    def has_grammar(self) -> bool:
+        """True where only some tokens may come next."""
+        return self._grammar is not None
+
+    @property
+    def is_grammar_complete(self) -> bool:
+        """True once nothing but EOS could follow."""
+        return self._matcher is not None and self._matcher.is_complete
+
+    def fill_mask(self, words: Int32Array) -> None:
+        """Write which tokens the grammar allows next; see `GrammarMatcher.fill_mask`.
+
+        The first call makes the matcher and replays the output, which may take a while: it runs off the step loop.
+
+        Raises:
+            GrammarError: the grammar exceeded a limit, or the output so far does not follow it.
+        """
+        assert self._grammar is not None
+        if self._matcher is None:
+            self._matcher = self._grammar.new_matcher(self.output_token_ids.tolist())
+        self._matcher.fill_mask(words)
+
+    def append(self, token_id: int) -> None:
+        """Go on by a sampled token; raises `GrammarError` where the grammar cannot."""
+        if self._matcher is not None:
+            self._matcher.accept([token_id])
+        self.token_ids.append(token_id)
+        if self.counts is not None:
+            self.counts.add(token_id)
