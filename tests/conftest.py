@@ -1,8 +1,14 @@
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from fast_inference.model_store import pull
+
+settings.register_profile("default", max_examples=200, deadline=None, derandomize=True)
+settings.register_profile("nightly", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,15 @@ Invariant: a table covers every computed token of its request, and a block is on
 blocks are full ones, found through the prefix cache. Full blocks are published when their tokens are *scheduled*, so
 that requests of one step share a prefix too; this is right because each layer writes the keys and values of the
 whole step before it reads any. A step that failed must therefore be followed by `discard_step`.
+
+It also knows which hashes the admitted requests have yet to publish, so that a request whose prefix is being computed
+can wait for it instead of computing it too (`computing_request`).
 """
 
+from collections.abc import Iterable
+
 from engine_core.kv_cache.block import KVCacheBlock
-from engine_core.kv_cache.block_hash import BlockHasher
+from engine_core.kv_cache.block_hash import BlockHash, BlockHasher
 from engine_core.kv_cache.block_pool import BlockPool
 from engine_core.outputs import RequestKey
 from engine_core.request import Request
@@ -24,6 +29,8 @@ class KVCacheManager:
         self._pool = BlockPool(num_blocks)
         self._tables: dict[RequestKey, list[KVCacheBlock]] = {}
         self._published_in_step: list[KVCacheBlock] = []
+        self._computing: dict[BlockHash, Request] = {}
+        """Full blocks of known tokens that a request with a table has yet to compute; the first one is named."""
 
     @property
     def num_free_blocks(self) -> int:
@@ -34,6 +41,10 @@ class KVCacheManager:
         """The block table of a request."""
         return tuple(block.block_id for block in self._tables[request.key])
 
+    def can_admit(self, request: Request, num_spare_blocks: int) -> bool:
+        """True where `try_admit` would succeed."""
+        return self._fits(request, self._find_cached_prefix(request), num_spare_blocks)
+
     def try_admit(self, request: Request, num_spare_blocks: int) -> int | None:
         """Start a block table that covers all known tokens of the request, with its cached prefix at the front.
 
@@ -41,39 +52,61 @@ class KVCacheManager:
         if fewer than `num_spare_blocks` blocks would stay free.
         """
         cached = self._find_cached_prefix(request)
-        num_new_blocks = self._num_blocks_for(request.num_tokens) - len(cached)
-        num_cached_free = sum(block.ref_count == 0 for block in cached)
-        if num_new_blocks + num_spare_blocks > self.num_free_blocks - num_cached_free:
+        if not self._fits(request, cached, num_spare_blocks):
             return None
         self._pool.touch(cached)
+        num_new_blocks = self._num_blocks_for(request.num_tokens) - len(cached)
         self._tables[request.key] = cached + self._pool.allocate(num_new_blocks)
+        if self._enable_prefix_caching:
+            self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
+            for block_hash in request.block_hashes[len(cached) :]:
+                self._computing.setdefault(block_hash, request)
         return len(cached) * self.block_size
 
-    def try_extend(self, request: Request, num_tokens: int) -> tuple[int, ...] | None:
-        """Make the request's table cover `num_tokens` tokens; the new block ids, or None if there are too few."""
-        table = self._tables[request.key]
-        num_missing = self._num_blocks_for(num_tokens) - len(table)
-        if num_missing <= 0:
-            return ()
-        if num_missing > self.num_free_blocks:
+    def computing_request(self, request: Request) -> Request | None:
+        """The admitted request that has yet to compute the first block which this one would have to compute itself."""
+        if not self._computing or not request.reads_prefix_cache:
             return None
-        blocks = self._pool.allocate(num_missing)
+        num_cached_blocks = len(self._find_cached_prefix(request))
+        if num_cached_blocks >= self._max_cached_blocks(request):
+            return None
+        return self._computing.get(request.block_hashes[num_cached_blocks])
+
+    def num_missing_blocks(self, requests: Iterable[Request]) -> int:
+        """Blocks that these need, all together, before their tables cover all their known tokens."""
+        tables, block_size = self._tables, self.block_size
+        num_missing = 0
+        for request in requests:
+            num_uncovered = len(request.token_ids) - len(tables[request.key]) * block_size
+            if num_uncovered > 0:
+                num_missing += self._num_blocks_for(num_uncovered)
+        return num_missing
+
+    def extend(self, request: Request) -> tuple[int, ...]:
+        """Make the request's table cover its known tokens, for which there must be blocks; returns the new ones."""
+        table = self._tables[request.key]
+        if len(table) * self.block_size >= len(request.token_ids):
+            return ()
+        blocks = self._pool.allocate(self._num_blocks_for(request.num_tokens) - len(table))
         table += blocks
         return tuple(block.block_id for block in blocks)
 
     def publish(self, request: Request, num_computed_tokens: int) -> None:
         """Let the prefix cache find the request's blocks that are full once this many tokens are computed."""
-        if not self._enable_prefix_caching:
+        first, end = request.num_computed_tokens // self.block_size, num_computed_tokens // self.block_size
+        if first == end or not self._enable_prefix_caching:
             return
         self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
-        first = request.num_computed_tokens // self.block_size
-        for index in range(first, num_computed_tokens // self.block_size):
-            block = self._tables[request.key][index]
-            self._pool.publish(block, request.block_hashes[index])
+        self._stop_computing(request, first, end)
+        for block, block_hash in zip(
+            self._tables[request.key][first:end], request.block_hashes[first:end], strict=True
+        ):
+            self._pool.publish(block, block_hash)
             self._published_in_step.append(block)
 
     def free(self, request: Request) -> None:
         """Give up the request's blocks; they stay in the prefix cache until they are handed out again."""
+        self._stop_computing(request, request.num_computed_tokens // self.block_size, len(request.block_hashes))
         self._pool.free(self._tables.pop(request.key, []))
 
     def discard(self, request: Request) -> None:
@@ -99,6 +132,7 @@ class KVCacheManager:
     def check_idle(self) -> None:
         """Raise `AssertionError` if blocks are in use although no request is: a leak. Only compares counts."""
         assert not self._tables, f"{len(self._tables)} block tables without a request"
+        assert not self._computing, f"{len(self._computing)} blocks that nobody computes are waited for"
         assert self.num_free_blocks == self.num_blocks, f"{self.num_blocks - self.num_free_blocks} blocks leaked"
 
     def check_integrity(self) -> None:
@@ -111,12 +145,24 @@ class KVCacheManager:
         for block in self._pool.blocks:
             assert block.ref_count == num_uses.get(block.block_id, 0), f"block {block.block_id} is miscounted"
 
+    def _fits(self, request: Request, cached: list[KVCacheBlock], num_spare_blocks: int) -> bool:
+        num_new_blocks = self._num_blocks_for(request.num_tokens) - len(cached)
+        num_cached_free = sum(block.ref_count == 0 for block in cached)
+        return num_new_blocks + num_spare_blocks <= self.num_free_blocks - num_cached_free
+
     def _find_cached_prefix(self, request: Request) -> list[KVCacheBlock]:
         if not self._enable_prefix_caching or not request.reads_prefix_cache:
             return []
         self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
-        max_blocks = (request.num_tokens - 1) // self.block_size
-        return self._pool.find(request.block_hashes[:max_blocks])
+        return self._pool.find(request.block_hashes[: self._max_cached_blocks(request)])
+
+    def _max_cached_blocks(self, request: Request) -> int:
+        return (request.num_tokens - 1) // self.block_size
+
+    def _stop_computing(self, request: Request, first: int, end: int) -> None:
+        for block_hash in request.block_hashes[first:end]:
+            if self._computing.get(block_hash) is request:
+                del self._computing[block_hash]
 
     def _num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)

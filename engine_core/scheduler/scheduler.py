@@ -1,35 +1,36 @@
-"""The scheduler: running requests first, then waiting ones, within one token budget.
+"""The scheduler: which request computes how many tokens in the next step, within one token budget.
 
-Owns the waiting queue and the running set. Called by `EngineCore.step`; touches counts and block ids only.
+Called by `EngineCore.step`; touches counts and block ids only. Owns the requests (`fair_queue`) and asks
+`KVCacheManager` for blocks. The policy in words is in the package docstring.
 Invariants: a request is in exactly one of waiting, running, finished; the tokens of a step never exceed the budget; a
-request that was scheduled in a step is not preempted in it. The policy in words is in the package docstring.
+request that was scheduled in a step is not preempted in it.
 """
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
-from engine_core.outputs import NewRequestData, RequestKey, ScheduledRequest, SchedulerOutput
+from engine_core.outputs import RequestKey, SchedulerOutput
 from engine_core.request import Request, RequestStatus
-from engine_core.scheduler.request_queue import RequestQueue
+from engine_core.scheduler.admission_order import admission_order
+from engine_core.scheduler.fair_queue import FairQueue
+from engine_core.scheduler.prefill_budget import MIN_TOKENS, PrefillBudget
+from engine_core.scheduler.step_builder import StepBuilder
 from ipc.config import SchedulerConfig
 from ipc.errors import ConfigError
-from ipc.messages import Load
+from ipc.messages import Load, RequestClass
 
 LOOK_AHEAD = 8
 """Waiting requests that are tried when the head of the queue does not fit."""
+MAX_CANDIDATES = 64
+"""Waiting requests of each class that are looked at, those included that wait for a prefix which another computes."""
 MAX_TIMES_SKIPPED = 64
 """A head that was passed this often is waited for."""
+MAX_PREEMPTIONS = 2
+"""A request that was preempted this often gives up no seat any more, and its blocks only after others of its class."""
 
-
-@dataclass(slots=True)
-class _StepBuilder:
-    """A step in the making."""
-
-    token_budget: int
-    new_requests: list[NewRequestData] = field(default_factory=list)
-    scheduled: list[ScheduledRequest] = field(default_factory=list)
-    num_preempted: int = 0
+_ALL_CLASSES = (RequestClass.ONLINE, RequestClass.BATCH)
+_ONE_BY_ONE = ((RequestClass.ONLINE,), (RequestClass.BATCH,))
 
 
 class Scheduler:
@@ -43,40 +44,49 @@ class Scheduler:
             )
         self._config = config
         self._kv_cache = kv_cache
-        self._waiting = RequestQueue()
-        self._running: dict[RequestKey, Request] = {}
+        order = admission_order(config, kv_cache.num_blocks * kv_cache.block_size)
+        self._queue = FairQueue(order, config.batch_share)
+        self._prefill_budget = PrefillBudget(config.max_num_batched_tokens, config.step_time_target)
         self._dropped: list[RequestKey] = []
+        self._last_step = StepBuilder(0)
         self._step = 0
         self.num_preemptions = 0
+        """Of both kinds: for want of blocks, and for fairness."""
+        self.num_fairness_preemptions = 0
 
     @property
     def has_requests(self) -> bool:
         """True while anything runs or waits."""
-        return bool(self._running) or bool(self._waiting)
+        return self._queue.num_running + self._queue.num_waiting > 0
 
     @property
     def load(self) -> Load:
         """Occupancy, for clients."""
         return Load(
-            num_running=len(self._running),
-            num_waiting=len(self._waiting),
-            num_queued_tokens=self._waiting.num_tokens,
+            num_running=self._queue.num_running,
+            num_waiting=self._queue.num_waiting,
+            num_queued_tokens=self._queue.num_waiting_tokens,
             num_free_blocks=self._kv_cache.num_free_blocks,
             num_blocks=self._kv_cache.num_blocks,
         )
 
+    @property
+    def num_prefill_budget_tokens(self) -> int:
+        """Prompt tokens that a step with decodes may compute now."""
+        return self._prefill_budget.num_tokens
+
     def add(self, request: Request) -> None:
         """Queue a request; the caller has checked that it can ever fit."""
         request.status = RequestStatus.WAITING
-        self._waiting.add(request)
+        self._queue.add(request)
 
     def finish(self, request: Request, *, is_trusted: bool = True) -> None:
         """Let go of a request, wherever it is; `is_trusted=False` also drops what it left in the prefix cache."""
         if request.status is RequestStatus.RUNNING:
-            del self._running[request.key]
+            self._queue.stop(request)
             self._dropped.append(request.key)
         elif request.status is not RequestStatus.NEW:
-            self._waiting.remove(request)
+            self._queue.remove(request)
         request.status = RequestStatus.FINISHED
         if is_trusted:
             self._kv_cache.free(request)
@@ -85,119 +95,160 @@ class Scheduler:
 
     def schedule(self) -> SchedulerOutput:
         """Plan the next step and count its tokens as computed."""
-        step = _StepBuilder(self._config.max_num_batched_tokens)
-        self._schedule_running(step)
-        if step.num_preempted == 0:
-            self._schedule_waiting(step)
+        step = StepBuilder(self._config.max_num_batched_tokens)
+        self._yield_seat()
+        for classes in (_ALL_CLASSES,) if self._queue.is_batch_owed else _ONE_BY_ONE:
+            self._schedule_running(step, classes)
+            if not step.has_preempted:
+                self._schedule_waiting(step, classes)
+            if step.num_online_prefill_tokens:
+                break  # a person waits for the first token: batch, which is not owed this step, is left out
         self._step += 1
+        self._last_step = step
         dropped, self._dropped = self._dropped, []
-        return SchedulerOutput(
-            step=self._step,
-            new_requests=tuple(step.new_requests),
-            scheduled=tuple(step.scheduled),
-            dropped_request_keys=tuple(dropped),
-        )
+        return step.build(self._step, dropped)
 
     def observe_step(self, seconds: float) -> None:
         """Learn how long the step that was planned last took."""
+        step = self._last_step
+        if step.num_prefill_tokens and (step.num_decodes or step.num_batch_prefill_tokens):
+            self._prefill_budget.observe(seconds, step.num_prefill_tokens)
 
-    def _schedule_running(self, step: _StepBuilder) -> None:
-        for request in sorted(self._running.values(), key=_running_order):
-            if step.token_budget == 0:
-                break
-            if request.status is not RequestStatus.RUNNING:
-                continue  # preempted a moment ago
-            num_tokens = self._num_tokens_to_schedule(request, step)
-            new_block_ids = self._extend_or_preempt(request, request.num_computed_tokens + num_tokens, step)
-            if new_block_ids is not None:
-                self._append(step, request, num_tokens, new_block_ids)
+    def _schedule_running(self, step: StepBuilder, classes: Sequence[RequestClass]) -> None:
+        """Decodes, then prefill chunks, of the running requests of these classes."""
+        decodes: list[Request] = []
+        prefills: list[Request] = []
+        for request in self._queue.running(classes):
+            is_decode = len(request.token_ids) - request.num_computed_tokens == 1
+            (decodes if is_decode else prefills).append(request)
+        decodes = self._make_room(decodes, step)
+        for request in decodes:
+            step.add_decode(request, self._kv_cache.extend(request))
+            self._kv_cache.publish(request, request.num_computed_tokens + 1)
+            request.num_computed_tokens += 1
+        self._queue.charge_decodes(decodes)
+        prefills.sort(key=_batch_first)  # both classes are here only where batch is owed
+        for request in prefills:
+            if request.status is RequestStatus.RUNNING:
+                self._prefill(step, request)
 
-    def _extend_or_preempt(self, request: Request, num_tokens: int, step: _StepBuilder) -> tuple[int, ...] | None:
-        """Blocks for the request; None if it was preempted itself, because it has the least to lose."""
-        while (new_block_ids := self._kv_cache.try_extend(request, num_tokens)) is None:
-            scheduled = {item.key for item in step.scheduled}
-            candidates = [other for other in self._running.values() if other.key not in scheduled]
-            victim = min(candidates, key=lambda other: (other.num_computed_tokens, -other.key))
-            self._preempt(victim, step)
-            if victim is request:
-                return None
-        return new_block_ids
+    def _make_room(self, decodes: list[Request], step: StepBuilder) -> list[Request]:
+        """Preempt until each of these that is left can get the block that its next token may need; returns those."""
+        while self._kv_cache.num_missing_blocks(decodes) > self._kv_cache.num_free_blocks:
+            self._preempt(min(self._queue.running(_ALL_CLASSES), key=_loss))
+            step.has_preempted = True
+            decodes = [request for request in decodes if request.status is RequestStatus.RUNNING]
+        return decodes
 
-    def _preempt(self, request: Request, step: _StepBuilder) -> None:
+    def _yield_seat(self) -> None:
+        """Preempt one request where the next to be admitted has no place because others hold more than their share."""
+        head = next(self._queue.candidates(_ALL_CLASSES, 1), None)
+        if head is None or self._is_deferred(head):
+            return
+        candidates = [r for r in self._queue.seat_givers(head) if r.num_preemptions < MAX_PREEMPTIONS]
+        has_seat = self._queue.num_running < self._config.max_num_seqs
+        if not candidates or (has_seat and self._kv_cache.can_admit(head, self._num_spare_blocks(head))):
+            return
+        self._preempt(min(candidates, key=_loss))
+        self.num_fairness_preemptions += 1
+        head.num_times_skipped = MAX_TIMES_SKIPPED  # what was given up for it goes to nobody else
+
+    def _preempt(self, request: Request) -> None:
         self._kv_cache.free(request)
-        del self._running[request.key]
+        self._queue.stop(request)
         self._dropped.append(request.key)
         request.status = RequestStatus.PREEMPTED
         request.num_computed_tokens = 0
         request.num_preemptions += 1
-        self._waiting.add(request)
+        self._queue.add(request)
         self.num_preemptions += 1
-        step.num_preempted += 1
 
-    def _schedule_waiting(self, step: _StepBuilder) -> None:
-        while step.token_budget > 0 and len(self._running) < self._config.max_num_seqs:
-            request = self._try_admit_next()
+    def _schedule_waiting(self, step: StepBuilder, classes: Sequence[RequestClass]) -> None:
+        while step.token_budget > 0 and self._queue.num_running < self._config.max_num_seqs:
+            request = self._try_admit_next(step, classes)
             if request is None:
                 return
-            num_tokens = self._num_tokens_to_schedule(request, step)
-            step.new_requests.append(
-                NewRequestData(
-                    key=request.key,
-                    token_ids=tuple(request.token_ids),
-                    num_prompt_tokens=request.num_prompt_tokens,
-                    sampling_params=request.sampling_params,
-                    task=request.task,
-                    block_ids=self._kv_cache.block_ids(request),
-                    grammar=request.grammar,
-                )
-            )
-            self._append(step, request, num_tokens, ())
+            step.add_new(request, self._kv_cache.block_ids(request))
+            self._prefill(step, request)
 
-    def _try_admit_next(self) -> Request | None:
+    def _try_admit_next(self, step: StepBuilder, classes: Sequence[RequestClass]) -> Request | None:
         """Move the first waiting request that fits to running, or return None."""
-        candidates = self._waiting.first(LOOK_AHEAD)
-        num_spare_blocks = max(1, self._kv_cache.num_blocks // 100) if self._running else 0
-        for request in candidates:
-            num_cached_tokens = self._kv_cache.try_admit(request, num_spare_blocks)
+        skipped: list[Request] = []
+        for request in self._queue.candidates(classes, MAX_CANDIDATES):
+            is_waited_for = request.num_times_skipped >= MAX_TIMES_SKIPPED
+            if self._num_prefill_tokens_left(step, request) == 0 or (not is_waited_for and self._is_deferred(request)):
+                continue
+            num_cached_tokens = self._kv_cache.try_admit(request, self._num_spare_blocks(request))
             if num_cached_tokens is not None:
-                break
-            if request.num_times_skipped >= MAX_TIMES_SKIPPED:
+                self._start(request, num_cached_tokens)
+                for passed in skipped:
+                    passed.num_times_skipped += 1
+                return request
+            skipped.append(request)
+            if is_waited_for or len(skipped) == LOOK_AHEAD:
                 return None
-        else:
-            return None
-        for skipped in candidates[: candidates.index(request)]:
-            skipped.num_times_skipped += 1
-        self._waiting.remove(request)
-        self._running[request.key] = request
+        return None
+
+    def _start(self, request: Request, num_cached_tokens: int) -> None:
+        self._queue.start(request)
         request.status = RequestStatus.RUNNING
         request.num_computed_tokens = num_cached_tokens
+        request.num_times_skipped = 0
         if request.first_scheduled_at is None:
             request.first_scheduled_at = time.monotonic()
             request.num_cached_tokens = min(num_cached_tokens, request.num_prompt_tokens)
-        return request
 
-    def _num_tokens_to_schedule(self, request: Request, step: _StepBuilder) -> int:
-        num_tokens = min(request.num_tokens - request.num_computed_tokens, step.token_budget)
-        is_contended = len(self._running) + len(self._waiting) > 1
-        return min(num_tokens, self._config.max_prefill_chunk) if is_contended else num_tokens
+    def _is_deferred(self, request: Request) -> bool:
+        """True while a running request computes the very block that this one needs next, which it can then share.
 
-    def _append(self, step: _StepBuilder, request: Request, num_tokens: int, new_block_ids: tuple[int, ...]) -> None:
-        num_computed_after = request.num_computed_tokens + num_tokens
-        step.scheduled.append(
-            ScheduledRequest(
-                key=request.key,
-                num_computed_tokens=request.num_computed_tokens,
-                num_scheduled_tokens=num_tokens,
-                new_block_ids=new_block_ids,
-                is_last_chunk=num_computed_after == request.num_tokens,
-            )
-        )
-        self._kv_cache.publish(request, num_computed_after)
-        request.num_computed_tokens = num_computed_after
-        step.token_budget -= num_tokens
+        Online never waits for batch, whose prefills may be left out of steps. The other is running, so it gets on or
+        goes away: the deferral ends either way.
+        """
+        other = self._kv_cache.computing_request(request)
+        return other is not None and other.request_class <= request.request_class
+
+    def _num_spare_blocks(self, request: Request) -> int:
+        """Blocks that must stay free beside a request that is admitted; an idle core always admits.
+
+        One that was preempted comes back when each running request can grow by a block, so that it is not thrown out
+        again at once.
+        """
+        num_running = self._queue.num_running
+        if num_running == 0:
+            return 0
+        num_spare = max(1, self._kv_cache.num_blocks // 100)
+        return max(num_spare, num_running) if request.status is RequestStatus.PREEMPTED else num_spare
+
+    def _num_prefill_tokens_left(self, step: StepBuilder, request: Request) -> int:
+        """Prompt tokens that the step may still compute, for a request of this class.
+
+        Without decodes nobody is held up, so the budget is the whole step; but batch keeps to it always, since an
+        online request may come at any moment.
+        """
+        if step.num_decodes or request.request_class is RequestClass.BATCH:
+            return max(0, min(step.token_budget, self._prefill_budget.num_tokens - step.num_prefill_tokens))
+        return step.token_budget
+
+    def _prefill(self, step: StepBuilder, request: Request) -> None:
+        """Schedule the next chunk of a running request, for which it has its blocks."""
+        num_left = self._num_prefill_tokens_left(step, request)
+        num_tokens = min(request.num_tokens - request.num_computed_tokens, num_left)
+        if self._queue.num_running + self._queue.num_waiting > 1:
+            num_tokens = min(num_tokens, self._config.max_prefill_chunk)
+        if self._queue.num_waiting:  # leave something for a short prompt behind a long one
+            num_tokens = min(num_tokens, max(MIN_TOKENS, self._prefill_budget.num_tokens // 2))
+        if num_tokens > 0:
+            step.add_prefill(request, num_tokens)
+            self._kv_cache.publish(request, request.num_computed_tokens + num_tokens)
+            request.num_computed_tokens += num_tokens
+            self._queue.charge_prefill(request, num_tokens)
 
 
-def _running_order(request: Request) -> tuple[bool, int, int]:
-    """Decodes before prefills; among decodes the one with the most to lose first, among prefills the oldest."""
-    is_prefill = request.num_tokens - request.num_computed_tokens > 1
-    return (is_prefill, 0 if is_prefill else -request.num_computed_tokens, request.key)
+def _batch_first(request: Request) -> bool:
+    return request.request_class is RequestClass.ONLINE
+
+
+def _loss(request: Request) -> tuple[bool, bool, int, int]:
+    """Who is preempted first: batch, then who was not preempted often yet, then the least computed, then the latest."""
+    is_online = request.request_class is RequestClass.ONLINE
+    return (is_online, request.num_preemptions >= MAX_PREEMPTIONS, request.num_computed_tokens, -request.key)

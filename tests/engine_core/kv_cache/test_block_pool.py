@@ -90,5 +90,5 @@ class BlockPoolMachine(RuleBasedStateMachine):
         assert self.pool.num_free_blocks == self.NUM_BLOCKS - len(used)
 
 
-BlockPoolMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+BlockPoolMachine.TestCase.settings = settings(stateful_step_count=30)
 TestBlockPool = BlockPoolMachine.TestCase

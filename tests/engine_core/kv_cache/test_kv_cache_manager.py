@@ -1,5 +1,6 @@
 import pytest
 
+from ipc.messages import Task
 from tests.factories import BLOCK_SIZE, make_kv_cache, make_request
 
 
@@ -83,16 +84,53 @@ def test_a_table_grows_by_whole_blocks():
     kv_cache = make_kv_cache()
     request = make_request(BLOCK_SIZE)
     admit(kv_cache, request)
-    assert len(kv_cache.try_extend(request, BLOCK_SIZE + 1)) == 1
-    assert kv_cache.try_extend(request, 2 * BLOCK_SIZE) == ()
+    request.append_output_token(1)
+    assert kv_cache.num_missing_blocks([request]) == 1
+    assert len(kv_cache.extend(request)) == 1
+    request.append_output_token(1)
+    assert kv_cache.num_missing_blocks([request]) == 0
+    assert kv_cache.extend(request) == ()
 
 
-def test_growing_past_the_free_blocks_takes_nothing():
-    kv_cache = make_kv_cache(num_blocks=2)
-    request = make_request(BLOCK_SIZE)
-    admit(kv_cache, request)
-    assert kv_cache.try_extend(request, 4 * BLOCK_SIZE) is None
-    assert kv_cache.num_free_blocks == 1
+def test_asking_whether_a_request_can_be_admitted_takes_nothing():
+    kv_cache = make_kv_cache(num_blocks=3)
+    assert kv_cache.can_admit(make_request(2 * BLOCK_SIZE), 1)
+    assert not kv_cache.can_admit(make_request(2 * BLOCK_SIZE), 2)
+    kv_cache.check_idle()
+
+
+def test_a_prefix_that_is_being_computed_is_known_until_it_is_published():
+    kv_cache = make_kv_cache()
+    first, second = make_request(50), make_request(50)
+    kv_cache.try_admit(first, 0)
+    assert kv_cache.computing_request(second) is first
+    kv_cache.publish(first, BLOCK_SIZE)
+    first.num_computed_tokens = BLOCK_SIZE
+    assert kv_cache.computing_request(second) is first  # of its second block
+    kv_cache.publish(first, 50)
+    assert kv_cache.computing_request(second) is None
+
+
+@pytest.mark.parametrize("let_go", ["free", "discard"])
+def test_nobody_waits_for_a_prefix_whose_request_is_gone(let_go):
+    kv_cache = make_kv_cache()
+    first, second = make_request(50), make_request(50)
+    kv_cache.try_admit(first, 0)
+    getattr(kv_cache, let_go)(first)
+    assert kv_cache.computing_request(second) is None
+    kv_cache.check_idle()
+
+
+def test_a_request_that_cannot_read_the_cache_waits_for_no_prefix():
+    kv_cache = make_kv_cache()
+    kv_cache.try_admit(make_request(50), 0)
+    assert kv_cache.computing_request(make_request(50, task=Task.EMBED)) is None
+
+
+def test_a_last_block_that_must_be_computed_anyway_is_not_waited_for():
+    kv_cache = make_kv_cache()
+    kv_cache.try_admit(make_request(BLOCK_SIZE), 0)
+    assert kv_cache.computing_request(make_request(BLOCK_SIZE)) is None
 
 
 def test_without_prefix_caching_nothing_is_shared():

@@ -1,8 +1,13 @@
 import pytest
 
+from engine_core.request import RequestStatus
 from engine_core.scheduler.scheduler import LOOK_AHEAD, MAX_TIMES_SKIPPED
 from ipc.errors import ConfigError
-from tests.factories import BLOCK_SIZE, make_kv_cache, make_request, make_scheduler
+from ipc.messages import RequestClass
+from tests.engine_core.scheduler.simulation import Simulation
+from tests.factories import BLOCK_SIZE, make_kv_cache, make_params, make_request, make_scheduler
+
+LONG = make_params(max_tokens=10_000)
 
 
 def step(scheduler, requests):
@@ -34,7 +39,7 @@ def test_a_lone_prompt_is_computed_at_once():
 
 def test_a_prompt_is_cut_into_chunks_while_others_wait():
     scheduler = make_scheduler(max_prefill_chunk=16)
-    first, second = add(scheduler, make_request(40), make_request(40))
+    first, second = add(scheduler, *make_distinct_requests(3, 3))
     assert step(scheduler, [first, second]) == [(first.key, 16), (second.key, 16)]
 
 
@@ -49,7 +54,7 @@ def test_decodes_come_before_prefill_chunks():
 
 def test_the_budget_is_never_exceeded():
     scheduler = make_scheduler(max_num_batched_tokens=32)
-    requests = add(scheduler, *(make_request(25) for _ in range(4)))
+    requests = add(scheduler, *(make_request([number] * 25) for number in range(4)))
     assert step(scheduler, requests) == [(requests[0].key, 25), (requests[1].key, 7)]
 
 
@@ -135,3 +140,216 @@ def test_the_load_is_counted():
     load = scheduler.load
     assert (load.num_running, load.num_waiting, load.num_queued_tokens) == (1, 1, 5)
     assert (load.num_free_blocks, load.num_blocks) == (7, 8)
+
+
+# --- who is preempted when blocks run out ---
+
+
+def run_until_preemption(simulation, requests, max_steps=200):
+    for _ in range(max_steps):
+        simulation.step()
+        preempted = [number for number, request in enumerate(requests) if request.num_preemptions]
+        if preempted:
+            return preempted
+    raise AssertionError("nothing was preempted")
+
+
+def test_batch_is_preempted_before_online():
+    simulation = Simulation(num_blocks=5, max_num_seqs=2)
+    batch = make_request([1] * (2 * BLOCK_SIZE), request_class=RequestClass.BATCH, sampling_params=LONG)
+    online = make_request([2] * BLOCK_SIZE, sampling_params=LONG)
+    assert run_until_preemption(simulation, simulation.add(batch, online)) == [0]
+
+
+def test_a_request_that_was_preempted_twice_is_spared():
+    simulation = Simulation(num_blocks=4, max_num_seqs=2)
+    long, short = make_request([1] * (2 * BLOCK_SIZE), sampling_params=LONG), make_request([2] * BLOCK_SIZE)
+    short.num_preemptions = 2
+    simulation.add(long, short)
+    while not long.num_preemptions:
+        simulation.step()
+    assert short.num_preemptions == 2
+
+
+def test_nobody_is_admitted_in_the_step_of_a_preemption():
+    simulation = Simulation(num_blocks=4, max_num_seqs=3)
+    long, short = make_request([1] * (2 * BLOCK_SIZE), sampling_params=LONG), make_request([2] * BLOCK_SIZE)
+    simulation.add(long, short)
+    while not short.num_preemptions:
+        simulation.add(make_request([3])) if simulation.kv_cache.num_free_blocks == 0 else None
+        plan = simulation.step()
+    assert plan.new_requests == ()
+
+
+def test_a_preempted_request_comes_back_only_with_room_to_grow():
+    simulation = Simulation(num_blocks=8, max_num_seqs=4)
+    running = simulation.add(*(make_request([number] * 20, sampling_params=LONG) for number in range(2)))
+    simulation.step()
+    fresh = make_request([7] * (3 * BLOCK_SIZE), status=RequestStatus.WAITING)
+    assert simulation.kv_cache.can_admit(fresh, simulation.scheduler._num_spare_blocks(fresh))
+    fresh.status = RequestStatus.PREEMPTED
+    assert not simulation.kv_cache.can_admit(fresh, simulation.scheduler._num_spare_blocks(fresh))
+    assert len(running) == 2
+
+
+# --- fair shares ---
+
+
+def test_the_few_requests_of_a_small_flow_are_not_behind_the_many_of_a_large_one():
+    simulation = Simulation(num_blocks=256, max_num_seqs=4)
+    large = [make_request([number] * 20, flow="large") for number in range(60)]
+    small = [make_request([100 + number] * 20, flow="small") for number in range(4)]
+    simulation.add(*large, *small)
+    while any(request.first_scheduled_at is None for request in small):
+        simulation.step()
+    assert len(simulation.admissions) <= 10
+
+
+def test_a_flow_that_comes_late_gets_its_share_of_seats_at_once():
+    simulation = Simulation(num_blocks=256, max_num_seqs=8)
+    first = simulation.add(*(make_request([number], flow="first", sampling_params=LONG) for number in range(20)))
+    simulation.step()
+    late = simulation.add(*(make_request([50 + number], flow="late", sampling_params=LONG) for number in range(20)))
+    for _ in range(4):  # one seat changes hands in each step
+        simulation.step()
+    assert (simulation.num_running(first), simulation.num_running(late)) == (4, 4)
+    for _ in range(100):
+        simulation.step()
+    assert simulation.scheduler.num_fairness_preemptions == 4
+
+
+def test_the_request_that_gives_up_its_seat_is_the_one_with_the_least_to_lose():
+    simulation = Simulation(num_blocks=256, max_num_seqs=2)
+    long, short = simulation.add(*(make_request([n] * n, flow="a", sampling_params=LONG) for n in (40, 5)))
+    simulation.step()
+    simulation.add(make_request([9], flow="b"))
+    simulation.step()
+    assert (long.num_preemptions, short.num_preemptions) == (0, 1)
+
+
+def test_a_flow_that_fills_the_cache_makes_room_for_another():
+    simulation = Simulation(num_blocks=8, max_num_seqs=8)
+    first = simulation.add(*(make_request([number] * 20, flow="a", sampling_params=LONG) for number in range(8)))
+    simulation.step()
+    simulation.step()
+    [late] = simulation.add(make_request([50] * 40, flow="b"))
+    while late.first_scheduled_at is None:
+        simulation.step()
+    assert simulation.scheduler.num_fairness_preemptions <= 2
+    assert all(request.num_output_tokens < 10 for request in first)
+
+
+def test_a_single_seat_is_not_fought_over():
+    simulation = Simulation(max_num_seqs=1)
+    simulation.add(make_request([1], flow="a"), make_request([2], flow="b"), make_request([3], flow="c"))
+    simulation.run(max_steps=100)
+    assert simulation.scheduler.num_preemptions == 0
+
+
+@pytest.mark.parametrize("batch_share", [0.1, 0.3])
+def test_batch_keeps_its_share_of_the_tokens_under_online_saturation(batch_share):
+    simulation = Simulation(num_blocks=1024, max_num_seqs=16, max_num_batched_tokens=128, batch_share=batch_share)
+    params = make_params(max_tokens=20)
+
+    def make_many(request_class):
+        return [
+            make_request([number, request_class] * 10, request_class=request_class, sampling_params=params)
+            for number in range(600)
+        ]
+
+    online, batch = simulation.add(*make_many(RequestClass.ONLINE)), simulation.add(*make_many(RequestClass.BATCH))
+    for _ in range(500):
+        simulation.step()
+    assert simulation.scheduler.load.num_waiting > 100
+    share = simulation.served(batch) / simulation.served([*online, *batch])
+    assert share == pytest.approx(batch_share, abs=0.03)
+
+
+def test_batch_has_everything_while_online_is_idle():
+    simulation = Simulation(max_num_seqs=8)
+    batch = [make_request([number], request_class=RequestClass.BATCH) for number in range(8)]
+    simulation.add(*batch)
+    assert len(simulation.step().scheduled) == 8
+
+
+def test_batch_is_left_out_of_a_step_that_computes_an_online_prompt():
+    simulation = Simulation()
+    [batch] = simulation.add(make_request([1], request_class=RequestClass.BATCH, sampling_params=LONG))
+    simulation.step()
+    [online] = simulation.add(make_request(30))
+    assert [item.key for item in simulation.step().scheduled] == [online.key]
+    assert {item.key for item in simulation.step().scheduled} == {online.key, batch.key}
+
+
+# --- prompts beside decodes ---
+
+
+def test_slow_steps_shrink_the_prompts_beside_decodes_and_fast_ones_let_them_grow():
+    simulation = Simulation(num_blocks=256, max_num_batched_tokens=512, step_time_target=0.1)
+    simulation.add(make_request([1], sampling_params=LONG))
+    simulation.step()
+    [prompt] = simulation.add(make_request([2] * 1000))
+    sizes = [simulation.tokens_of(simulation.step(seconds), prompt.key) for seconds in (0.4, 0.01, 0.01)]
+    assert sizes == [511, 127, 159]
+
+
+def test_without_decodes_prompts_have_the_whole_step():
+    simulation = Simulation(num_blocks=256, max_num_batched_tokens=512, step_time_target=0.1)
+    simulation.add(make_request([1], sampling_params=make_params(max_tokens=2)))
+    simulation.step()
+    simulation.add(make_request([2] * 500))
+    simulation.step(seconds=10.0)
+    assert simulation.scheduler.num_prefill_budget_tokens < 100
+    simulation.run(max_steps=100)
+    [prompt] = simulation.add(make_request([3] * 500))
+    assert simulation.tokens_of(simulation.step(), prompt.key) == 500
+
+
+def test_a_short_prompt_starts_beside_a_long_one():
+    simulation = Simulation(num_blocks=256, max_num_batched_tokens=128)
+    long, short = simulation.add(make_request([1] * 1000, flow="a"), make_request([2] * 10, flow="b"))
+    plan = simulation.step()
+    assert [simulation.tokens_of(plan, request.key) for request in (long, short)] == [64, 10]
+
+
+# --- a prefix that another request is computing ---
+
+
+def test_siblings_compute_a_prompt_of_several_chunks_once():
+    simulation = Simulation(num_blocks=256, max_prefill_chunk=32)
+    prompt = list(range(200))
+    siblings = simulation.add(*(make_request(prompt) for _ in range(4)))
+    simulation.run(max_steps=100)
+    num_rest = 200 % BLOCK_SIZE
+    num_decodes = 4 * (siblings[0].sampling_params.max_tokens - 1)
+    assert simulation.served(siblings) == 200 + 3 * num_rest + num_decodes
+    assert [request.num_cached_tokens for request in siblings] == [0, 192, 192, 192]
+
+
+def test_who_waits_for_a_prefix_does_not_hold_up_others():
+    simulation = Simulation(num_blocks=256, max_prefill_chunk=32)
+    first, second, other = simulation.add(make_request(200), make_request(200), make_request([7] * 20))
+    assert [item.key for item in simulation.step().scheduled] == [first.key, other.key]
+    assert second.num_times_skipped == 0
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_when_the_request_that_computes_a_prefix_goes_away_the_next_one_does_it(is_trusted):
+    simulation = Simulation(num_blocks=256, max_prefill_chunk=32)
+    first, second = simulation.add(make_request(200), make_request(200))
+    simulation.step()
+    del simulation.requests[first.key]
+    simulation.scheduler.finish(first, is_trusted=is_trusted)
+    assert [item.key for item in simulation.step().scheduled] == [second.key]
+    simulation.run(max_steps=100)
+
+
+def test_online_does_not_wait_for_a_prefix_that_batch_computes():
+    simulation = Simulation(num_blocks=256, max_prefill_chunk=32)
+    batch, other = simulation.add(
+        make_request(200, request_class=RequestClass.BATCH), make_request(200, request_class=RequestClass.BATCH)
+    )
+    simulation.step()
+    [online] = simulation.add(make_request(200))
+    assert online.key in {item.key for item in simulation.step().scheduled}
+    assert (batch.status, other.status) == (RequestStatus.RUNNING, RequestStatus.WAITING)

@@ -1,0 +1,66 @@
+"""A step in the making: collects what each request is to compute and counts it against the token budget.
+
+Made by `scheduler` for each step. Invariant: the tokens of a step never exceed its budget.
+"""
+
+from engine_core.outputs import NewRequestData, RequestKey, ScheduledRequest, SchedulerOutput
+from engine_core.request import Request
+from ipc.messages import RequestClass
+
+
+class StepBuilder:
+    """One step."""
+
+    def __init__(self, token_budget: int) -> None:
+        self.token_budget = token_budget
+        """Tokens that are left."""
+        self.has_preempted = False
+        """Blocks ran out: nobody is admitted in this step."""
+        self.num_decodes = 0
+        self.num_prefill_tokens = 0
+        self.num_online_prefill_tokens = 0
+        self.num_batch_prefill_tokens = 0
+        self._new_requests: list[NewRequestData] = []
+        self._scheduled: list[ScheduledRequest] = []
+
+    def add_new(self, request: Request, block_ids: tuple[int, ...]) -> None:
+        """A request that the runner does not have; its tokens are added with `add_prefill`."""
+        self._new_requests.append(
+            NewRequestData(
+                key=request.key,
+                token_ids=tuple(request.token_ids),
+                num_prompt_tokens=request.num_prompt_tokens,
+                sampling_params=request.sampling_params,
+                task=request.task,
+                block_ids=block_ids,
+                grammar=request.grammar,
+            )
+        )
+
+    def add_decode(self, request: Request, new_block_ids: tuple[int, ...]) -> None:
+        """Compute the one token that is left."""
+        self._scheduled.append(ScheduledRequest(request.key, request.num_computed_tokens, 1, new_block_ids, True))
+        self.token_budget -= 1
+        self.num_decodes += 1
+
+    def add_prefill(self, request: Request, num_tokens: int) -> None:
+        """Compute the next so many tokens, for which the request has its blocks."""
+        first = request.num_computed_tokens
+        is_last_chunk = first + num_tokens == request.num_tokens
+        self._scheduled.append(ScheduledRequest(request.key, first, num_tokens, (), is_last_chunk))
+        self.token_budget -= num_tokens
+        self.num_prefill_tokens += num_tokens
+        if request.request_class is RequestClass.ONLINE:
+            self.num_online_prefill_tokens += num_tokens
+        else:
+            self.num_batch_prefill_tokens += num_tokens
+
+    def build(self, step: int, dropped_request_keys: list[RequestKey]) -> SchedulerOutput:
+        """The finished step."""
+        assert self.token_budget >= 0, f"step {step} computes more tokens than the budget has"
+        return SchedulerOutput(
+            step=step,
+            new_requests=tuple(self._new_requests),
+            scheduled=tuple(self._scheduled),
+            dropped_request_keys=tuple(dropped_request_keys),
+        )
