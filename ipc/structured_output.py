@@ -46,11 +46,15 @@ class StructuredOutput:
         """Check the size; whether the grammar is one shows when it is compiled.
 
         Raises:
-            InvalidRequestError: there is no `spec` where there must be one, or it is too long.
+            InvalidRequestError: there is no `spec` where there must be one, or it is too long or no valid Unicode.
         """
         if bool(self.spec) == (self.kind in _KINDS_WITHOUT_SPEC):
             raise InvalidRequestError("the grammar is empty or has no kind", param="structured_outputs")
-        if len(self.spec.encode()) > MAX_SPEC_BYTES:
+        try:
+            num_bytes = len(self.spec.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError("the grammar is not valid Unicode", param="structured_outputs") from error
+        if num_bytes > MAX_SPEC_BYTES:
             raise InvalidRequestError(
                 f"the grammar is longer than {MAX_SPEC_BYTES // 1024} KiB", param="structured_outputs"
             )
