@@ -126,6 +126,7 @@ class EngineCore:
             "num_free_blocks": load.num_free_blocks,
             "num_blocks": load.num_blocks,
             "num_preemptions": self._scheduler.num_preemptions,
+            "num_fairness_preemptions": self._scheduler.num_fairness_preemptions,
             "num_failed_steps": self.num_failed_steps,
         }
 
@@ -155,6 +156,10 @@ class EngineCore:
             request.grammar = grammar
             self._scheduler.add(request)
         return outputs
+
+    def keys_of_flow(self, flow: str | None) -> list[RequestKey]:
+        """The requests of a flow in any state; all for None."""
+        return [key for key, request in self._requests.items() if flow is None or request.flow == flow]
 
     def abort_requests(self, keys: Iterable[RequestKey]) -> EngineCoreOutputs:
         """End these requests; unknown keys are ignored."""

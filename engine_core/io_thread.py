@@ -19,8 +19,10 @@ from queue import SimpleQueue
 
 import zmq
 
+from engine_core.admission import Admission
 from engine_core.client_registry import Client, ClientRegistry
 from engine_core.client_sender import LEASE_S, ClientSender
+from engine_core.control_calls import why_refused
 from engine_core.core import EngineCoreOutputs
 from engine_core.events import AbortRequests, AddRequest, ControlCall, Event
 from engine_core.request import ClientSlot
@@ -38,7 +40,6 @@ from ipc.messages import (
     CallMethod,
     ClientBeat,
     ClientMessage,
-    ClientRole,
     CoreBeat,
     CoreState,
     Dying,
@@ -89,6 +90,7 @@ class IoThread(threading.Thread):
         self._load = Load()
         self._welcome: Welcome | None = None
         self._intake: RequestIntake | None = None
+        self._admission: Admission | None = None
         self._beat_sequence = 0
         self._stop_at: float | None = None
         self._namespace = pid_namespace()
@@ -107,11 +109,11 @@ class IoThread(threading.Thread):
         self._detail = stage
         self._post(self._send_beats)
 
-    def become_ready(self, welcome: Welcome, intake: RequestIntake) -> None:
+    def become_ready(self, welcome: Welcome, intake: RequestIntake, admission: Admission) -> None:
         """Accept requests from now on."""
 
         def become_ready() -> None:
-            self._welcome, self._intake = welcome, intake
+            self._welcome, self._intake, self._admission = welcome, intake, admission
             self._state, self._detail = CoreState.READY, ""
             for client in self._clients.all():
                 self._sender.send_in_order(client, welcome)
@@ -119,20 +121,23 @@ class IoThread(threading.Thread):
         self._post(become_ready)
 
     def begin_draining(self) -> None:
-        """Refuse new requests from now on."""
+        """Refuse new requests from now on, and tell everybody at once."""
+        self._post(lambda: self._enter(CoreState.DRAINING))
 
-        def begin_draining() -> None:
-            self._state = CoreState.DRAINING
-            self._send_beats()
+    def end_draining(self) -> None:
+        """Accept requests again, and tell everybody at once."""
+        self._post(lambda: self._enter(CoreState.READY))
 
-        self._post(begin_draining)
+    def publish_load(self) -> None:
+        """Tell all clients at once, because the queue has become full, or is full no longer."""
+        self._post(self._send_beats)
 
     def send_outputs(self, outputs: EngineCoreOutputs, load: Load) -> None:
         """Send what a step gave, one STEP for each client in it."""
 
         def send_outputs() -> None:
             self._load = load
-            self._sender.deliver(outputs, self.clock.step, load)
+            self._sender.deliver(outputs, self.clock.step, self._occupancy())
 
         self._post(send_outputs)
 
@@ -193,7 +198,7 @@ class IoThread(threading.Thread):
             while self._outbox:
                 self._outbox.popleft()()
             if is_retrying:
-                self._sender.retry(self.clock.step, self._load)
+                self._sender.retry(self.clock.step, self._occupancy())
             if time.monotonic() >= next_beat_at:
                 next_beat_at = time.monotonic() + BEAT_INTERVAL_S
                 self._send_beats()
@@ -313,11 +318,9 @@ class IoThread(threading.Thread):
         self._inbox.put(AddRequest(request))
 
     def _on_call(self, client: Client, call: Call) -> None:
-        if call.method is CallMethod.PING:
-            self._sender.send_in_order(client, Reply(call.call_id))
-        elif call.method is not CallMethod.STATS and client.role is not ClientRole.ADMIN:
-            reply = Reply(call.call_id, error=f"{call.method.name} is for administrators")
-            self._sender.send_in_order(client, reply)
+        error = why_refused(call, client.role)
+        if error or call.method is CallMethod.PING:
+            self._sender.send_in_order(client, Reply(call.call_id, error=error))
         else:
             self._inbox.put(ControlCall(client.slot, call))
 
@@ -345,6 +348,10 @@ class IoThread(threading.Thread):
 
     # --- beats, and clients that leave ---
 
+    def _enter(self, state: CoreState) -> None:
+        self._state = state
+        self._send_beats()
+
     def _beat(self) -> CoreBeat:
         started_at = self.clock.started_at
         step_age_s = time.monotonic() - started_at if started_at is not None else 0.0
@@ -353,9 +360,13 @@ class IoThread(threading.Thread):
             state=self._state,
             step=self.clock.step,
             step_age_ms=int(step_age_s * 1000),
-            load=self._load,
+            load=self._occupancy(),
             detail=self._detail,
         )
+
+    def _occupancy(self) -> Load:
+        """The load as of now, although a step may take long and has not told."""
+        return self._load if self._admission is None else self._admission.occupancy(self._load)
 
     def _send_beats(self) -> None:
         self._beat_sequence += 1

@@ -1,8 +1,9 @@
 """Decides before anything is loaded what fits: weights, KV cache blocks, and the longest request.
 
-Called by `engine_core/model/loader.py` with facts read from config.json and the headers of the safetensors files, so
-it needs no torch. Invariant: a returned plan fits into the memory that was found; whatever does not is a
-`ConfigError` with the numbers and the flag that would work.
+Works from config.json and the headers of the safetensors files, so it needs no torch. `engine_core/model/loader.py` and
+`fast-inference plan` both call `plan_model`, so what the command says is what a core does.
+Invariant: a returned plan fits into the memory that was found; whatever does not is a `ConfigError` with the numbers
+and the flag that would work.
 Next: `engine_core/model/kv_tensors.py` allocates what the plan says.
 """
 
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipc.config import CacheConfig, SchedulerConfig
+from engine_core.device import DTYPE_BYTES, DeviceType, DtypeName, available_bytes, resolve_device, resolve_dtype
+from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
 
 CPU_KV_SHARE = 0.5
@@ -67,6 +69,11 @@ class MemoryPlan:
         return self.num_blocks * self.block_size * self.kv_bytes_per_token
 
     @property
+    def needed_bytes(self) -> int:
+        """Everything together."""
+        return self.weights_bytes + self.workspace_bytes + self.kv_cache_bytes
+
+    @property
     def max_concurrency(self) -> float:
         """How many requests of the full length fit at once."""
         return self.num_blocks * self.block_size / self.max_model_len
@@ -79,6 +86,40 @@ class MemoryPlan:
             f"{self.max_concurrency:.1f} requests of {self.max_model_len} tokens, "
             f"{format_bytes(self.available_bytes)} available"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """Everything that is decided before a model is loaded."""
+
+    device: DeviceType
+    dtype: DtypeName
+    shape: ModelShape
+    memory: MemoryPlan
+
+
+def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfig) -> ModelPlan:
+    """Plan a model on this machine, as it is now; `model.model` is a folder.
+
+    Raises:
+        ConfigError: the folder holds no model that can be read, or it cannot fit.
+    """
+    model_dir = Path(model.model)
+    if not (model_dir / "config.json").is_file():
+        raise ConfigError(f"no model folder at {model.model}: config.json is missing")
+    device = resolve_device(model.device)
+    dtype = resolve_dtype(model.dtype, device)
+    shape = read_model_shape(model_dir)
+    memory = plan_memory(
+        shape,
+        dtype_bytes=DTYPE_BYTES[dtype],
+        max_model_len=model.max_model_len,
+        cache=cache,
+        scheduler=scheduler,
+        available_bytes=available_bytes(device),
+        on_cuda=device == "cuda",
+    )
+    return ModelPlan(device, dtype, shape, memory)
 
 
 def read_model_shape(model_dir: Path) -> ModelShape:
@@ -165,22 +206,9 @@ def plan_memory(
     )
 
 
-def available_memory_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that this process can still take: the least of MemAvailable and what each cgroup above it leaves."""
-    meminfo = (proc / "meminfo").read_text()
-    available = next(int(line.split()[1]) for line in meminfo.splitlines() if line.startswith("MemAvailable:")) * 1024
-    for folder, limit_name, usage_name in _memory_cgroups(proc, cgroup):
-        limit = _read_number(folder / limit_name)
-        usage = _read_number(folder / usage_name)
-        if limit is not None and usage is not None:
-            reclaimable = _read_stat(folder / "memory.stat", ("total_inactive_file", "inactive_file"))
-            available = min(available, max(limit - max(usage - reclaimable, 0), 0))
-    return available
-
-
 def format_bytes(num_bytes: int) -> str:
     """A size for people, such as `1.5 GiB`."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if num_bytes >= size:
             return f"{num_bytes / size:.1f} {unit}"
     return f"{num_bytes} bytes"
@@ -284,38 +312,3 @@ def _num_parameters(path: Path) -> int:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"malformed {path}") from error
-
-
-def _memory_cgroups(proc: Path, cgroup: Path) -> list[tuple[Path, str, str]]:
-    """Folder, limit file and usage file of this process's memory cgroup and all above it, v2 and v1."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, names = cgroup, ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            root, names = cgroup / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        relative = Path(path.lstrip("/"))
-        found += [(root / folder, *names) for folder in (relative, *relative.parents)]
-    return found
-
-
-def _read_number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # not there, or "max"
-        return None
-
-
-def _read_stat(path: Path, names: tuple[str, ...]) -> int:
-    try:
-        values = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())
-    except (OSError, ValueError):
-        return 0
-    return next((int(values[name]) for name in names if name in values), 0)

@@ -2,6 +2,8 @@
 
     LOADING ─▶ READY ─▶ DRAINING ─▶ exit 0        exit 1: configuration; exit 70: a bug
 
+Only a signal ends the process: after the control call DRAIN it stays, and RESUME makes it READY again.
+
 The I/O thread answers from the first moment, so that clients see the stages of loading. The step loop runs on the main
 thread and blocks while there is nothing to do.
 """
@@ -78,7 +80,7 @@ class EngineCoreProcess:
         kv_cache = KVCacheManager(
             runner.info.num_blocks, hasher, enable_prefix_caching=self._cache.enable_prefix_caching
         )
-        admission = Admission(self._scheduling)
+        admission = Admission(self._scheduling, self._io.publish_load)
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
         grammars = GrammarCompiler(
             Path(runner.info.tokenizer_dir), runner.info.vocab_size, runner.info.eos_token_ids, self._on_grammar
@@ -96,6 +98,7 @@ class EngineCoreProcess:
             RequestIntake(
                 runner.info, hasher if self._cache.enable_prefix_caching else None, admission, self._scheduling
             ),
+            admission,
         )
         self._serve()
         grammars.close()
@@ -210,8 +213,30 @@ class EngineCoreProcess:
             self._io.send_outputs(outputs, self._core.load)
 
     def _answer(self, call: Call) -> Reply:
-        if call.method is CallMethod.STATS:
-            return Reply(call.call_id, {**self._core.stats, "num_bad_messages": self._io.num_bad_messages})
-        if call.method is CallMethod.RESET_PREFIX_CACHE:
-            return Reply(call.call_id, {"num_blocks": self._core.reset_prefix_cache()})
-        return Reply(call.call_id, error=f"{call.method.name} is not answered here")
+        """Do what a call says, which `control_calls` has allowed."""
+        match call.method:
+            case CallMethod.STATS:
+                return Reply(call.call_id, {**self._core.stats, "num_bad_messages": self._io.num_bad_messages})
+            case CallMethod.RESET_PREFIX_CACHE:
+                return Reply(call.call_id, {"num_blocks": self._core.reset_prefix_cache()})
+            case CallMethod.DRAIN:
+                self._io.begin_draining()
+                return Reply(call.call_id)
+            case CallMethod.RESUME if self._drain_deadline is not None:
+                return Reply(call.call_id, error="the engine is stopping")
+            case CallMethod.RESUME:
+                self._io.end_draining()
+                return Reply(call.call_id)
+            case CallMethod.ABORT:
+                flow = call.arguments.get("flow")
+                assert flow is None or isinstance(flow, str), "control_calls lets nothing else pass"
+                return Reply(call.call_id, {"num_aborted": self._abort_flow(flow)})
+            case CallMethod.PING:
+                return Reply(call.call_id)
+
+    def _abort_flow(self, flow: str | None) -> int:
+        """End the requests of a flow, or all for None; returns how many."""
+        keys = self._core.keys_of_flow(flow)
+        self._send(self._core.abort_requests(keys))
+        self._check_idle()
+        return len(keys)

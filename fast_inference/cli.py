@@ -1,8 +1,8 @@
-"""The command `fast-inference`: `serve`, `pull` and `--version`.
+"""The command `fast-inference`: `serve`, `pull`, `plan` and `--version`.
 
 Owns the exit statuses: 0 stopped in order, 1 a wrong setting, model or port (one line on stderr), 2 wrong usage,
 130 interrupted. What is slow to import is imported by the command that needs it, so that `--help` is quick.
-Next: `flags.py`, `settings.py`, then `launcher.py`.
+Next: `flags.py`, `settings.py`, then `launcher.py`; `cli_plan.py`.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fast_inference import __version__
+from fast_inference.cli_plan import add_plan
 from fast_inference.flags import FlagParser, add_setting_flags, given_flags
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
@@ -57,6 +58,7 @@ def _parser() -> FlagParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_pull(commands)
+    add_plan(commands)
     return parser
 
 
@@ -68,6 +70,7 @@ def _add_serve(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         help="start a server",
         description="Start a server. Settings come from flags, then the environment, then --config, then defaults.",
     )
+    parser.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML and exit")
     add_setting_flags(parser)
 
     def run(namespace: argparse.Namespace) -> int:

@@ -74,16 +74,15 @@ def environment_name(field: str) -> str:
     return ENVIRONMENT_PREFIX + field.upper()
 
 
-def add_setting_flags(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL, `--config`, `--print-config` and one flag for each field of every section."""
+def add_setting_flags(parser: argparse.ArgumentParser, sections: Sequence[type[BaseModel]] = SECTIONS) -> None:
+    """Add MODEL, `--config` and one flag for each field of the sections."""
     parser.add_argument("model_argument", nargs="?", metavar="MODEL", help="the same as --model")
     parser.add_argument(
         "--config",
         metavar="FILE",
         help=f"YAML file with settings; flags and environment win over it (env {environment_name('config')})",
     )
-    parser.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML and exit")
-    for section in SECTIONS:
+    for section in sections:
         group = parser.add_argument_group((section.__doc__ or section.__name__).splitlines()[0].rstrip("."))
         for name, field in section.model_fields.items():
             _add_flag(group, name, field)

@@ -1,8 +1,8 @@
 """The model cache: turns what a user names as MODEL into a folder that the core can load.
 
-Called by the launcher and by `fast-inference pull`, before the core starts. A folder appears in the cache by one
-rename, so what is there is whole. Torch is never imported here: conversion, pip and the hub run in subprocesses, which
-die with this process and import nothing from the user's working directory.
+Called by the launcher, before the core starts, and by `fast-inference pull` and `plan`. A folder appears in the cache
+by one rename, so what is there is whole. Torch is never imported here: conversion, pip and the hub run in subprocesses,
+which die with this process and import nothing from the user's working directory.
 Next: `model_cache.py` (locks and scratch), `gguf_conversion.py`, then `engine_core/model/loader.py`.
 """
 
@@ -94,6 +94,22 @@ def _resolve(model: str, progress: Progress) -> str:
     raise ConfigError(
         f"no model {shortened(model)!r}: no such folder or .gguf file, no hub id 'org/name', none of: {known}"
     )
+
+
+def find_model(model: str) -> str:
+    """Return what `resolve_model` would, where nothing must be downloaded or converted for it.
+
+    Raises:
+        ConfigError: there is no such model, or it is not here yet; one line that says how to get it.
+    """
+
+    def refuse(stage: str, fraction: float | None) -> None:
+        """Progress is told of each stage before it begins, so nothing has been got."""
+        known = _known_name(model)
+        command = f"pull {known}" if known else f"serve {shortened(model)}"
+        raise ConfigError(f"{shortened(model)} is not in the model cache: `fast-inference {command}` begins by {stage}")
+
+    return resolve_model(model, refuse)
 
 
 def pull(name: str, progress: Progress) -> Path:

@@ -8,12 +8,14 @@ in the core, however its reader ended (done, error, client gone). Next: `ipc/cli
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from typing import Unpack
 
 from frontend.input_processor import EngineInput
 from frontend.output_processor import Finish, OutputProcessor, TextDelta, TextOptions
 from frontend.state import ServedModel
 from ipc.client import EngineClient, RequestStream
 from ipc.errors import RequestFailedError
+from ipc.session import RequestOptions
 
 
 @dataclass(slots=True)
@@ -63,13 +65,10 @@ class Generation:
         client: EngineClient,
         model: ServedModel,
         inputs: Sequence[EngineInput],
-        options: TextOptions,
-        *,
-        priority: int = 0,
-        flow: str = "",
-        cache_salt: str = "",
+        text_options: TextOptions,
+        **options: Unpack[RequestOptions],
     ) -> None:
-        """Submit every input.
+        """Submit every input, all with the same options.
 
         Raises:
             EngineUnavailableError: the core takes no requests; what was submitted is stopped again.
@@ -79,11 +78,9 @@ class Generation:
         self._readers: dict[asyncio.Task[TextDelta | None], _AnswerStream] = {}
         try:
             for index, item in enumerate(inputs):
-                stream = client.submit(
-                    item.prompt_token_ids, item.sampling_params, priority=priority, flow=flow, cache_salt=cache_salt
-                )
+                stream = client.submit(item.prompt_token_ids, item.sampling_params, **options)
                 answer = Answer(index, len(item.prompt_token_ids))
-                processor = OutputProcessor(model.tokenizer, options, model.welcome.eos_token_ids)
+                processor = OutputProcessor(model.tokenizer, text_options, model.welcome.eos_token_ids)
                 self._streams.append(_AnswerStream(answer, stream, processor))
         except BaseException:
             self.close()

@@ -133,12 +133,13 @@ class FrontendState:
             QueueFullError: by the occupancy that the core last published, not all of the requests have room.
         """
         load = self.client.load
-        num_places = model.welcome.max_queued_requests - load.num_waiting
-        if load.num_waiting == 0:
-            num_places += max(0, model.welcome.max_num_seqs - load.num_running)
-        if num_requests > num_places or load.num_queued_tokens >= model.welcome.max_queued_tokens:
+        num_free_places = max(0, model.welcome.max_num_seqs - load.num_running)
+        num_room = num_free_places + model.welcome.max_queued_requests - load.num_waiting
+        has_token_room = load.num_queued_tokens < model.welcome.max_queued_tokens
+        if num_requests > num_room or (load.num_waiting > num_free_places and not has_token_room):
             raise QueueFullError(
-                f"{load.num_waiting} requests are waiting and {num_requests} more have no room; try again later."
+                f"{load.num_waiting} requests are waiting and {num_requests} more have no room; try again later.",
+                retry_after_s=load.retry_after_ms / 1000,
             )
 
     def _names(self, welcome: Welcome) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import zmq
 
@@ -21,7 +21,6 @@ from ipc.endpoints import connect_to_core
 from ipc.errors import EngineUnavailableError, ServerError
 from ipc.messages import (
     Abort,
-    Add,
     Bye,
     Call,
     CallMethod,
@@ -32,12 +31,12 @@ from ipc.messages import (
     Load,
     Reply,
     RequestId,
-    Task,
     Welcome,
 )
 from ipc.process import open_pidfd
+from ipc.request_outputs import Output, RequestOutputs
 from ipc.sampling_params import SamplingParams
-from ipc.session import Output, RequestOutputs, Session, own_hello
+from ipc.session import RequestOptions, Session, own_hello
 
 log = logging.getLogger(__name__)
 
@@ -189,11 +188,7 @@ class EngineClient:
         self,
         prompt_token_ids: Sequence[int],
         sampling_params: SamplingParams,
-        *,
-        task: Task = Task.GENERATE,
-        priority: int = 0,
-        flow: str = "",
-        cache_salt: str = "",
+        **options: Unpack[RequestOptions],
     ) -> RequestStream:
         """Hand a request to the core.
 
@@ -202,17 +197,8 @@ class EngineClient:
         """
         if not self.is_ready:
             raise EngineUnavailableError(f"The engine is not ready ({self.detail or 'starting'}).")
-        stream = RequestStream(self._session.next_request_id(), self)
-        add = Add(
-            request_id=stream.request_id,
-            prompt_token_ids=array("i", prompt_token_ids),
-            sampling_params=sampling_params,
-            task=task,
-            arrival_time_us=time.time_ns() // 1000,
-            priority=priority,
-            flow=flow,
-            cache_salt=cache_salt,
-        )
+        add = self._session.new_add(prompt_token_ids, sampling_params, **options)
+        stream = RequestStream(add.request_id, self)
         if not self._send(add):
             raise EngineUnavailableError("The engine accepts no messages at the moment.")
         self._session.requests[stream.request_id] = stream

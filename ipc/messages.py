@@ -211,11 +211,15 @@ class Load:
     """Occupancy of the core, published with every step and beat."""
 
     num_running: int = 0
+    """Requests that have begun to run; those that were preempted since are among them."""
     num_waiting: int = 0
+    """Accepted requests that have not begun to run."""
     num_queued_tokens: int = 0
     """Prompt tokens of the waiting requests."""
     num_free_blocks: int = 0
     num_blocks: int = 0
+    retry_after_ms: int = 0
+    """While requests are refused because too many wait: when to try again; else 0."""
 
 
 @dataclass(frozen=True, slots=True)

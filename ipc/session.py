@@ -6,24 +6,18 @@ Invariant: a request leaves the table exactly once, with its `Finished` or with 
 """
 
 import logging
+import math
 import os
 import time
 from array import array
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 
 from ipc import codec
-from ipc.errors import (
-    ContextLengthError,
-    EngineUnavailableError,
-    FastInferenceError,
-    InvalidRequestError,
-    ProtocolError,
-    QueueFullError,
-    RequestFailedError,
-    RequestTimeoutError,
-)
+from ipc.errors import EngineUnavailableError, FastInferenceError, ProtocolError, RequestFailedError
 from ipc.messages import (
+    Add,
     Bye,
     ClientMessage,
     ClientRole,
@@ -32,126 +26,41 @@ from ipc.messages import (
     CoreState,
     Dying,
     Finished,
-    FinishReason,
     Hello,
     Live,
     Load,
     Reconcile,
     Reject,
+    RequestClass,
     RequestId,
-    Started,
     Step,
+    Task,
     Welcome,
 )
 from ipc.process import pid_namespace, start_ticks
+from ipc.request_outputs import RequestOutputs, TokenLogprobs, error_of_reject
+from ipc.sampling_params import SamplingParams
 
 log = logging.getLogger(__name__)
 
-_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining", "queue_timeout"})
 
+class RequestOptions(TypedDict, total=False):
+    """How the core treats a request, whatever its answer is; the keywords of every client's `submit`."""
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """Log-probabilities at one position of a prompt or an answer."""
-
-    rank: int
-    """Rank of the token itself in the whole vocabulary, from 1."""
-    token_ids: tuple[int, ...]
-    """The token itself, then the best tokens in falling order."""
-    logprobs: tuple[float, ...]
-    """Natural logarithms, one for each of `token_ids`."""
-
-
-@dataclass(slots=True)
-class Output:
-    """What became known of a request since the last look."""
-
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    """One for each of `token_ids` where the request asked for them."""
-    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
-    """With the first token, where the request asked for them: of each token of the prompt but the first."""
-    finished: Finished | None = None
-    embedding: list[float] | None = None
-    num_cached_tokens: int = 0
-    """Prompt tokens from the prefix cache, as far as known; set in every output after the first token."""
-
-    def __bool__(self) -> bool:
-        return bool(self.token_ids) or self.finished is not None
-
-
-class RequestOutputs:
-    """Outputs of one request on their way to a reader; deltas merge while the reader is slow, so memory is bounded."""
-
-    def __init__(self, request_id: RequestId) -> None:
-        self.request_id = request_id
-        self._pending = Output()
-        self._error: FastInferenceError | None = None
-        self.is_terminated = False
-        """True once the terminal output has arrived (it may still be unread)."""
-
-    def start(self, started: Started) -> None:
-        """Record what comes with the first token."""
-        self._pending.num_cached_tokens = started.num_cached_tokens
-
-    def push_token(self, token_id: int) -> None:
-        """Append one token."""
-        self._pending.token_ids.append(token_id)
-
-    def push_logprobs(self, rows: list[TokenLogprobs], num_prompt_rows: int) -> None:
-        """Append what a STEP brought: rows of the prompt first, then one for each of its tokens."""
-        self._pending.prompt_logprobs += rows[:num_prompt_rows]
-        self._pending.logprobs += rows[num_prompt_rows:]
-
-    def finish(self, finished: Finished, embedding: list[float] | None = None) -> None:
-        """Record the terminal output."""
-        self.is_terminated = True
-        if finished.reason is FinishReason.ERROR:
-            self._error = _error_of_finished(finished)
-        else:
-            self._pending.finished = finished
-            self._pending.embedding = embedding
-
-    def fail(self, error: FastInferenceError) -> None:
-        """Record a terminal error; the reader gets it after what arrived before."""
-        self.is_terminated = True
-        self._error = error
-
-    def notify(self) -> None:
-        """Called after each batch of changes; an asynchronous reader overrides it to wake up."""
-
-    def try_take(self) -> Output | None:
-        """What is unread, or None if there is nothing yet.
-
-        Raises:
-            FastInferenceError: the request ended in an error, and everything before it has been read.
-        """
-        if self._pending:
-            taken, self._pending = self._pending, Output(num_cached_tokens=self._pending.num_cached_tokens)
-            return taken
-        if self._error is not None:
-            raise self._error
-        return None
-
-
-def _error_of_finished(finished: Finished) -> FastInferenceError:
-    if finished.error_code in _UNAVAILABLE_CODES:
-        return EngineUnavailableError(finished.error_message, code=finished.error_code)
-    if finished.error_code == RequestTimeoutError.code:
-        return RequestTimeoutError(finished.error_message)
-    if finished.error_code == "invalid_grammar":
-        return InvalidRequestError(finished.error_message, param="structured_outputs", code=finished.error_code)
-    return RequestFailedError(finished.error_message, code=finished.error_code)
-
-
-def _error_of_reject(reject: Reject) -> FastInferenceError:
-    if reject.code == QueueFullError.code:
-        return QueueFullError(reject.message, retry_after_s=reject.retry_after_ms / 1000)
-    if reject.code == ContextLengthError.code:
-        return ContextLengthError(reject.message, param=reject.param or None)
-    if reject.code in _UNAVAILABLE_CODES:
-        return EngineUnavailableError(reject.message, code=reject.code)
-    return InvalidRequestError(reject.message, param=reject.param or None, code=reject.code)
+    task: Task
+    priority: int
+    """Lower comes first, among the requests of a flow; 0 where not given."""
+    flow: str
+    """Fair-sharing unit (an API key, a user, a batch job)."""
+    cache_salt: str
+    """Requests share prefix-cache blocks only under equal salts."""
+    request_class: RequestClass
+    queue_timeout_s: float
+    """Fail the request if it has not begun to run after this time; 0 leaves it to the core's setting."""
+    timeout_s: float
+    """Fail the request if it has not ended after this time; 0 leaves it to the core's setting."""
+    num_resumed_tokens: int
+    """The last ids of the prompt that are output of an earlier life; the answer goes on after them."""
 
 
 def own_hello(client_name: str, role: ClientRole) -> Hello:
@@ -193,10 +102,25 @@ class Session:
         """Seconds since the core was last heard."""
         return time.monotonic() - self._heard_at
 
-    def next_request_id(self) -> RequestId:
-        """A request id that this process has not used."""
+    def new_add(
+        self, prompt_token_ids: Sequence[int], sampling_params: SamplingParams, **options: Unpack[RequestOptions]
+    ) -> Add:
+        """A request under an id that this process has not used; it is live once it is in `requests`."""
         self._last_request_id += 1
-        return RequestId(self._last_request_id)
+        return Add(
+            request_id=RequestId(self._last_request_id),
+            prompt_token_ids=array("i", prompt_token_ids),
+            sampling_params=sampling_params,
+            task=options.get("task", Task.GENERATE),
+            arrival_time_us=time.time_ns() // 1000,
+            priority=options.get("priority", 0),
+            flow=options.get("flow", ""),
+            cache_salt=options.get("cache_salt", ""),
+            num_resumed_tokens=options.get("num_resumed_tokens", 0),
+            request_class=options.get("request_class", RequestClass.ONLINE),
+            queue_timeout_ms=math.ceil(options.get("queue_timeout_s", 0.0) * 1000),
+            timeout_ms=math.ceil(options.get("timeout_s", 0.0) * 1000),
+        )
 
     def receive(self, frames: Sequence[bytes]) -> CoreMessage | None:
         """Take in one message; returns it for what is the caller's to do, None if it was dropped."""
@@ -218,7 +142,7 @@ class Session:
         elif isinstance(message, Step):
             self._on_step(message)
         elif isinstance(message, Reject):
-            self._end(message.request_id, error=_error_of_reject(message))
+            self._end(message.request_id, error=error_of_reject(message))
         elif isinstance(message, Dying):
             log.error("the core is dying: %s", message.reason)
             self.state = CoreState.DYING
@@ -263,7 +187,7 @@ class Session:
             request.notify()
 
     def _on_welcome(self, welcome: Welcome) -> None:
-        if self.is_ready and self.epoch == welcome.epoch:
+        if self.state in (CoreState.READY, CoreState.DRAINING) and self.epoch == welcome.epoch:
             return  # the answer to a repeated HELLO
         if self.state is not None and self.epoch not in (0, welcome.epoch):
             self.lose("another core answers")
@@ -305,13 +229,14 @@ class Session:
             self._end(finished.request_id, finished=finished, embedding=embeddings.get(finished.request_id))
 
     def _take_logprobs(self, step: Step) -> None:
-        rows: dict[int, list[TokenLogprobs]] = {}
+        token_ids, logprobs = tuple(step.logprob_token_ids), tuple(step.logprobs)  # slices of a tuple are cheap
+        rows: dict[int, list[TokenLogprobs]] = defaultdict(list)
         start = 0
         columns = zip(step.logprob_request_ids, step.logprob_counts, step.logprob_ranks, strict=False)
         for request_id, count, rank in columns:
-            token_ids, logprobs = step.logprob_token_ids[start : start + count], step.logprobs[start : start + count]
-            rows.setdefault(request_id, []).append(TokenLogprobs(rank, tuple(token_ids), tuple(logprobs)))
-            start += count
+            end = start + count
+            rows[request_id].append(TokenLogprobs(rank, token_ids[start:end], logprobs[start:end]))
+            start = end
         num_prompt_rows = {started.request_id: started.num_prompt_logprobs for started in step.started}
         for request_id, of_request in rows.items():
             if (request := self.requests.get(RequestId(request_id))) is not None:

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Unpack
 
 import zmq
 
@@ -16,7 +17,6 @@ from ipc.endpoints import connect_to_core
 from ipc.errors import EngineUnavailableError, ServerError
 from ipc.messages import (
     Abort,
-    Add,
     Bye,
     Call,
     CallMethod,
@@ -26,11 +26,11 @@ from ipc.messages import (
     CoreMessage,
     Reply,
     RequestId,
-    Task,
     Welcome,
 )
+from ipc.request_outputs import Output, RequestOutputs
 from ipc.sampling_params import SamplingParams
-from ipc.session import Output, RequestOutputs, Session, own_hello
+from ipc.session import RequestOptions, Session, own_hello
 
 _HELLO_INTERVAL_S = 0.1
 _BEAT_INTERVAL_S = 1.0
@@ -76,24 +76,17 @@ class SyncEngineClient:
         self,
         prompt_token_ids: Sequence[int],
         sampling_params: SamplingParams,
-        *,
-        task: Task = Task.GENERATE,
-        cache_salt: str = "",
+        **options: Unpack[RequestOptions],
     ) -> RequestOutputs:
-        """Hand a request to the core; its outputs arrive during `wait`."""
-        request = RequestOutputs(self.session.next_request_id())
-        self.session.requests[request.request_id] = request
-        add = Add(
-            request_id=request.request_id,
-            prompt_token_ids=array("i", prompt_token_ids),
-            sampling_params=sampling_params,
-            task=task,
-            arrival_time_us=time.time_ns() // 1000,
-            cache_salt=cache_salt,
-        )
+        """Hand a request to the core; its outputs arrive during `wait`.
+
+        Raises:
+            EngineUnavailableError: its socket accepts nothing.
+        """
+        add = self.session.new_add(prompt_token_ids, sampling_params, **options)
         if not self.send(add):
-            del self.session.requests[request.request_id]
             raise EngineUnavailableError("the engine accepts no messages at the moment")
+        request = self.session.requests[add.request_id] = RequestOutputs(add.request_id)
         return request
 
     def generate(
@@ -109,9 +102,7 @@ class SyncEngineClient:
         while whole.finished is None:
             output = request.try_take()
             if output is not None:
-                whole.token_ids += output.token_ids
-                whole.finished, whole.embedding = output.finished, output.embedding
-                whole.num_cached_tokens = output.num_cached_tokens
+                whole.extend(output)
             elif time.monotonic() > deadline:
                 self.abort(request.request_id)
                 raise EngineUnavailableError(f"no end within {timeout_s} s")

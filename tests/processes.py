@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,9 +18,10 @@ READY_TIMEOUT_S = 20
 
 
 class CoreProcess:
-    """One `python -m engine_core` on a run dir."""
+    """One `python -m engine_core`, or another command that takes its flags, on a run dir."""
 
-    def __init__(self, folder: Path, **settings) -> None:
+    def __init__(self, folder: Path, *, command: Sequence[str] = ("-m", "engine_core"), **settings) -> None:
+        self._command = [sys.executable, *command]
         self.run_dir = RunDir(folder)
         self.run_dir.create()
         config = {"model": "fake", "num_blocks": 64, "log_level": "warning", **settings}
@@ -28,7 +30,7 @@ class CoreProcess:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "engine_core", "--config", str(self.run_dir.config_file)]
+        command = [*self._command, "--config", str(self.run_dir.config_file)]
         environment = {key: value for key, value in os.environ.items() if key != LAUNCHER_PID_VARIABLE}
         with self.stderr_file.open("a") as stderr:
             self.process = subprocess.Popen(command, stderr=stderr, env=environment)
@@ -55,8 +57,8 @@ class CoreProcess:
 
 
 @contextmanager
-def core_process(folder: Path, **settings):
-    core = CoreProcess(folder, **settings)
+def core_process(folder: Path, *, command: Sequence[str] = ("-m", "engine_core"), **settings):
+    core = CoreProcess(folder, command=command, **settings)
     try:
         yield core
     finally:

@@ -1,4 +1,5 @@
 import random
+import time
 from array import array
 
 import pytest
@@ -7,8 +8,9 @@ from hypothesis import strategies as st
 
 from engine_core.model.fake_runner import IM_END_ID, fake_next_token
 from ipc.errors import QueueFullError
-from ipc.messages import FinishReason, Task
-from tests.factories import BLOCK_SIZE, CoreHarness, make_fake_runner
+from ipc.messages import Add, FinishReason, RequestId, Task
+from ipc.structured_output import GrammarKind, StructuredOutput
+from tests.factories import BLOCK_SIZE, CoreHarness, make_fake_runner, make_params
 
 
 def expected_tokens(prompt, count):
@@ -126,17 +128,6 @@ def test_the_queue_is_bounded_and_counts_only_what_waits(tmp_path):
     assert len(harness.finished) == 4
 
 
-def test_a_resumed_request_goes_on_where_it_was(tmp_path):
-    harness = make_harness(tmp_path)
-    whole = expected_tokens([7, 8], 20)
-    request_id = harness.add([7, 8], max_tokens=20)
-    harness.run()
-    resumed = harness.add([7, 8, *whole[:12]], max_tokens=20, num_resumed_tokens=12)
-    harness.run()
-    assert harness.token_ids[resumed] == whole[12:]
-    assert harness.finished[resumed].num_output_tokens == harness.finished[request_id].num_output_tokens == 20
-
-
 @st.composite
 def schedules(draw):
     """A tiny cache and requests that arrive and leave at random moments."""
@@ -178,3 +169,89 @@ def test_every_request_ends_exactly_once_with_its_own_text(tmp_path_factory, sch
         whole = expected_tokens([length % 7] * length, count)
         is_whole = harness.finished[request_id].reason is FinishReason.LENGTH
         assert harness.token_ids[request_id] == (whole if is_whole else whole[: len(harness.token_ids[request_id])])
+
+
+# --- resumed requests ---
+
+
+@pytest.mark.parametrize("num_emitted", range(1, 9))
+def test_a_resumed_request_goes_on_where_it_was(tmp_path, num_emitted):
+    harness, answer = make_harness(tmp_path), expected_tokens([1, 2, 3], 9)
+    request_id = harness.add([1, 2, 3, *answer[:num_emitted]], num_resumed_tokens=num_emitted, max_tokens=9)
+    harness.run()
+    assert harness.token_ids[request_id] == answer[num_emitted:]
+    assert harness.finished[request_id].num_output_tokens == 9
+    assert harness.finished[request_id].num_prompt_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("last_token", "params", "reason"),
+    [
+        (7, {"max_tokens": 2}, FinishReason.LENGTH),
+        (7, {"max_tokens": 9, "stop_token_ids": (7,)}, FinishReason.STOP),
+        (IM_END_ID, {"max_tokens": 9, "ignore_eos": False}, FinishReason.STOP),
+    ],
+)
+def test_a_resumed_request_that_was_complete_ends_without_a_step(tmp_path, last_token, params, reason):
+    harness = make_harness(tmp_path)
+    request_id = harness.add([1, 2, 3, 5, last_token], num_resumed_tokens=2, **params)
+    assert harness.finished[request_id].reason is reason
+    assert harness.token_ids[request_id] == []
+    harness.check_idle()
+
+
+# --- deadlines ---
+
+
+def test_a_request_that_waits_too_long_fails_before_it_is_computed(tmp_path):
+    harness = make_harness(tmp_path, max_num_seqs=1)
+    first = harness.add([1], max_tokens=30)
+    overdue = harness.submit(Add(RequestId(0), array("i", [2]), make_params(), queue_timeout_ms=1))
+    harness.step()
+    time.sleep(0.002)
+    harness.run()
+    assert harness.finished[overdue].error_code == "queue_timeout"
+    assert (harness.finished[overdue].num_output_tokens, harness.finished[first].num_output_tokens) == (0, 30)
+    harness.check_idle()
+
+
+def test_a_request_that_began_in_time_is_not_ended_by_its_queue_timeout(tmp_path):
+    harness = make_harness(tmp_path)
+    request_id = harness.submit(Add(RequestId(0), array("i", [2]), make_params(max_tokens=9), queue_timeout_ms=20))
+    harness.step()
+    time.sleep(0.03)
+    harness.run()
+    assert harness.finished[request_id].reason is FinishReason.LENGTH
+
+
+def test_a_request_that_runs_too_long_fails_and_frees_its_blocks(tmp_path):
+    harness = make_harness(tmp_path)
+    request_id = harness.submit(Add(RequestId(0), array("i", [2]), make_params(max_tokens=10**6), timeout_ms=5))
+    harness.run()
+    assert harness.finished[request_id].error_code == "timeout"
+    assert harness.finished[request_id].num_output_tokens > 0
+    harness.check_idle()
+
+
+# --- structured output ---
+
+DIGITS = StructuredOutput(GrammarKind.REGEX, "[0-9]{3}")
+
+
+def test_a_grammar_holds_and_ends_the_answer(tmp_path):
+    harness = make_harness(tmp_path)
+    request_id = harness.add([1], max_tokens=50, structured_output=DIGITS)
+    harness.run()
+    assert bytes(harness.token_ids[request_id]).isdigit()
+    assert harness.finished[request_id].reason is FinishReason.STOP
+    assert harness.finished[request_id].num_output_tokens == 3
+
+
+def test_a_grammar_that_is_none_ends_only_its_own_request(tmp_path):
+    harness = make_harness(tmp_path)
+    broken = harness.add([1], structured_output=StructuredOutput(GrammarKind.REGEX, "["))
+    other = harness.add([2], max_tokens=5)
+    harness.run()
+    assert harness.finished[broken].error_code == "invalid_grammar"
+    assert harness.token_ids[other] == expected_tokens([2], 5)
+    harness.check_idle()

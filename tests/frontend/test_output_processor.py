@@ -34,14 +34,14 @@ def run(
 
 def test_eos_is_counted_and_not_shown(tokenizer: FrontendTokenizer):
     ids = tokenizer.backend.encode("hello").ids
-    output = Output([*ids, EOS], finished(FinishReason.STOP, EOS))
+    output = Output([*ids, EOS], finished=finished(FinishReason.STOP, EOS))
     options = TextOptions(skip_special_tokens=False)
     assert run(tokenizer, [output], options) == ("hello", len(ids) + 1, Finish("stop", None))
 
 
 def test_another_stop_token_is_named(tokenizer: FrontendTokenizer):
     stop_token = tokenizer.backend.token_to_id("!")
-    output = Output([stop_token], finished(FinishReason.STOP, stop_token))
+    output = Output([stop_token], finished=finished(FinishReason.STOP, stop_token))
     assert run(tokenizer, [output]) == ("", 1, Finish("stop", stop_token))
     assert run(tokenizer, [output], TextOptions(include_stop_str_in_output=True))[0] == "!"
 
@@ -49,7 +49,7 @@ def test_another_stop_token_is_named(tokenizer: FrontendTokenizer):
 def test_length_ends_with_all_text(tokenizer: FrontendTokenizer):
     ids = tokenizer.backend.encode("hi END").ids
     options = TextOptions(stop_strings=("ENDING",))
-    text, _, finish = run(tokenizer, [Output(ids, finished(FinishReason.LENGTH))], options)
+    text, _, finish = run(tokenizer, [Output(ids, finished=finished(FinishReason.LENGTH))], options)
     assert (text, finish) == ("hi END", Finish("length", None))
 
 
@@ -61,7 +61,7 @@ def test_tokens_after_a_stop_string_are_not_counted(tokenizer: FrontendTokenizer
 
 def test_a_stop_string_can_come_with_the_last_token(tokenizer: FrontendTokenizer):
     ids = tokenizer.backend.encode("ab.").ids
-    output = Output(ids, finished(FinishReason.LENGTH))
+    output = Output(ids, finished=finished(FinishReason.LENGTH))
     assert run(tokenizer, [output], TextOptions(stop_strings=(".",)))[2] == Finish("stop", ".")
 
 
@@ -74,7 +74,7 @@ def test_stop_strings_are_ignored_before_min_tokens(tokenizer: FrontendTokenizer
 
 def test_a_request_that_the_engine_gave_up_is_an_error(tokenizer: FrontendTokenizer):
     with pytest.raises(EngineUnavailableError):
-        run(tokenizer, [Output([], finished(FinishReason.ABORT))])
+        run(tokenizer, [Output([], finished=finished(FinishReason.ABORT))])
 
 
 @given(
@@ -91,7 +91,7 @@ def test_merging_outputs_changes_nothing(tokenizer: FrontendTokenizer, text: str
     pieces = [Output(ids[begin:stop]) for begin, stop in pairwise(edges)]
     pieces[-1].finished = end
     cut_up = run(tokenizer, pieces, options)
-    whole = run(tokenizer, [Output(list(ids), end)], options)
+    whole = run(tokenizer, [Output(list(ids), finished=end)], options)
     assert cut_up[:2] == whole[:2]
     assert (cut_up[2] and cut_up[2].reason, cut_up[2] and cut_up[2].stop_reason) == (
         whole[2] and whole[2].reason,

@@ -68,9 +68,12 @@ def test_the_names_are_the_configured_ones_or_else_the_model_id(
         (Load(), 13, False),
         (Load(num_running=4), 8, True),
         (Load(num_running=4), 9, False),
-        (Load(num_running=2, num_waiting=3), 5, True),
-        (Load(num_running=2, num_waiting=3), 6, False),
-        (Load(num_queued_tokens=10**9), 1, False),
+        (Load(num_running=2, num_waiting=3), 7, True),
+        (Load(num_running=2, num_waiting=3), 8, False),
+        (Load(num_running=5, num_waiting=1), 7, True),
+        (Load(num_running=5, num_waiting=1), 8, False),
+        (Load(num_running=3, num_waiting=1, num_queued_tokens=10**9), 1, True),
+        (Load(num_running=4, num_waiting=1, num_queued_tokens=10**9), 1, False),
     ],
 )
 def test_as_many_are_admitted_as_have_room(core: CoreProcess, load: Load, num_requests: int, is_admitted: bool):
@@ -82,6 +85,17 @@ def test_as_many_are_admitted_as_have_room(core: CoreProcess, load: Load, num_re
                 return served.state.check_admission(model, num_requests)
             with pytest.raises(QueueFullError):
                 served.state.check_admission(model, num_requests)
+
+    asyncio.run(run())
+
+
+def test_an_early_refusal_says_when_to_try_again(core: CoreProcess):
+    async def run() -> None:
+        async with application(core.run_dir) as served:
+            served.state.client._session.load = Load(num_running=4, num_waiting=8, retry_after_ms=2500)
+            with pytest.raises(QueueFullError) as caught:
+                served.state.check_admission(served.state.model())
+            assert caught.value.retry_after_s == 2.5
 
     asyncio.run(run())
 

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from ipc.client import EngineClient
-from ipc.errors import EngineUnavailableError, ServerError
+from ipc.errors import EngineUnavailableError, RequestTimeoutError, ServerError
 from ipc.messages import CallMethod, ClientRole
 from tests.factories import make_params
 from tests.processes import core_process
@@ -56,6 +56,27 @@ def test_many_streams_do_not_mix(core):
 
     alone, together = talk(core, conversation)
     assert alone == together
+
+
+def test_a_resumed_stream_goes_on_where_it_stopped(core):
+    async def conversation(client):
+        await client.wait_ready(20)
+        params = make_params(max_tokens=30)
+        whole, _ = await read(client.submit([1, 2], params))
+        return whole, [await read(client.submit([1, 2, *whole[:k]], params, num_resumed_tokens=k)) for k in (1, 17, 30)]
+
+    whole, (after_1, after_17, after_30) = talk(core, conversation)
+    assert (after_1[0], after_17[0], after_30[0]) == (whole[1:], whole[17:], [])
+    assert after_30[1].num_output_tokens == 30
+
+
+def test_a_request_that_takes_too_long_ends_in_its_error(core):
+    async def conversation(client):
+        await client.wait_ready(20)
+        with pytest.raises(RequestTimeoutError):
+            await read(client.submit([1], make_params(max_tokens=2000), timeout_s=0.1))
+
+    talk(core, conversation)
 
 
 def test_an_abort_is_counted_at_once(core):

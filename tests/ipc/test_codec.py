@@ -40,7 +40,7 @@ STEP = Step(
     request_ids=array("Q", [7, 8]),
     token_ids=array("i", [42, 43]),
     finished=(Finished(RequestId(8), FinishReason.LENGTH, num_prompt_tokens=3, num_output_tokens=5),),
-    load=Load(1, 2, 3, 4, 5),
+    load=Load(1, 2, 3, 4, 5, 6),
     started=(Started(RequestId(7), num_cached_tokens=64),),
 )
 
@@ -63,7 +63,7 @@ def test_bytes_of_a_step_are_pinned():
         "05010100000000000000",
         "95" "04" "09"
         "91" "9b" "08" "02" "03" "05" "00" "ff" "a0" "a0" "00" "00" "00"  # finished
-        "95" "01" "02" "03" "04" "05"  # load
+        "96" "01" "02" "03" "04" "05" "06"  # load
         "91" "93" "07" "40" "00",  # started
         "0700000000000000" "0800000000000000",
         "2a000000" "2b000000",

@@ -4,10 +4,29 @@ from dataclasses import replace
 import pytest
 
 from ipc import codec
-from ipc.errors import ContextLengthError, EngineUnavailableError, QueueFullError, RequestFailedError
-from ipc.messages import Bye, CoreBeat, CoreState, Finished, FinishReason, Reject, RequestId, Step
-from ipc.session import RequestOutputs, Session
-from tests.factories import make_welcome
+from ipc.errors import (
+    ContextLengthError,
+    EngineUnavailableError,
+    QueueFullError,
+    RequestFailedError,
+    RequestTimeoutError,
+)
+from ipc.messages import (
+    Bye,
+    CoreBeat,
+    CoreState,
+    Finished,
+    FinishReason,
+    Reject,
+    RequestClass,
+    RequestId,
+    Started,
+    Step,
+    Task,
+)
+from ipc.request_outputs import RequestOutputs, TokenLogprobs
+from ipc.session import RequestOptions, Session
+from tests.factories import make_params, make_welcome
 
 WELCOME = make_welcome(epoch=5)
 
@@ -20,7 +39,7 @@ def make_session():
     """A welcomed session with one live request."""
     session = Session()
     tell(session, WELCOME)
-    request = RequestOutputs(session.next_request_id())
+    request = RequestOutputs(session.new_add([1], make_params()).request_id)
     session.requests[request.request_id] = request
     return session, request
 
@@ -32,6 +51,31 @@ def make_step(request, token_ids, sequence=1, finished=()):
 
 def make_finished(request, reason=FinishReason.LENGTH, **fields):
     return Finished(request.request_id, reason, num_prompt_tokens=1, num_output_tokens=2, **fields)
+
+
+def make_logprob_step(rows, num_prompt_rows=None, sequence=1):
+    """A STEP with these (request, row) pairs; every row that is not of a prompt has a token with it."""
+    prompt_rows_left = dict(num_prompt_rows or {})
+    step = Step(sequence, 1, array("Q"), array("i"), started=tuple(
+        Started(request_id, 0, num_rows) for request_id, num_rows in prompt_rows_left.items()
+    ))  # fmt: skip
+    for request, row in rows:
+        step.logprob_request_ids.append(request.request_id)
+        step.logprob_counts.append(len(row.token_ids))
+        step.logprob_ranks.append(row.rank)
+        step.logprob_token_ids.extend(row.token_ids)
+        step.logprobs.extend(row.logprobs)
+        if prompt_rows_left.get(request.request_id, 0) > 0:
+            prompt_rows_left[request.request_id] -= 1
+        else:
+            step.request_ids.append(request.request_id)
+            step.token_ids.append(row.token_ids[0])
+    return step
+
+
+def make_row(token_id, num_entries=3):
+    entries = range(num_entries)
+    return TokenLogprobs(token_id + 1, tuple(token_id + n for n in entries), tuple(-0.5 * n for n in entries))
 
 
 def test_a_welcome_makes_it_ready():
@@ -46,6 +90,76 @@ def test_deltas_merge_until_they_are_read():
     tell(session, make_step(request, [5], sequence=2))
     assert request.try_take().token_ids == [3, 4, 5]
     assert request.try_take() is None
+
+
+def test_logprobs_merge_like_their_tokens():
+    session, request = make_session()
+    rows = [make_row(3), make_row(4), make_row(5)]
+    tell(session, make_logprob_step([(request, rows[0]), (request, rows[1])]))
+    tell(session, make_logprob_step([(request, rows[2])], sequence=2))
+    output = request.try_take()
+    assert (output.token_ids, output.logprobs) == ([3, 4, 5], rows)
+    tell(session, make_logprob_step([(request, make_row(6))], sequence=3))
+    assert request.try_take().logprobs == [make_row(6)]
+
+
+def test_logprobs_of_several_requests_in_one_step_do_not_mix():
+    session, first = make_session()
+    second = RequestOutputs(session.new_add([1], make_params()).request_id)
+    session.requests[second.request_id] = second
+    rows = [(first, make_row(3, num_entries=1)), (second, make_row(7, num_entries=21)), (first, make_row(4))]
+    tell(session, make_logprob_step(rows))
+    assert first.try_take().logprobs == [make_row(3, num_entries=1), make_row(4)]
+    assert second.try_take().logprobs == [make_row(7, num_entries=21)]
+
+
+def test_the_rows_of_a_prompt_come_first():
+    session, request = make_session()
+    rows = [make_row(n) for n in range(5)]
+    tell(session, make_logprob_step([(request, row) for row in rows[:4]], {request.request_id: 3}))
+    tell(session, make_logprob_step([(request, rows[4])], sequence=2))
+    output = request.try_take()
+    assert (output.prompt_logprobs, output.logprobs, output.token_ids) == (rows[:3], rows[3:], [3, 4])
+
+
+def test_logprobs_of_an_aborted_request_are_dropped():
+    session, request = make_session()
+    gone = RequestOutputs(session.new_add([1], make_params()).request_id)
+    tell(session, make_logprob_step([(gone, make_row(1)), (request, make_row(3))]))
+    assert request.try_take().logprobs == [make_row(3)]
+
+
+def test_every_option_of_a_request_is_sent():
+    options = {
+        "task": Task.EMBED,
+        "priority": -2,
+        "flow": "f",
+        "cache_salt": "s",
+        "request_class": RequestClass.BATCH,
+        "num_resumed_tokens": 1,
+    }
+    add = Session().new_add([1, 2], make_params(), **options, queue_timeout_s=0.25, timeout_s=1e-9)
+    assert {name: getattr(add, name) for name in options} == options
+    assert (add.queue_timeout_ms, add.timeout_ms) == (250, 1)
+    assert RequestOptions.__annotations__.keys() == options.keys() | {"queue_timeout_s", "timeout_s"}
+
+
+def test_request_ids_are_never_used_twice():
+    session = Session()
+    assert [session.new_add([1], make_params()).request_id for _ in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("timeout", RequestTimeoutError), ("queue_timeout", EngineUnavailableError), ("nan_logits", RequestFailedError)],
+)
+def test_a_failed_request_becomes_the_error_of_its_code(code, error):
+    session, request = make_session()
+    finished = make_finished(request, FinishReason.ERROR, error_code=code, error_message="m")
+    tell(session, make_step(request, [], finished=(finished,)))
+    with pytest.raises(error) as caught:
+        request.try_take()
+    assert caught.value.code == code
 
 
 def test_the_terminal_output_comes_with_the_last_tokens():
@@ -114,7 +228,7 @@ def test_a_new_core_ends_the_requests_of_the_old_one_and_counts_from_one():
     tell(session, replace(WELCOME, epoch=6), epoch=6)
     with pytest.raises(EngineUnavailableError):
         old.try_take()
-    new = session.requests[session.next_request_id()] = RequestOutputs(RequestId(2))
+    new = session.requests[session.new_add([1], make_params()).request_id] = RequestOutputs(RequestId(2))
     tell(session, make_step(new, [9]), epoch=6)
     assert new.try_take().token_ids == [9]
 
@@ -131,6 +245,23 @@ def test_a_draining_core_is_not_ready():
     session, _ = make_session()
     tell(session, CoreBeat(1, CoreState.DRAINING, 1, 0))
     assert (session.state, session.is_ready) == (CoreState.DRAINING, False)
+
+
+def test_a_repeated_welcome_while_draining_changes_nothing():
+    session, request = make_session()
+    tell(session, make_step(request, [3]))
+    tell(session, CoreBeat(1, CoreState.DRAINING, 1, 0))
+    tell(session, WELCOME)
+    assert session.state is CoreState.DRAINING
+    tell(session, make_step(request, [4], sequence=2))
+    assert request.try_take().token_ids == [3, 4]
+
+
+def test_a_core_that_drains_no_longer_is_ready_again():
+    session, _ = make_session()
+    for state in (CoreState.DRAINING, CoreState.READY):
+        tell(session, CoreBeat(1, state, 1, 0))
+    assert session.is_ready
 
 
 def test_the_stage_of_loading_is_known():

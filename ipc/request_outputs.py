@@ -1,0 +1,135 @@
+"""What became known of one request, on its way to a reader: tokens, log-probabilities, its end or its error.
+
+`ipc.session` fills a `RequestOutputs` from the messages of the core, readers empty it. Invariant: deltas merge while
+the reader is slow, so nothing is lost and memory is bounded by the request itself. Owns which error a code of the core
+becomes. Next: `ipc/session.py`.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ipc.errors import (
+    ContextLengthError,
+    EngineUnavailableError,
+    FastInferenceError,
+    InvalidRequestError,
+    QueueFullError,
+    RequestFailedError,
+    RequestTimeoutError,
+)
+from ipc.messages import Finished, FinishReason, Reject, RequestId, Started
+
+_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining", "queue_timeout"})
+
+
+class TokenLogprobs(NamedTuple):
+    """Log-probabilities at one position of a prompt or an answer."""
+
+    rank: int
+    """Rank of the token itself in the whole vocabulary, from 1."""
+    token_ids: tuple[int, ...]
+    """The token itself, then the best tokens in falling order."""
+    logprobs: tuple[float, ...]
+    """Natural logarithms, one for each of `token_ids`."""
+
+
+@dataclass(slots=True)
+class Output:
+    """What became known of a request since the last look."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """One for each of `token_ids` where the request asked for them."""
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """With the first token, where the request asked for them: of each token of the prompt but the first."""
+    finished: Finished | None = None
+    embedding: list[float] | None = None
+    num_cached_tokens: int = 0
+    """Prompt tokens from the prefix cache, as far as known; set in every output after the first token."""
+
+    def __bool__(self) -> bool:
+        return bool(self.token_ids) or self.finished is not None
+
+    def extend(self, later: "Output") -> None:
+        """Append what came after."""
+        self.token_ids += later.token_ids
+        self.logprobs += later.logprobs
+        self.prompt_logprobs += later.prompt_logprobs
+        self.finished, self.embedding = later.finished, later.embedding
+        self.num_cached_tokens = later.num_cached_tokens
+
+
+class RequestOutputs:
+    """Outputs of one request on their way to a reader; deltas merge while the reader is slow, so memory is bounded."""
+
+    def __init__(self, request_id: RequestId) -> None:
+        self.request_id = request_id
+        self._pending = Output()
+        self._error: FastInferenceError | None = None
+        self.is_terminated = False
+        """True once the terminal output has arrived (it may still be unread)."""
+
+    def start(self, started: Started) -> None:
+        """Record what comes with the first token."""
+        self._pending.num_cached_tokens = started.num_cached_tokens
+
+    def push_token(self, token_id: int) -> None:
+        """Append one token."""
+        self._pending.token_ids.append(token_id)
+
+    def push_logprobs(self, rows: list[TokenLogprobs], num_prompt_rows: int) -> None:
+        """Append what a STEP brought: rows of the prompt first, then one for each of its tokens."""
+        self._pending.prompt_logprobs += rows[:num_prompt_rows]
+        self._pending.logprobs += rows[num_prompt_rows:]
+
+    def finish(self, finished: Finished, embedding: list[float] | None = None) -> None:
+        """Record the terminal output."""
+        self.is_terminated = True
+        if finished.reason is FinishReason.ERROR:
+            self._error = error_of_finished(finished)
+        else:
+            self._pending.finished = finished
+            self._pending.embedding = embedding
+
+    def fail(self, error: FastInferenceError) -> None:
+        """Record a terminal error; the reader gets it after what arrived before."""
+        self.is_terminated = True
+        self._error = error
+
+    def notify(self) -> None:
+        """Called after each batch of changes; an asynchronous reader overrides it to wake up."""
+
+    def try_take(self) -> Output | None:
+        """What is unread, or None if there is nothing yet.
+
+        Raises:
+            FastInferenceError: the request ended in an error, and everything before it has been read.
+        """
+        if self._pending:
+            taken, self._pending = self._pending, Output(num_cached_tokens=self._pending.num_cached_tokens)
+            return taken
+        if self._error is not None:
+            raise self._error
+        return None
+
+
+def error_of_finished(finished: Finished) -> FastInferenceError:
+    """What the reader of a request that ended in an error gets."""
+    if finished.error_code in _UNAVAILABLE_CODES:
+        return EngineUnavailableError(finished.error_message, code=finished.error_code)
+    if finished.error_code == RequestTimeoutError.code:
+        return RequestTimeoutError(finished.error_message)
+    if finished.error_code == "invalid_grammar":
+        return InvalidRequestError(finished.error_message, param="structured_outputs", code=finished.error_code)
+    return RequestFailedError(finished.error_message, code=finished.error_code)
+
+
+def error_of_reject(reject: Reject) -> FastInferenceError:
+    """What the reader of a request that was not accepted gets."""
+    if reject.code == QueueFullError.code:
+        return QueueFullError(reject.message, retry_after_s=reject.retry_after_ms / 1000)
+    if reject.code == ContextLengthError.code:
+        return ContextLengthError(reject.message, param=reject.param or None)
+    if reject.code in _UNAVAILABLE_CODES:
+        return EngineUnavailableError(reject.message, code=reject.code)
+    return InvalidRequestError(reject.message, param=reject.param or None, code=reject.code)

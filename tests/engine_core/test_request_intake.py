@@ -1,0 +1,85 @@
+import math
+import time
+from array import array
+
+import pytest
+
+from engine_core.admission import Admission
+from engine_core.request import ClientSlot
+from engine_core.request_intake import RequestIntake
+from ipc.config import SchedulerConfig
+from ipc.errors import ContextLengthError, InvalidRequestError, UnsupportedParameterError
+from ipc.messages import Add, ClientRole, RequestClass, RequestId, Task
+from tests.factories import make_fake_runner, make_params
+
+
+@pytest.fixture
+def accept(tmp_path):
+    def accept(prompt=(1, 2, 3), *, role=ClientRole.FRONTEND, params=None, config=None, **fields):
+        config = config or SchedulerConfig()
+        intake = RequestIntake(make_fake_runner(tmp_path).info, None, Admission(config), config)
+        add = Add(RequestId(1), array("i", prompt), params or make_params(), **fields)
+        return intake.accept(add, ClientSlot(1), role)
+
+    return accept
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ()}, "prompt"),
+        ({"prompt": (-1,)}, "prompt"),
+        ({"prompt": (10**6,)}, "prompt"),
+        ({"num_resumed_tokens": 3}, "prompt"),
+        ({"num_resumed_tokens": -1}, "prompt"),
+        ({"prompt": (1,) * 20, "num_resumed_tokens": 9}, "num_resumed_tokens"),
+        ({"priority": 2**31}, "priority"),
+        ({"timeout_ms": -1}, "timeout"),
+        ({"queue_timeout_ms": 2**60}, "queue_timeout"),
+        ({"params": make_params(temperature=math.nan)}, "temperature"),
+    ],
+)
+def test_a_request_that_can_never_run_is_refused_by_name(accept, fields, param):
+    with pytest.raises(InvalidRequestError) as refusal:
+        accept(**fields)
+    assert refusal.value.param == param
+
+
+def test_a_prompt_needs_room_for_one_more_token_unless_it_is_embedded(accept):
+    assert accept((1,) * 1024, task=Task.EMBED).num_tokens == 1024
+    with pytest.raises(ContextLengthError):
+        accept((1,) * 1024)
+
+
+def test_resumed_tokens_are_output(accept):
+    request = accept((1, 2, 3, 4), num_resumed_tokens=3)
+    assert (request.num_prompt_tokens, request.num_output_tokens) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("role", "asked", "expected"),
+    [
+        (ClientRole.FRONTEND, RequestClass.ONLINE, RequestClass.ONLINE),
+        (ClientRole.FRONTEND, RequestClass.BATCH, RequestClass.BATCH),
+        (ClientRole.BATCH, RequestClass.ONLINE, RequestClass.BATCH),
+    ],
+)
+def test_a_batch_client_cannot_ask_for_the_online_class(accept, role, asked, expected):
+    assert accept(role=role, request_class=asked).request_class is expected
+
+
+def test_a_priority_is_refused_where_the_policy_ignores_it(accept):
+    with pytest.raises(UnsupportedParameterError):
+        accept(priority=1, config=SchedulerConfig(scheduling_policy="fcfs"))
+
+
+@pytest.mark.parametrize(
+    ("own_ms", "setting_s", "expected_s"), [(0, 0, math.inf), (500, 0, 0.5), (0, 2, 2), (500, 2, 0.5), (5000, 2, 2)]
+)
+def test_the_shorter_of_the_request_s_and_the_server_s_timeouts_holds(accept, own_ms, setting_s, expected_s):
+    config = SchedulerConfig(queue_timeout=setting_s, request_timeout=setting_s)
+    before = time.monotonic()
+    request = accept(queue_timeout_ms=own_ms, timeout_ms=own_ms, config=config)
+    after = time.monotonic()
+    assert before + expected_s <= request.deadline <= after + expected_s
+    assert request.queue_deadline == request.deadline

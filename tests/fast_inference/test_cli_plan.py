@@ -1,0 +1,115 @@
+"""`fast-inference plan`: the numbers of a real core, and one line where there are none."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ipc.sync_client import SyncEngineClient
+from tests.processes import core_process
+
+ROOT = Path(__file__).parents[2]
+CONFIG = {
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "vocab_size": 50,
+    "max_position_embeddings": 512,
+}
+
+
+def plan(*argv, code="import sys; from fast_inference.cli import main; sys.exit(main())", **environment):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("FAST_INFERENCE_")}
+    return subprocess.run(
+        [sys.executable, "-c", code, "plan", *map(str, argv)],
+        cwd=ROOT, env=env | environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def plan_json(*argv, **environment):
+    done = plan(*argv, "--json", **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of 1,000 parameters, all of them in the header."""
+    folder = tmp_path_factory.mktemp("model")
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [1000]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+def test_people_get_a_line_for_each_number(folder):
+    done = plan(folder, "--device", "cpu", "--dtype", "float32", "--num-blocks", "8")
+    assert done.returncode == 0
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert lines["weights"] == "3.9 KiB"
+    assert lines["device"] == "cpu, float32"
+    assert lines["KV"] == "cache         256.0 KiB: 8 blocks of 32 tokens, 1,024 bytes per token"
+    assert lines["concurrency"] == "1.0 requests of that length"
+    assert lines["note:"] == "max_model_len is 256 instead of 512: the KV cache holds no more tokens"
+
+
+def test_every_flag_that_matters_counts(folder):
+    flags = ("--device", "cpu", "--dtype", "bfloat16", "--max-model-len", "64", "--block-size", "16")
+    result = plan_json(folder, *flags, "--kv-cache-memory-bytes", 512 * 16 * 10)
+    assert (result["num_blocks"], result["block_size"], result["max_model_len"]) == (10, 16, 64)
+    assert (result["weights_bytes"], result["dtype"], result["max_concurrency"]) == (2000, "bfloat16", 2.5)
+    small = plan_json(folder, "--max-num-seqs", "2", "--max-num-batched-tokens", "32")
+    assert small["workspace_bytes"] < result["workspace_bytes"]
+    assert small["num_blocks"] == 4 * 512 / 32
+
+
+def test_the_environment_counts_too(folder):
+    assert plan_json(folder, FAST_INFERENCE_NUM_BLOCKS="9")["num_blocks"] == 9
+
+
+def test_torch_is_not_imported(folder):
+    code = (
+        "import sys; from fast_inference.cli import main; code = main(); "
+        "print('torch' in sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    done = plan(folder, "--device", "cpu", code=code)
+    assert (done.returncode, done.stderr) == (0, "False\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("fake",), "nothing to plan"),
+        (("/no/such/model",), "no model '/no/such/model'"),
+        (("--max-model-len", "513"), "at most 512 tokens"),
+        (("--num-blocks", "999999999"), "use --num-blocks "),
+    ],
+)
+def test_an_impossible_plan_is_one_line_and_status_1(folder, argv, message):
+    done = plan(*argv) if argv[0] in ("fake", "/no/such/model") else plan(folder, *argv)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+
+
+def test_a_model_that_is_not_in_the_cache_is_not_downloaded(tmp_path):
+    done = plan(XDG_CACHE_HOME=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "`fast-inference pull smollm2-135m-instruct`" in done.stderr
+
+
+@pytest.mark.model
+def test_a_core_does_what_the_plan_says(smollm2_dir, tmp_path):
+    result = plan_json(smollm2_dir, "--max-num-seqs", "4", "--max-model-len", "2048")
+    settings = {"max_num_seqs": 4, "max_model_len": 2048, "num_blocks": None, "threads": 1}
+    with (
+        core_process(tmp_path, model=str(smollm2_dir), **settings) as core,
+        SyncEngineClient(core.run_dir.core_socket, name="test") as client,
+    ):
+        welcome = client.wait_ready(60)
+    for name in ("device", "dtype", "num_blocks", "block_size", "max_model_len"):
+        assert result[name] == getattr(welcome, name), name
