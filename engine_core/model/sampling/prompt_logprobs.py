@@ -15,8 +15,9 @@ from engine_core.model.growing_array import Int32Array
 from engine_core.model.sampling.logprobs import logprob_columns
 from engine_core.outputs import Logprobs
 
-SLICE_BYTES = 40 * 2**20
-"""What a slice may take: the logits and all that is computed from them. The goal is 64 MiB with everything else."""
+SLICE_BYTES = 24 * 2**20
+"""What a slice may take: the logits and all that is computed from them. The heap grows to about twice as much, because
+the C library keeps what a slice gives back, in pieces; the goal is 64 MiB."""
 BYTES_PER_LOGIT = 16
 """The logit (4, and 2 more where the model computes in bf16), its log_softmax (4), a comparison and its sum (5)."""
 

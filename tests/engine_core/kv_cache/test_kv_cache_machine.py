@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.factories import BLOCK_SIZE, make_kv_cache, make_request
 
-NUM_BLOCKS = 14
+NUM_BLOCKS = 8
 UNKNOWN = -1
 
 
@@ -22,30 +22,42 @@ class KVCacheMachine(RuleBasedStateMachine):
         """Requests that compute something in the current step."""
         self.first_block_of_step = {}
 
-    @rule(start=st.integers(0, 1), length=st.integers(1, 5 * BLOCK_SIZE), salt=st.sampled_from(["", "", "salt"]))
-    def arrive(self, start, length, salt):
-        self.waiting.append(make_request(range(start, start + length), cache_salt=salt))
+    @rule(
+        start=st.integers(0, 1),
+        num_blocks=st.integers(1, 4),
+        num_more=st.sampled_from([0, 0, 1, 7]),
+        salt=st.sampled_from(["", "", "", "salt"]),
+        num_spare_blocks=st.integers(0, 2),
+        num_tokens=st.sampled_from([10, 1000]),
+    )
+    def arrive(self, start, num_blocks, num_more, salt, num_spare_blocks, num_tokens):
+        prompt = range(start, start + num_blocks * BLOCK_SIZE + num_more)
+        self.admit(make_request(prompt, cache_salt=salt), num_spare_blocks, num_tokens)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def fork(self, data):
         """Another request with all that one has so far."""
         original = data.draw(st.sampled_from(self.running))
-        self.waiting.append(make_request(original.token_ids.tolist(), cache_salt=original.cache_salt))
+        self.admit(make_request(original.token_ids.tolist(), cache_salt=original.cache_salt), 0, 1)
 
     @precondition(lambda self: self.waiting)
-    @rule(data=st.data(), num_spare_blocks=st.integers(0, 3), num_tokens=st.integers(1, 100))
-    def admit(self, data, num_spare_blocks, num_tokens):
+    @rule(data=st.data())
+    def try_again(self, data):
         request = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(request)
+        self.admit(request, 0, 1000)
+
+    def admit(self, request, num_spare_blocks, num_tokens):
         can_be_admitted = self.kv_cache.can_admit(request, num_spare_blocks)
         num_cached_tokens = self.kv_cache.try_admit(request, num_spare_blocks)
         assert (num_cached_tokens is not None) == can_be_admitted
         if num_cached_tokens is None:
+            self.waiting.append(request)
             return
         assert num_cached_tokens < request.num_tokens
         assert self.kv_cache.num_free_blocks >= num_spare_blocks
         request.num_computed_tokens = num_cached_tokens
-        self.waiting.remove(request)
         self.running.append(request)
         self.compute(request, num_tokens)
 
@@ -76,9 +88,9 @@ class KVCacheMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def end(self, data):
-        request = data.draw(st.sampled_from(self.running))
-        if request not in self.in_step:
-            self.stop(request)
+        """After the step, if the request is in it."""
+        self.end_step()
+        self.stop(data.draw(st.sampled_from(self.running)))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())

@@ -53,13 +53,14 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(
         prompt=st.integers(0, 3),
-        length=st.integers(1, 6 * BLOCK_SIZE),
+        length=st.integers(1, NUM_BLOCKS * BLOCK_SIZE - 1),
         max_tokens=st.integers(1, 3 * BLOCK_SIZE),
         flow=st.sampled_from("abc"),
         request_class=st.sampled_from(RequestClass),
         priority=st.integers(-2, 2),
     )
     def arrive(self, prompt, length, max_tokens, flow, request_class, priority):
+        max_tokens = min(max_tokens, NUM_BLOCKS * BLOCK_SIZE - length)
         request = make_request(
             [prompt] * length,
             sampling_params=make_params(max_tokens=max_tokens),
