@@ -12,6 +12,7 @@ sixty of another flow that came first. `batch`: as many online requests as asked
 
 import argparse
 import itertools
+import math
 import random
 import statistics
 import time
@@ -102,8 +103,7 @@ def run_until(loads: list[Load], is_over: Callable[[], bool]) -> None:
 
 def percentile(values: list[float], percent: float) -> float:
     """Nearest rank."""
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, int(len(ranked) * percent / 100))]
+    return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
 
 
 def flows(connect: Callable[[ClientRole], SyncEngineClient], arguments: argparse.Namespace) -> None:
