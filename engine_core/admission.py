@@ -1,9 +1,10 @@
 """How much may wait: counted where requests come in, so that a refusal never waits for a step.
 
 The I/O thread enters each request; the step loop starts it when it is first scheduled, and ends it. A request that
-could run at once does not count against the limit, although the step loop has not seen it yet: an idle core takes as
-many requests as it can run, plus those that may wait. What clients hear of the queue comes from here too, so it is
-right while a long step runs; they hear at once when the queue becomes full, and when it no longer is.
+could run at once does not count against the limit of requests, although the step loop has not seen it yet: an idle
+core takes as many requests as it can run, plus those that may wait. The limit of tokens counts all that has not begun.
+What clients hear of the queue comes from here too, so it is right while a long step runs; they hear at once when the
+queue becomes full, and when it no longer is.
 Invariant: whoever entered a request starts or withdraws it once, and ends it once if it was started.
 Next: `io_thread.py` publishes `occupancy`, `frontend/state.py` goes by it.
 """

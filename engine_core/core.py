@@ -18,7 +18,7 @@ from engine_core.outputs import Logprobs, ModelRunner, ModelRunnerOutput, Reques
 from engine_core.request import ClientSlot, Request
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
-from engine_core.structured_output.grammar import CompiledGrammar
+from engine_core.structured_output.grammar import CompiledGrammar, GrammarError
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from ipc.messages import Finished, FinishReason, Load, Started
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 
 MAX_FAILED_STEPS_IN_A_ROW = 10
+_CODES_OF_WRONG_CONTENT = frozenset({"step_failed", "nan_logits", "nan_embedding"})
+"""Failures after which what the request left in the KV cache must not be found again."""
 
 
 @dataclass(slots=True)
@@ -153,13 +155,25 @@ class EngineCore:
         if grammar is None:
             self._fail([request], "invalid_grammar", error_message, outputs)
         else:
-            request.grammar = grammar
-            self._scheduler.add(request)
+            self._queue_with_grammar(request, grammar, outputs)
         return outputs
 
     def keys_of_flow(self, flow: str | None) -> list[RequestKey]:
         """The requests of a flow in any state; all for None."""
         return [key for key, request in self._requests.items() if flow is None or request.flow == flow]
+
+    def _queue_with_grammar(self, request: Request, grammar: CompiledGrammar, outputs: EngineCoreOutputs) -> None:
+        if request.num_output_tokens:  # resumed: what its client has may be the whole answer
+            try:
+                matcher = grammar.new_matcher(request.token_ids[request.num_prompt_tokens :])
+            except GrammarError as error:
+                self._fail([request], "grammar_error", str(error), outputs)
+                return
+            if matcher.is_complete:
+                self._finish(request, self._finished_by_grammar(request), outputs)
+                return
+        request.grammar = grammar
+        self._scheduler.add(request)
 
     def abort_requests(self, keys: Iterable[RequestKey]) -> EngineCoreOutputs:
         """End these requests; unknown keys are ignored."""
@@ -248,9 +262,14 @@ class EngineCore:
             client.add_logprobs(request, result.logprobs[key])
         finished = self._stop_check.check(request)
         if finished is None and key in result.completed_grammars:
-            finished = request.finished(FinishReason.STOP)
+            finished = self._finished_by_grammar(request)
         if finished is not None:
             self._finish(request, finished, outputs)
+
+    def _finished_by_grammar(self, request: Request) -> Finished:
+        last_token_id = request.token_ids[-1]
+        stop_token_id = last_token_id if self._stop_check.is_eos(last_token_id) else -1
+        return request.finished(FinishReason.STOP, stop_token_id=stop_token_id)
 
     def _fail_overdue(self, outputs: EngineCoreOutputs) -> None:
         now = time.monotonic()
@@ -264,9 +283,10 @@ class EngineCore:
                 self._fail([request], "queue_timeout", "The request waited too long.", outputs)
 
     def _fail(self, requests: list[Request], error_code: str, error_message: str, outputs: EngineCoreOutputs) -> None:
+        is_trusted = error_code not in _CODES_OF_WRONG_CONTENT
         for request in requests:
             finished = request.finished(FinishReason.ERROR, error_code=error_code, error_message=error_message)
-            self._finish(request, finished, outputs, is_trusted=False)
+            self._finish(request, finished, outputs, is_trusted=is_trusted)
 
     def _finish(
         self, request: Request, finished: Finished, outputs: EngineCoreOutputs, *, is_trusted: bool = True
@@ -276,6 +296,7 @@ class EngineCore:
             self._admission.withdraw(request.num_queued_tokens)
         else:
             self._admission.end()
+        self._deadlines.remove(request)
         self._scheduler.finish(request, is_trusted=is_trusted)
         outputs[request.client_slot].finished.append(finished)
 

@@ -44,4 +44,9 @@ class Drain:
     """Finish what runs, then stop."""
 
 
-Event = AddRequest | AbortRequests | GrammarCompiled | ControlCall | Drain
+@dataclass(frozen=True, slots=True)
+class DrainBegun:
+    """Nothing that is accepted comes behind this."""
+
+
+Event = AddRequest | AbortRequests | GrammarCompiled | ControlCall | Drain | DrainBegun

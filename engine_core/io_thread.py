@@ -24,7 +24,7 @@ from engine_core.client_registry import Client, ClientRegistry
 from engine_core.client_sender import LEASE_S, ClientSender
 from engine_core.control_calls import why_refused
 from engine_core.core import EngineCoreOutputs
-from engine_core.events import AbortRequests, AddRequest, ControlCall, Event
+from engine_core.events import AbortRequests, AddRequest, ControlCall, DrainBegun, Event
 from engine_core.request import ClientSlot
 from engine_core.request_intake import RequestIntake
 from ipc import codec
@@ -121,8 +121,13 @@ class IoThread(threading.Thread):
         self._post(become_ready)
 
     def begin_draining(self) -> None:
-        """Refuse new requests from now on, and tell everybody at once."""
-        self._post(lambda: self._enter(CoreState.DRAINING))
+        """Refuse new requests from now on, and tell everybody at once; `DrainBegun` comes behind what was accepted."""
+
+        def begin_draining() -> None:
+            self._enter(CoreState.DRAINING)
+            self._inbox.put(DrainBegun())
+
+        self._post(begin_draining)
 
     def end_draining(self) -> None:
         """Accept requests again, and tell everybody at once."""

@@ -65,7 +65,7 @@ class SchedulerOutput:
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:
-    """Log-probabilities at one or more positions of a request, from the raw logits (before penalties and the like)."""
+    """Log-probabilities at one or more positions of a request, of the raw logits: before grammar, penalties, …"""
 
     num_entries: int
     """Entries of each position: the token itself, then the best tokens in falling order."""

@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from engine_core.admission import Admission
 from engine_core.client_sender import LEASE_S
 from engine_core.core import EngineCore, EngineCoreOutputs
-from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, Event, GrammarCompiled
+from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, DrainBegun, Event, GrammarCompiled
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
@@ -62,6 +62,7 @@ class EngineCoreProcess:
         self._run_dir = RunDir(config_file.parent)
         self._inbox: SimpleQueue[Event] = SimpleQueue()
         self._drain_deadline: float | None = None
+        self._has_drain_begun = False
         self._lock = self._run_dir.lock("core")
         self._epoch = time.time_ns()
         self._io = IoThread(self._run_dir.core_socket, self._epoch, self._inbox)
@@ -175,7 +176,7 @@ class EngineCoreProcess:
             log.exception("blocks or requests leaked")
 
     def _is_drained(self) -> bool:
-        if self._drain_deadline is None:
+        if self._drain_deadline is None or not self._has_drain_begun:
             return False
         if not self._core.is_empty and time.monotonic() > self._drain_deadline:
             outputs = self._core.fail_all_requests("draining", "The engine stopped before this request was done.")
@@ -204,6 +205,8 @@ class EngineCoreProcess:
             self._check_idle()
         elif isinstance(event, ControlCall):
             self._io.send_reply(event.client_slot, self._answer(event.call))
+        elif isinstance(event, DrainBegun):
+            self._has_drain_begun = self._drain_deadline is not None  # else it was a call, and may be taken back
         elif self._drain_deadline is None:
             self._drain_deadline = time.monotonic() + self._drain_timeout_s
             self._io.begin_draining()

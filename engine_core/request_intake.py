@@ -15,6 +15,10 @@ from engine_core.request import ClientSlot, Request
 from ipc.config import SchedulerConfig
 from ipc.errors import ContextLengthError, InvalidRequestError, UnsupportedParameterError
 from ipc.messages import Add, ClientRole, RequestClass, Task
+from ipc.sampling_params import check_range
+
+MAX_TIMEOUT_MS = 24 * 3600 * 1000
+MAX_NAME_LENGTH = 1024
 
 
 class RequestIntake:
@@ -65,7 +69,9 @@ class RequestIntake:
         num_tokens, limit = len(add.prompt_token_ids), self._info.max_model_len
         if not 0 <= add.num_resumed_tokens < num_tokens:
             raise InvalidRequestError("the prompt is empty", param="prompt")
-        room = 0 if add.task is Task.EMBED else 1
+        if add.num_resumed_tokens and add.task is Task.EMBED:
+            raise InvalidRequestError("an embedding has no output to resume", param="num_resumed_tokens")
+        room = 0 if add.task is Task.EMBED or add.num_resumed_tokens else 1
         if num_tokens + room > limit:
             raise ContextLengthError(
                 f"This model's maximum context length is {limit} tokens, the prompt has {num_tokens}.", param="prompt"
@@ -81,8 +87,10 @@ class RequestIntake:
         if add.num_resumed_tokens > add.sampling_params.max_tokens:
             raise InvalidRequestError("more tokens are resumed than may be generated", param="num_resumed_tokens")
         for param, timeout_ms in (("queue_timeout", add.queue_timeout_ms), ("timeout", add.timeout_ms)):
-            if not 0 <= timeout_ms < 2**40:
-                raise InvalidRequestError(f"{param} is out of range", param=param)
+            check_range(param, timeout_ms, 0, MAX_TIMEOUT_MS)
+        for param, name in (("user", add.flow), ("cache_salt", add.cache_salt)):
+            if len(name) > MAX_NAME_LENGTH:
+                raise InvalidRequestError(f"{param} is longer than {MAX_NAME_LENGTH} characters", param=param)
         add.sampling_params.validate(self._info.vocab_size)
 
 

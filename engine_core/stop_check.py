@@ -11,6 +11,10 @@ class StopCheck:
         self._eos_token_ids = frozenset(eos_token_ids)
         self._max_model_len = max_model_len
 
+    def is_eos(self, token_id: int) -> bool:
+        """True for the tokens with which the model ends an answer."""
+        return token_id in self._eos_token_ids
+
     def check(self, request: Request) -> Finished | None:
         """The terminal output that the newest token brings, if it ends the request."""
         params = request.sampling_params

@@ -316,7 +316,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """The request was not accepted: terminal, nothing of it ran."""
+    """Terminal: the request was not accepted, so nothing of it ran, or (`request_lost`) the core does not know it."""
 
     request_id: RequestId
     code: str

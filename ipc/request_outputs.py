@@ -132,4 +132,6 @@ def error_of_reject(reject: Reject) -> FastInferenceError:
         return ContextLengthError(reject.message, param=reject.param or None)
     if reject.code in _UNAVAILABLE_CODES:
         return EngineUnavailableError(reject.message, code=reject.code)
+    if reject.code == "request_lost":
+        return RequestFailedError(reject.message, code=reject.code)
     return InvalidRequestError(reject.message, param=reject.param or None, code=reject.code)

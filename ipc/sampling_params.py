@@ -36,7 +36,7 @@ class SamplingParams:
     max_tokens: int
     """Most tokens to generate, at least 1."""
     min_tokens: int = 0
-    """EOS and `stop_token_ids` cannot be sampled before this many tokens."""
+    """EOS and `stop_token_ids` cannot be sampled before this many tokens, unless a grammar allows nothing else."""
     temperature: float = 1.0
     """0 means greedy (argmax), which ignores every other field of the distribution."""
     top_p: float = 1.0
@@ -50,7 +50,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end the answer besides EOS; the token itself is not part of the text."""
     ignore_eos: bool = False
-    """Generate on past EOS, up to `max_tokens`."""
+    """Generate on past EOS, up to `max_tokens` or the end of the grammar."""
     frequency_penalty: float = 0.0
     """Subtracted from a token's logit once for each time that the answer has it already."""
     presence_penalty: float = 0.0
@@ -92,8 +92,7 @@ class SamplingParams:
         _check_token_ids("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS, vocab_size)
         check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        if not 0.0 < self.repetition_penalty <= 100.0:
-            raise InvalidRequestError("repetition_penalty must be in (0, 100]", param="repetition_penalty")
+        check_range("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         _check_token_ids("logit_bias", [item.token_id for item in self.logit_bias], MAX_LOGIT_BIASES, vocab_size)
         for item in self.logit_bias:
             check_range("logit_bias", item.bias, -100.0, 100.0)

@@ -171,6 +171,9 @@ def test_every_request_ends_exactly_once_with_its_own_text(tmp_path_factory, sch
         assert harness.token_ids[request_id] == (whole if is_whole else whole[: len(harness.token_ids[request_id])])
 
 
+DIGITS = StructuredOutput(GrammarKind.REGEX, "[0-9]{3}")
+
+
 # --- resumed requests ---
 
 
@@ -198,6 +201,29 @@ def test_a_resumed_request_that_was_complete_ends_without_a_step(tmp_path, last_
     assert harness.finished[request_id].reason is reason
     assert harness.token_ids[request_id] == []
     harness.check_idle()
+
+
+def test_a_resumed_request_that_filled_the_context_ends_without_a_step(tmp_path):
+    harness = make_harness(tmp_path)
+    request_id = harness.add([1] * 1024, num_resumed_tokens=5, max_tokens=9)
+    assert harness.finished[request_id].reason is FinishReason.LENGTH
+    harness.check_idle()
+
+
+@pytest.mark.parametrize("min_tokens", [0, 5])
+def test_a_resumed_answer_that_completed_its_grammar_ends_without_a_step(tmp_path, min_tokens):
+    harness = make_harness(tmp_path)
+    params = {"max_tokens": 9, "min_tokens": min_tokens, "structured_output": DIGITS}
+    request_id = harness.add([1, *b"123"], num_resumed_tokens=3, **params)
+    assert harness.finished[request_id].reason is FinishReason.STOP
+    assert harness.token_ids[request_id] == []
+    harness.check_idle()
+
+
+def test_a_resumed_answer_that_breaks_its_grammar_fails(tmp_path):
+    harness = make_harness(tmp_path)
+    request_id = harness.add([1, *b"12x"], num_resumed_tokens=3, structured_output=DIGITS)
+    assert harness.finished[request_id].error_code == "grammar_error"
 
 
 # --- deadlines ---
@@ -233,9 +259,17 @@ def test_a_request_that_runs_too_long_fails_and_frees_its_blocks(tmp_path):
     harness.check_idle()
 
 
-# --- structured output ---
+def test_a_timeout_leaves_the_prefix_cache_to_the_others(tmp_path):
+    harness = make_harness(tmp_path)
+    prefix = list(range(3 * BLOCK_SIZE))
+    harness.submit(Add(RequestId(0), array("i", [*prefix, 1]), make_params(max_tokens=10**6), timeout_ms=5))
+    harness.run()
+    later = harness.add([*prefix, 2])
+    harness.run()
+    assert harness.finished[later].num_cached_tokens == 3 * BLOCK_SIZE
 
-DIGITS = StructuredOutput(GrammarKind.REGEX, "[0-9]{3}")
+
+# --- structured output ---
 
 
 def test_a_grammar_holds_and_ends_the_answer(tmp_path):

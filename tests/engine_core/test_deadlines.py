@@ -15,6 +15,16 @@ def test_a_request_without_deadlines_is_never_due():
     assert deadlines.pop_due(1e18) == []
 
 
+def test_a_request_that_ended_is_not_due_and_leaves_no_trace_for_long():
+    deadlines = Deadlines()
+    for _ in range(1000):
+        request = make_request(deadline=1e9)
+        deadlines.add(request)
+        deadlines.remove(request)
+    assert len(deadlines) < 300
+    assert deadlines.pop_due(2e9) == []
+
+
 @given(st.lists(st.tuples(TIMES, TIMES)), st.floats(0, 100))
 def test_a_request_is_due_once_for_each_deadline_that_has_passed(times, now):
     deadlines = Deadlines()

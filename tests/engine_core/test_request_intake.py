@@ -36,6 +36,9 @@ def accept(tmp_path):
         ({"priority": 2**31}, "priority"),
         ({"timeout_ms": -1}, "timeout"),
         ({"queue_timeout_ms": 2**60}, "queue_timeout"),
+        ({"num_resumed_tokens": 1, "task": Task.EMBED}, "num_resumed_tokens"),
+        ({"flow": "f" * 2000}, "user"),
+        ({"cache_salt": "s" * 2000}, "cache_salt"),
         ({"params": make_params(temperature=math.nan)}, "temperature"),
     ],
 )

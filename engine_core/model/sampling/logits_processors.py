@@ -5,13 +5,14 @@ of this file, each in place on `[num_rows, vocab_size]` fp32 logits. What must n
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+import numpy as np
 import torch
 
+from engine_core.model.sampling.bad_words import BadWordIndex
 from engine_core.model.sampling.state import SamplingState
 
 
@@ -33,8 +34,8 @@ class AllowedTokens:
     @classmethod
     def build(cls, states: Sequence[SamplingState], device: torch.device) -> Self | None:
         """None where no row uses it."""
-        wishes = [(row, state.params.allowed_token_ids) for row, state in enumerate(states)]
-        rows = tuple((row, _ids(allowed, device)) for row, allowed in wishes if allowed)
+        wishes = [(row, state.allowed_token_ids) for row, state in enumerate(states)]
+        rows = tuple((row, torch.from_numpy(allowed).to(device)) for row, allowed in wishes if len(allowed))
         return cls(rows) if rows else None
 
     def apply(self, logits: torch.Tensor) -> None:
@@ -45,50 +46,28 @@ class AllowedTokens:
             logits[row, allowed] = kept
 
 
-Continuations = dict[int, list[tuple[tuple[int, ...], int]]]
-"""By the last token of the output: what must have come before it, and the token that is then forbidden."""
-
-
 @dataclass(frozen=True, slots=True)
 class BadWords:
-    """`bad_words_token_ids`: after all but the last token of a word, the last is forbidden.
+    """`bad_words_token_ids`: after all but the last token of a word, the last is forbidden (`bad_words.py`)."""
 
-    As in vLLM, the beginning of a word must be in the output; one that the prompt ends with does not count.
-    """
-
-    rows: tuple[tuple[int, SamplingState, tuple[int, ...], Continuations], ...]
-    """Row, its state, what is always forbidden, and what is forbidden after certain tokens."""
+    rows: tuple[tuple[int, SamplingState, BadWordIndex], ...]
 
     @classmethod
     def build(cls, states: Sequence[SamplingState]) -> Self | None:
         """None where no row uses it."""
-        rows = []
-        for row, state in enumerate(states):
-            if words := state.params.bad_words_token_ids:
-                continuations: Continuations = defaultdict(list)
-                for word in words:
-                    if len(word) > 1:
-                        continuations[word[-2]].append((word[:-1], word[-1]))
-                always = tuple({word[0] for word in words if len(word) == 1})
-                rows.append((row, state, always, continuations))
-        return cls(tuple(rows)) if rows else None
+        rows = tuple((row, state, state.bad_words) for row, state in enumerate(states) if state.bad_words is not None)
+        return cls(rows) if rows else None
 
     def apply(self, logits: torch.Tensor) -> None:
         """Forbid what would complete a word."""
         rows: list[int] = []
         token_ids: list[int] = []
-        for row, state, always, continuations in self.rows:
-            forbidden = [*always, *self._completing(state, continuations)]
+        for row, state, bad_words in self.rows:
+            forbidden = bad_words.forbidden_after(state.output_token_ids)
             rows += [row] * len(forbidden)
             token_ids += forbidden
         if rows:
             logits[_ids(rows, logits.device), _ids(token_ids, logits.device)] = -math.inf
-
-    @staticmethod
-    def _completing(state: SamplingState, continuations: Continuations) -> list[int]:
-        output = state.output_token_ids
-        candidates = continuations.get(int(output[-1]), ()) if len(output) else ()
-        return [last for begin, last in candidates if tuple(output[-len(begin) :].tolist()) == begin]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +115,13 @@ class LogitBias:
     @classmethod
     def build(cls, states: Sequence[SamplingState], device: torch.device) -> Self | None:
         """None where no row uses it."""
-        biases = {
-            (row, item.token_id): item.bias for row, state in enumerate(states) for item in state.params.logit_bias
-        }
-        if not biases:
+        found = [(row, state) for row, state in enumerate(states) if len(state.bias_values)]
+        if not found:
             return None
-        return cls(
-            _ids([row for row, _ in biases], device),
-            _ids([token_id for _, token_id in biases], device),
-            torch.tensor(list(biases.values()), dtype=torch.float32, device=device),
-        )
+        rows = np.repeat([row for row, _ in found], [len(state.bias_values) for _, state in found])
+        token_ids = np.concatenate([state.bias_token_ids for _, state in found])
+        values = np.concatenate([state.bias_values for _, state in found])
+        return cls(*(torch.from_numpy(column).to(device) for column in (rows, token_ids, values)))
 
     def apply(self, logits: torch.Tensor) -> None:
         """Add the biases."""

@@ -1,7 +1,7 @@
 """Log-probabilities of given tokens, their ranks, and the best tokens beside them.
 
-Of logits as the model gave them (behind a grammar's mask where there is one), before penalties, temperature and the
-like, as in vLLM. Used by `sampler.py` for sampled tokens and by `prompt_logprobs.py` for those of prompts.
+Of logits as the model gave them, before grammar, penalties, temperature and the like, so all of them are finite.
+Used by `sampler.py` for sampled tokens and by `prompt_logprobs.py` for those of prompts.
 """
 
 from array import array
@@ -26,9 +26,10 @@ class LogprobColumns:
 
     def row(self, row: int, num_top: int) -> Logprobs:
         """One row with its `num_top` best tokens."""
-        entries = slice(0, 1 + num_top)
+        num_entries = min(1 + num_top, self.token_ids.shape[1])  # a vocabulary may be smaller
+        entries = slice(0, num_entries)
         return Logprobs(
-            1 + num_top,
+            num_entries,
             array("i", [int(self.ranks[row])]),
             array("i", self.token_ids[row, entries].tolist()),
             array("f", self.values[row, entries].tolist()),

@@ -1,6 +1,6 @@
 """Picks one token per row of logits, every row by its own parameters. Order as in vLLM:
 
-grammar mask; raw logprobs are taken; fp32; allowed ids, bad words, `min_tokens`, logit bias; repetition, frequency,
+raw logprobs are taken; fp32; grammar mask; allowed ids, bad words, `min_tokens`, logit bias; repetition, frequency,
 presence penalty; argmax where greedy; temperature; `min_p`, `top_k`, `top_p`; draw.
 
 Called by `batch_sampler.py` once per step. Invariants: nothing but the logits is changed, so the same call can be
@@ -130,8 +130,8 @@ def sample(logits: torch.Tensor, metadata: SamplingMetadata, masks: GrammarMasks
         masks: what the rows' grammars allow.
     """
     logits = logits.float()
-    masks.apply(logits)
     raw = logits[list(metadata.logprob_rows)] if metadata.logprob_rows else None
+    masks.apply(logits)
     best = process_logits(logits, metadata)
     token_ids = best.indices
     if metadata.random is not None:

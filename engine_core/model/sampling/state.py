@@ -6,7 +6,11 @@ a preemption or with the tokens of an earlier life continues as if nothing had h
 Next: `token_counts.py`.
 """
 
+import numpy as np
+import numpy.typing as npt
+
 from engine_core.model.growing_array import GrowingArray, Int32Array
+from engine_core.model.sampling.bad_words import BadWordIndex
 from engine_core.model.sampling.token_counts import TokenCounts
 from engine_core.outputs import NewRequestData, RequestKey
 from engine_core.structured_output.grammar import CompiledGrammar, GrammarMatcher
@@ -16,7 +20,19 @@ from ipc.sampling_params import SamplingParams
 class SamplingState:
     """One request, as the sampler sees it."""
 
-    __slots__ = ("_grammar", "_matcher", "counts", "key", "num_prompt_tokens", "params", "token_ids")
+    __slots__ = (
+        "_grammar",
+        "_matcher",
+        "allowed_token_ids",
+        "bad_words",
+        "bias_token_ids",
+        "bias_values",
+        "counts",
+        "key",
+        "num_prompt_tokens",
+        "params",
+        "token_ids",
+    )
 
     def __init__(self, data: NewRequestData) -> None:
         self.key: RequestKey = data.key
@@ -29,6 +45,13 @@ class SamplingState:
         if data.sampling_params.has_penalties:
             num_seen = data.num_prompt_tokens if data.sampling_params.repetition_penalty != 1 else 0
             self.counts = TokenCounts(self.token_ids.values[:num_seen], self.output_token_ids)
+        # Long lists become arrays once, not whenever the membership of the batch changes.
+        params = data.sampling_params
+        biases = {item.token_id: item.bias for item in params.logit_bias}
+        self.allowed_token_ids: npt.NDArray[np.int64] = np.array(params.allowed_token_ids, dtype=np.int64)
+        self.bias_token_ids: npt.NDArray[np.int64] = np.array(list(biases), dtype=np.int64)
+        self.bias_values: npt.NDArray[np.float32] = np.array(list(biases.values()), dtype=np.float32)
+        self.bad_words = BadWordIndex(params.bad_words_token_ids) if params.bad_words_token_ids else None
         self._grammar: CompiledGrammar | None = data.grammar
         self._matcher: GrammarMatcher | None = None
 

@@ -48,12 +48,13 @@ def test_they_are_taken_before_anything_but_the_grammar():
     np.testing.assert_allclose(token.logprobs.values[0], expected[7], atol=ATOL)
 
 
-def test_what_a_grammar_forbids_takes_no_part():
+def test_a_grammar_changes_the_token_but_not_the_logprobs():
     logits = torch.randn(1, 64, generator=torch.Generator().manual_seed(2))
     allowed = np.arange(64) % 8 == 5
+    expected = reference.log_softmax(logits[0].numpy())
     token = sampled_logprobs(logits, masks_of({0: allowed}), temperature=0.0, num_logprobs=1)
-    expected = reference.log_softmax(np.where(allowed, logits[0].numpy(), -np.inf))
-    assert token.logprobs.ranks[0] == 1
+    assert token.token_id == np.where(allowed, expected, -np.inf).argmax()
+    assert token.logprobs.ranks[0] == 1 + (expected > expected[token.token_id]).sum()
     np.testing.assert_allclose(token.logprobs.values[0], expected[token.token_id], atol=ATOL)
 
 
