@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ipc.endpoints import RunDir
-from ipc.messages import ClientRole
+from ipc.messages import CallMethod, ClientRole
 from ipc.sampling_params import SamplingParams
 from ipc.session import RequestOutputs
 from ipc.sync_client import SyncEngineClient
@@ -42,9 +42,8 @@ class Sample:
 
     @property
     def ttft_ms(self) -> float:
-        """Time to the first token; there must be one."""
-        assert self.first_at is not None
-        return (self.first_at - self.sent_at) * 1e3
+        """Time to the first token, or so far where there is none yet."""
+        return ((self.first_at or time.perf_counter()) - self.sent_at) * 1e3
 
 
 @dataclass
@@ -56,6 +55,7 @@ class Load:
     num_output_tokens: int
     flow: str = ""
     samples: list[Sample] = field(default_factory=list)
+    in_flight: list[Sample] = field(default_factory=list)
     num_tokens: int = 0
 
     def send(self) -> Sample:
@@ -64,20 +64,19 @@ class Load:
         params = SamplingParams(max_tokens=self.num_output_tokens, ignore_eos=True, seed=random.getrandbits(32))
         sample = Sample(self.client.submit(prompt, params, flow=self.flow), time.perf_counter())
         self.samples.append(sample)
+        self.in_flight.append(sample)
         return sample
 
     def keep_in_flight(self, count: int) -> None:
         """Submit as many as are missing."""
-        for _ in range(count - sum(not sample.is_done for sample in self.samples[-4 * count :])):
+        for _ in range(count - len(self.in_flight)):
             self.send()
 
     def take_in(self) -> None:
         """Read what has arrived, and note when."""
         self.client.wait(_WAIT_S)
         now = time.perf_counter()
-        for sample in self.samples:
-            if sample.is_done:
-                continue
+        for sample in self.in_flight:
             while (output := sample.outputs.try_take()) is not None:
                 sample.first_at = sample.first_at or now
                 sample.num_tokens += len(output.token_ids)
@@ -85,13 +84,18 @@ class Load:
                 if output.finished is not None:
                     sample.is_done = True
                     break
+        self.in_flight = [sample for sample in self.in_flight if not sample.is_done]
 
-    def stop(self) -> None:
+    def abort_all(self) -> None:
         """Abort what is under way."""
-        for sample in self.samples:
-            if not sample.is_done:
-                self.client.abort(sample.outputs.request_id)
-                sample.is_done = True
+        for sample in self.in_flight:
+            self.client.abort(sample.outputs.request_id)
+        self.in_flight.clear()
+
+    def wait_until_idle(self) -> None:
+        """Wait until the core has nothing to do."""
+        while self.client.call(CallMethod.STATS)["num_running"]:
+            time.sleep(0.05)
 
 
 def run_until(loads: list[Load], is_over: Callable[[], bool]) -> None:
@@ -122,7 +126,8 @@ def flows(connect: Callable[[ClientRole], SyncEngineClient], arguments: argparse
                 small.send()
             run_until([large, small], lambda small=small: all(sample.is_done for sample in small.samples))
             times += [sample.ttft_ms for sample in small.samples]
-            large.stop()
+            large.abort_all()
+            large.wait_until_idle()
         medians[label] = percentile(times, 95)
         print(f"{label:>10}: TTFT p50 {statistics.median(times):7.0f} ms, p95 {medians[label]:7.0f} ms")
     print(f"beside 60 / beside an equal share: {medians['beside 60'] / medians['beside 4']:.2f}x at p95")
@@ -148,7 +153,7 @@ def batch(connect: Callable[[ClientRole], SyncEngineClient], arguments: argparse
                 job.keep_in_flight(2 * job.client.wait_ready(1).max_num_seqs)
             for load in loads:
                 load.take_in()
-        measured = [s for s in online.samples if s.first_at and s.sent_at - started_at > warm_up_s]
+        measured = [sample for sample in online.samples if sample.sent_at - started_at > warm_up_s]
         times = [sample.ttft_ms for sample in measured]
         p99[label] = percentile(times, 99)
         total = online.num_tokens + job.num_tokens
@@ -156,8 +161,8 @@ def batch(connect: Callable[[ClientRole], SyncEngineClient], arguments: argparse
         print(f"{label:>10}: {len(times)} requests, TTFT p50 {statistics.median(times):7.0f} ms,", end=" ")
         print(f"p99 {p99[label]:7.0f} ms, {rate:.0f} tokens/s, {share:.1%} of them for the batch")
         for load in loads:
-            load.stop()
-        time.sleep(0.5)
+            load.abort_all()
+        online.wait_until_idle()
     print(f"with batch / alone: {p99['with batch'] / p99['alone']:.2f}x at p99")
 
 

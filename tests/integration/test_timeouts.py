@@ -11,7 +11,8 @@ from tests.processes import stats
 from tests.servers import Server
 
 QUEUE_TIMEOUT_S, REQUEST_TIMEOUT_S = 1.0, 3.0
-TOLERANCE_S = 0.5
+TOLERANCE_S = 2.0
+"""For a loaded machine; on a quiet one it is some hundredths."""
 URL = "/v1/completions"
 
 
@@ -71,18 +72,18 @@ def test_who_waits_or_runs_too_long_fails_alone(server):
     (too_long, ran_s), (in_time, _), (queued, waited_s) = run_together(
         server,
         {"prompt": "too long", "max_tokens": 3000},
-        {"prompt": "in time", "max_tokens": 90},
+        {"prompt": "in time", "max_tokens": 60},
         {"prompt": "queued", "max_tokens": 5},
     )
     assert (too_long.status_code, too_long.json()["error"]["code"]) == (504, "timeout")
-    assert ran_s == pytest.approx(REQUEST_TIMEOUT_S, abs=TOLERANCE_S)
+    assert REQUEST_TIMEOUT_S <= ran_s < REQUEST_TIMEOUT_S + TOLERANCE_S
     assert (queued.status_code, queued.json()["error"]["code"]) == (503, "queue_timeout")
     assert int(queued.headers["retry-after"]) >= 1
-    assert waited_s == pytest.approx(QUEUE_TIMEOUT_S, abs=TOLERANCE_S)
+    assert QUEUE_TIMEOUT_S <= waited_s < QUEUE_TIMEOUT_S + TOLERANCE_S
     assert in_time.status_code == 200
     assert_all_blocks_are_free(server)
     with server.http() as http:
-        alone = http.post(URL, json=body("in time", 90)).json()
+        alone = http.post(URL, json=body("in time", 60)).json()
     assert in_time.json()["choices"] == alone["choices"]
 
 
@@ -100,5 +101,5 @@ def test_a_stream_that_waits_too_long_never_begins(server):
     long = {"prompt": "long", "max_tokens": 80}
     *_, (answer, waited_s) = run_together(server, long, long, {"prompt": "late", "max_tokens": 5, "stream": True})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_timeout")
-    assert waited_s == pytest.approx(QUEUE_TIMEOUT_S, abs=TOLERANCE_S)
+    assert QUEUE_TIMEOUT_S <= waited_s < QUEUE_TIMEOUT_S + TOLERANCE_S
     assert_all_blocks_are_free(server)

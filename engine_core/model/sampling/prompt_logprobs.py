@@ -2,7 +2,8 @@
 
 Made by `input_batch.py` for a request that wants them and has no output yet, fed by `model_runner.py` with the hidden
 states of each chunk. The last row of a chunk predicts the first token of the next. Invariant: the logits exist in
-slices only, so the extra memory does not depend on the prompt, the chunk or the vocabulary.
+slices only, so what they take does not depend on the prompt, the chunk or the vocabulary; the rows themselves take 8
+bytes for each entry.
 """
 
 from array import array

@@ -240,6 +240,20 @@ def test_a_grammar_that_is_complete_is_told(llama, grammar):
     assert [llama.step(k1=20).completed_grammars, llama.step(k1=1).completed_grammars] == [set(), {1}]
 
 
+def test_a_grammar_goes_on_in_the_step_after_one_that_raised(llama, grammar, monkeypatch):
+    prompt = prompt_of(20)
+    llama.add(1, prompt, grammar=grammar("[a-z]+"))
+    with monkeypatch.context() as broken:
+        broken.setattr(llama.runner, "_network", None)
+        with pytest.raises(AttributeError):
+            llama.step(k1=len(prompt))
+    llama.drop(1)
+    llama.add(2, prompt, grammar=grammar("[a-z]{2}"))
+    llama.step(k2=len(prompt))
+    assert llama.step(k2=1).completed_grammars == {2}
+    assert bytes(llama.tokens[2][len(prompt) :]).islower()
+
+
 def test_dropped_requests_leave_no_state(llama):
     llama.add(1, prompt_of(6))
     llama.step(k1=6)
