@@ -8,7 +8,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from engine_core.core import ClientOutputs
+from engine_core.output_queue import OutputQueue
 from engine_core.outputs import RequestKey
 from engine_core.request import ClientSlot
 from ipc.messages import ClientRole, CoreMessage, Hello
@@ -28,9 +28,10 @@ class Client:
     """Core's keys of its requests by its own request ids."""
     unsent: deque[CoreMessage] = field(default_factory=deque)
     """Messages that its queue had no room for."""
-    pending: ClientOutputs | None = None
-    """Outputs that its queue had no room for, merged."""
+    pending: OutputQueue = field(default_factory=OutputQueue)
+    """Outputs that its queue had no room for."""
     blocked_since: float = 0.0
+    """When it last took something, while it is blocked."""
     num_steps_sent: int = 0
     num_live_mismatches: int = 0
     """Beats in a row that disagreed with `live`."""
@@ -38,7 +39,7 @@ class Client:
     @property
     def is_blocked(self) -> bool:
         """True while something waits for room in its queue."""
-        return self.pending is not None or bool(self.unsent)
+        return bool(self.pending) or bool(self.unsent)
 
 
 class ClientRegistry:

@@ -2,7 +2,8 @@
 
 Owned by the I/O thread. A client whose queue is full keeps its outputs here, merged, until it reads again; one that
 takes nothing for `LEASE_S` is given up. Invariant: what somebody waits for (outputs, rejects, replies) is sent or its
-client is gone; beats may be dropped.
+client is gone; beats may be dropped. No message is larger than the client's socket accepts.
+Next: `output_queue.py` divides what is too large.
 """
 
 import errno
@@ -47,11 +48,8 @@ class ClientSender:
             client = self._clients.by_slot(slot)
             if client is None:
                 continue
-            if client.pending is None:
-                _mark_blocked(client)
-                client.pending = client_outputs
-            else:
-                client.pending.extend(client_outputs)
+            _mark_blocked(client)
+            client.pending.append(client_outputs)
             self._send_pending(client, step, load)
 
     def retry(self, step: int, load: Load) -> None:
@@ -59,8 +57,8 @@ class ClientSender:
         for client in self._clients.all():
             while client.unsent and self.send(client, client.unsent[0]):
                 client.unsent.popleft()
-            if client.pending is not None:
-                self._send_pending(client, step, load)
+                client.blocked_since = time.monotonic()
+            self._send_pending(client, step, load)
             if client.is_blocked and time.monotonic() - client.blocked_since > LEASE_S:
                 self._on_gone(client, f"it took no messages for {LEASE_S:.0f} s")
 
@@ -94,30 +92,13 @@ class ClientSender:
                 raise
 
     def _send_pending(self, client: Client, step: int, load: Load) -> None:
-        """Try to send the outputs that wait for a client; on success none wait any more."""
-        pending = client.pending
-        assert pending is not None
-        message = Step(
-            sequence=client.num_steps_sent + 1,
-            step=step,
-            request_ids=pending.request_ids,
-            token_ids=pending.token_ids,
-            finished=tuple(pending.finished),
-            load=load,
-            embedding_request_ids=pending.embedding_request_ids,
-            embeddings=pending.embeddings,
-            started=tuple(pending.started),
-            logprob_request_ids=pending.logprob_request_ids,
-            logprob_counts=pending.logprob_counts,
-            logprob_ranks=pending.logprob_ranks,
-            logprob_token_ids=pending.logprob_token_ids,
-            logprobs=pending.logprobs,
-        )
-        if self.send(client, message):
+        """Send the outputs that wait for a client, as far as there is room."""
+        while client.pending and self.send(client, _step_message(client, step, load)):
             client.num_steps_sent += 1
-            client.pending = None
-            for finished in pending.finished:
+            client.blocked_since = time.monotonic()
+            for finished in client.pending.first.finished:
                 client.live.pop(finished.request_id, None)
+            client.pending.pop_first()
 
     def _send_to(self, identity: bytes, message: CoreMessage) -> bool:
         try:
@@ -130,3 +111,24 @@ class ClientSender:
 def _mark_blocked(client: Client) -> None:
     if not client.is_blocked:
         client.blocked_since = time.monotonic()
+
+
+def _step_message(client: Client, step: int, load: Load) -> Step:
+    """The first portion of what waits for a client."""
+    outputs = client.pending.first
+    return Step(
+        sequence=client.num_steps_sent + 1,
+        step=step,
+        request_ids=outputs.request_ids,
+        token_ids=outputs.token_ids,
+        finished=tuple(outputs.finished),
+        load=load,
+        embedding_request_ids=outputs.embedding_request_ids,
+        embeddings=outputs.embeddings,
+        started=tuple(outputs.started),
+        logprob_request_ids=outputs.logprob_request_ids,
+        logprob_counts=outputs.logprob_counts,
+        logprob_ranks=outputs.logprob_ranks,
+        logprob_token_ids=outputs.logprob_token_ids,
+        logprobs=outputs.logprobs,
+    )

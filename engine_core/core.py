@@ -15,7 +15,7 @@ from engine_core.admission import Admission
 from engine_core.deadlines import Deadlines
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
 from engine_core.outputs import Logprobs, ModelRunner, ModelRunnerOutput, RequestKey, SchedulerOutput
-from engine_core.request import ClientSlot, Request
+from engine_core.request import ClientSlot, Request, RequestStatus
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar, GrammarError
@@ -146,14 +146,16 @@ class EngineCore:
             self._scheduler.add(request)
         return outputs
 
-    def on_grammar(self, key: RequestKey, grammar: CompiledGrammar | None, error_message: str) -> EngineCoreOutputs:
-        """Queue a request whose grammar is compiled; without one, the request fails with the message."""
+    def on_grammar(
+        self, key: RequestKey, grammar: CompiledGrammar | None, error_code: str, error_message: str
+    ) -> EngineCoreOutputs:
+        """Queue a request whose grammar is compiled; without one, the request fails with the code and the message."""
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
         request = self._requests.get(key)
         if request is None:
             return outputs  # aborted meanwhile
         if grammar is None:
-            self._fail([request], "invalid_grammar", error_message, outputs)
+            self._fail([request], error_code, error_message, outputs)
         else:
             self._queue_with_grammar(request, grammar, outputs)
         return outputs
@@ -297,6 +299,8 @@ class EngineCore:
         else:
             self._admission.end()
         self._deadlines.remove(request)
+        if request.status is RequestStatus.NEW:
+            self._grammar_compiler.cancel(request.key)
         self._scheduler.finish(request, is_trusted=is_trusted)
         outputs[request.client_slot].finished.append(finished)
 

@@ -24,10 +24,11 @@ class AbortRequests:
 
 @dataclass(frozen=True, slots=True)
 class GrammarCompiled:
-    """The grammar of a request is ready, or `grammar` is None and `error_message` says why not."""
+    """The grammar of a request is ready, or `grammar` is None and the error says why not."""
 
     key: RequestKey
     grammar: CompiledGrammar | None
+    error_code: str = ""
     error_message: str = ""
 
 

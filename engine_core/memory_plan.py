@@ -22,7 +22,7 @@ from ipc.errors import ConfigError
 CPU_KV_SHARE = 0.5
 """Most of the memory left after the weights that the KV cache takes by default on CPU."""
 CUDA_KV_SHARE = 0.9
-MIN_MODEL_LEN = 16
+MIN_BLOCKS = 2
 _MAX_HEADER_BYTES = 100 * 2**20
 _LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx")
 _FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
@@ -161,8 +161,9 @@ def plan_memory(
     """Divide `available_bytes` among weights, the workspace of a step and the KV cache.
 
     The KV cache gets what `cache` fixes; else, on CPU, room for max(4 * max_model_len, max_num_seqs * 1024) tokens
-    but at most half of what is left after the weights, and on CUDA 90 % of what is left. `max_model_len` shrinks to
-    what the cache holds, with a note, except where the caller asked for it and nothing else was fixed.
+    but at most half of what is left after the weights, and on CUDA 90 % of what is left; two blocks in any case.
+    `max_model_len` shrinks to what the cache holds, with a note, except where the caller asked for it and nothing else
+    was fixed.
 
     Raises:
         ConfigError: it cannot fit; the message has the numbers and a flag that would work.
@@ -171,12 +172,13 @@ def plan_memory(
     weights_bytes = shape.num_parameters * dtype_bytes
     workspace_bytes = _workspace_bytes(shape, dtype_bytes, scheduler)
     left_bytes = available_bytes - weights_bytes - workspace_bytes
-    if left_bytes <= 0:
-        raise ConfigError(
-            f"needs {format_bytes(weights_bytes)} for weights and {format_bytes(workspace_bytes)} for a step; "
-            f"{format_bytes(available_bytes)} of memory are available: {_smaller_flag(dtype_bytes, scheduler)}"
-        )
     block_bytes = cache.block_size * shape.kv_bytes_per_token(dtype_bytes)
+    if left_bytes < MIN_BLOCKS * block_bytes:
+        raise ConfigError(
+            f"needs {format_bytes(weights_bytes)} for weights, {format_bytes(workspace_bytes)} for a step and "
+            f"{format_bytes(MIN_BLOCKS * block_bytes)} for two blocks of the KV cache; {format_bytes(available_bytes)} "
+            f"of memory are available: use {_what_fits(shape, dtype_bytes, cache, scheduler, available_bytes)}"
+        )
     if cache.num_blocks is not None:
         num_blocks = _fixed_blocks(cache.num_blocks, block_bytes, left_bytes, "--num-blocks")
     elif cache.kv_cache_memory_bytes is not None:
@@ -187,9 +189,9 @@ def plan_memory(
         if not on_cuda:
             wanted = max(4 * model_len, scheduler.max_num_seqs * 1024)
             num_blocks = min(math.ceil(wanted / cache.block_size), num_blocks)
+        num_blocks = max(num_blocks, MIN_BLOCKS)
         if max_model_len is not None:
             num_blocks = _blocks_for(max_model_len, num_blocks, cache.block_size, block_bytes, left_bytes)
-        _check_two_blocks(num_blocks, block_bytes, left_bytes)
     capacity = num_blocks * cache.block_size
     if capacity < model_len:
         notes.append(f"max_model_len is {capacity} instead of {model_len}: the KV cache holds no more tokens")
@@ -227,15 +229,36 @@ def _wanted_model_len(shape: ModelShape, asked: int | None) -> int:
 
 
 def _workspace_bytes(shape: ModelShape, dtype_bytes: int, scheduler: SchedulerConfig) -> int:
-    per_token = 6 * shape.hidden_size + 3 * shape.intermediate_size + 2 * shape.num_heads * shape.head_dim
     logits = scheduler.max_num_seqs * shape.vocab_size * 4 * 3  # fp32 logits, scaled logits, probabilities
-    return scheduler.max_num_batched_tokens * per_token * dtype_bytes + logits
+    return scheduler.max_num_batched_tokens * _step_bytes_per_token(shape, dtype_bytes) + logits
 
 
-def _smaller_flag(dtype_bytes: int, scheduler: SchedulerConfig) -> str:
-    if dtype_bytes > 2:
-        return "use --dtype bfloat16 or a smaller model"
-    return f"use a smaller model, or --max-num-batched-tokens below {scheduler.max_num_batched_tokens}"
+def _step_bytes_per_token(shape: ModelShape, dtype_bytes: int) -> int:
+    num_values = 6 * shape.hidden_size + 3 * shape.intermediate_size + 2 * shape.num_heads * shape.head_dim
+    return num_values * dtype_bytes
+
+
+def _what_fits(
+    shape: ModelShape, dtype_bytes: int, cache: CacheConfig, scheduler: SchedulerConfig, available_bytes: int
+) -> str:
+    """What to use where not even two blocks fit; each flag alone is enough."""
+
+    def missing_bytes(dtype_bytes: int) -> int:
+        blocks_bytes = MIN_BLOCKS * cache.block_size * shape.kv_bytes_per_token(dtype_bytes)
+        workspace_bytes = _workspace_bytes(shape, dtype_bytes, scheduler)
+        return shape.num_parameters * dtype_bytes + workspace_bytes + blocks_bytes - available_bytes
+
+    missing = missing_bytes(dtype_bytes)
+    choices = []
+    if dtype_bytes > DTYPE_BYTES["bfloat16"] and missing_bytes(DTYPE_BYTES["bfloat16"]) <= 0:
+        choices.append("--dtype bfloat16")
+    num_tokens = scheduler.max_num_batched_tokens - math.ceil(missing / _step_bytes_per_token(shape, dtype_bytes))
+    if num_tokens >= max(16, scheduler.max_num_seqs):
+        choices.append(f"--max-num-batched-tokens {num_tokens} or less")
+    block_size = cache.block_size - math.ceil(missing / (MIN_BLOCKS * shape.kv_bytes_per_token(dtype_bytes)))
+    if block_size >= 16:
+        choices.append(f"--block-size {block_size // 16 * 16} or less")
+    return ", ".join([*choices, "a smaller model"])
 
 
 def _fixed_blocks(num_blocks: int, block_bytes: int, left_bytes: int, flag: str) -> int:
@@ -245,8 +268,8 @@ def _fixed_blocks(num_blocks: int, block_bytes: int, left_bytes: int, flag: str)
             f"{flag}: the KV cache needs {format_bytes(num_blocks * block_bytes)}, {format_bytes(left_bytes)} are left "
             f"after the weights: use --num-blocks {left_bytes // block_bytes} or less"
         )
-    if num_blocks < 2:
-        raise ConfigError(f"{flag}: the KV cache needs two blocks, {format_bytes(2 * block_bytes)}, at least")
+    if num_blocks < MIN_BLOCKS:
+        raise ConfigError(f"{flag}: the KV cache needs two blocks, {format_bytes(MIN_BLOCKS * block_bytes)}, at least")
     return num_blocks
 
 
@@ -257,18 +280,9 @@ def _blocks_for(model_len: int, num_blocks: int, block_size: int, block_bytes: i
         fits = left_bytes // block_bytes * block_size
         raise ConfigError(
             f"--max-model-len {model_len} needs a KV cache of {format_bytes(needed * block_bytes)}, "
-            f"{format_bytes(left_bytes)} are left after the weights: "
-            + (f"use --max-model-len {fits} or less" if fits >= MIN_MODEL_LEN else "use a smaller model")
+            f"{format_bytes(left_bytes)} are left after the weights: use --max-model-len {fits} or less"
         )
-    return max(num_blocks, needed, 2)
-
-
-def _check_two_blocks(num_blocks: int, block_bytes: int, left_bytes: int) -> None:
-    if num_blocks < 2:
-        raise ConfigError(
-            f"the KV cache needs two blocks, {format_bytes(2 * block_bytes)}, at least; {format_bytes(left_bytes)} are "
-            "left after the weights: use a smaller --block-size or a smaller model"
-        )
+    return max(num_blocks, needed)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -102,12 +102,14 @@ class EngineCoreProcess:
             admission,
         )
         self._serve()
-        grammars.close()
+        grammars.close(timeout_s=0.0)  # this process ends by `os._exit`, which minds no threads
         self._io.stop("drained")
 
-    def _on_grammar(self, key: RequestKey, grammar: CompiledGrammar | None, error_message: str) -> None:
+    def _on_grammar(
+        self, key: RequestKey, grammar: CompiledGrammar | None, error_code: str, error_message: str
+    ) -> None:
         """Called by a thread of the compiler."""
-        self._inbox.put(GrammarCompiled(key, grammar, error_message))
+        self._inbox.put(GrammarCompiled(key, grammar, error_code, error_message))
 
     def _load_runner(self) -> ModelRunner:
         # The runners are imported here because that takes seconds, during which the I/O thread answers already.
@@ -201,7 +203,7 @@ class EngineCoreProcess:
             self._send(self._core.abort_requests(event.keys))
             self._check_idle()
         elif isinstance(event, GrammarCompiled):
-            self._send(self._core.on_grammar(event.key, event.grammar, event.error_message))
+            self._send(self._core.on_grammar(event.key, event.grammar, event.error_code, event.error_message))
             self._check_idle()
         elif isinstance(event, ControlCall):
             self._io.send_reply(event.client_slot, self._answer(event.call))

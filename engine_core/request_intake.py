@@ -12,6 +12,7 @@ from engine_core.admission import Admission
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.outputs import ModelInfo, RequestKey
 from engine_core.request import ClientSlot, Request
+from ipc.codec import MAX_FRAME_BYTES
 from ipc.config import SchedulerConfig
 from ipc.errors import ContextLengthError, InvalidRequestError, UnsupportedParameterError
 from ipc.messages import Add, ClientRole, RequestClass, Task
@@ -19,6 +20,9 @@ from ipc.sampling_params import check_range
 
 MAX_TIMEOUT_MS = 24 * 3600 * 1000
 MAX_NAME_LENGTH = 1024
+MAX_PROMPT_LOGPROB_ENTRIES = MAX_FRAME_BYTES // 16
+"""Of all positions of a prompt together. They go to the client in one message, whose frames have 8 bytes for each at
+most, so that this leaves them below half of the limit."""
 
 
 class RequestIntake:
@@ -86,12 +90,21 @@ class RequestIntake:
             raise UnsupportedParameterError("this server was started with --scheduling-policy fcfs", param="priority")
         if add.num_resumed_tokens > add.sampling_params.max_tokens:
             raise InvalidRequestError("more tokens are resumed than may be generated", param="num_resumed_tokens")
+        self._check_limits(add)
+
+    def _check_limits(self, add: Add) -> None:
         for param, timeout_ms in (("queue_timeout", add.queue_timeout_ms), ("timeout", add.timeout_ms)):
             check_range(param, timeout_ms, 0, MAX_TIMEOUT_MS)
         for param, name in (("user", add.flow), ("cache_salt", add.cache_salt)):
             if len(name) > MAX_NAME_LENGTH:
                 raise InvalidRequestError(f"{param} is longer than {MAX_NAME_LENGTH} characters", param=param)
         add.sampling_params.validate(self._info.vocab_size)
+        num_entries = len(add.prompt_token_ids) * (add.sampling_params.num_prompt_logprobs + 1)
+        if num_entries > MAX_PROMPT_LOGPROB_ENTRIES:
+            raise InvalidRequestError(
+                f"prompt_logprobs asks for {num_entries} numbers, {MAX_PROMPT_LOGPROB_ENTRIES} at most can be given",
+                param="prompt_logprobs",
+            )
 
 
 def _deadline(now: float, *timeouts_s: float) -> float:

@@ -19,7 +19,7 @@ from ipc.errors import (
 )
 from ipc.messages import Finished, FinishReason, Reject, RequestId, Started
 
-_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining", "queue_timeout"})
+_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining", "queue_timeout", "grammar_queue_full"})
 
 
 class TokenLogprobs(NamedTuple):

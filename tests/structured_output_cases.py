@@ -155,3 +155,9 @@ def _all_cases() -> list[Case]:
 
 
 CASES = _all_cases()
+
+
+def endless_grammar(num_patterns: int = 30) -> StructuredOutput:
+    """A schema of 1 KB whose patterns llguidance intersects for longer than anybody can wait."""
+    patterns = [{"type": "string", "pattern": f"a.{{{number}}}b"} for number in range(num_patterns)]
+    return StructuredOutput(GrammarKind.JSON_SCHEMA, json.dumps({"allOf": patterns}))

@@ -24,8 +24,8 @@ STEP_MAX_ITEMS = 20_000
 MAX_ITEMS_IN_ROW = 1_000
 """Alternatives open at one byte. A grammar that is ambiguous in every token stays below 20 ms a mask with this, and
 needs 130 ms at llguidance's own limit of 2,000; a thousand optional properties still fit."""
-MAX_LEXER_STATES = 100_000
-"""About 1 KB each, kept as long as the grammar: this bounds its memory at 100 MB. JSON needs about a thousand."""
+MAX_LEXER_STATES = 20_000
+"""About 1 KB each, kept as long as the grammar: this bounds its memory at 20 MB. JSON needs about a thousand."""
 MAX_GRAMMAR_SIZE = 500_000
 """Symbols; 64 KiB of JSON schema make about 50,000."""
 _MAX_LINE_LENGTH = 200

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from engine_core.structured_output.grammar import CompiledGrammar
 from ipc.structured_output import StructuredOutput
 
-MAX_ENTRIES = 256
+MAX_ENTRIES = 64
 MAX_BYTES = 4 * 2**20
 """Of the texts of the grammars: what is compiled grows with them."""
 

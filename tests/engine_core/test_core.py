@@ -1,14 +1,17 @@
 import random
+import threading
 import time
 from array import array
+from queue import SimpleQueue
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_core.model.fake_runner import IM_END_ID, fake_next_token
+from engine_core.request import ClientSlot
 from ipc.errors import QueueFullError
-from ipc.messages import Add, FinishReason, RequestId, Task
+from ipc.messages import Add, ClientRole, FinishReason, RequestId, Task
 from ipc.structured_output import GrammarKind, StructuredOutput
 from tests.factories import BLOCK_SIZE, CoreHarness, make_fake_runner, make_params
 
@@ -279,6 +282,31 @@ def test_a_grammar_holds_and_ends_the_answer(tmp_path):
     assert bytes(harness.token_ids[request_id]).isdigit()
     assert harness.finished[request_id].reason is FinishReason.STOP
     assert harness.finished[request_id].num_output_tokens == 3
+
+
+def test_the_grammar_of_an_aborted_request_is_not_begun(tmp_path, monkeypatch):
+    harness = make_harness(tmp_path)
+    compiler = harness.core._grammar_compiler
+    gate, built, build = threading.Event(), SimpleQueue(), compiler.build
+
+    def build_behind_the_gate(structured_output, probe):
+        built.put(structured_output.spec)
+        assert gate.wait(20)
+        return build(structured_output, probe)
+
+    monkeypatch.setattr(compiler, "build", build_behind_the_gate)
+    requests = []
+    for spec in ("1", "2", "3", "4"):  # two are compiled at a time
+        params = make_params(structured_output=StructuredOutput(GrammarKind.REGEX, spec))
+        add = Add(RequestId(len(requests) + 1), array("i", [1]), params)
+        requests.append(harness.intake.accept(add, ClientSlot(1), ClientRole.FRONTEND))
+        harness.core.add_request(requests[-1])
+    begun = {built.get(timeout=10), built.get(timeout=10)}
+    harness.core.abort_requests([requests[2].key])
+    gate.set()
+    assert {*begun, built.get(timeout=10)} == {"1", "2", "4"}
+    compiler.close()
+    assert built.empty()
 
 
 def test_a_grammar_that_is_none_ends_only_its_own_request(tmp_path):

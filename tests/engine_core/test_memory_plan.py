@@ -55,16 +55,32 @@ def test_on_cuda_the_cache_takes_most_of_what_is_left():
     assert 0.89 * left < result.kv_cache_bytes <= 0.9 * left
 
 
-@given(available=st.integers(1, 4 * GIB), block_size=st.sampled_from([16, 32, 256]))
-def test_a_plan_fits_or_is_refused(available, block_size):
+@given(
+    available=st.one_of(st.integers(1, 4 * GIB), st.integers(600 * 2**20, 800 * 2**20)),
+    max_model_len=st.one_of(st.none(), st.integers(1, 8192)),
+    cache=st.sampled_from([{}, {"num_blocks": 2}, {"num_blocks": 50}, {"kv_cache_memory_bytes": 10**8}]),
+    block_size=st.sampled_from([16, 32, 256, 2048]),
+    on_cuda=st.booleans(),
+)
+def test_a_plan_fits_or_is_refused(available, max_model_len, cache, block_size, on_cuda):
     try:
-        result = plan(available=available, block_size=block_size)
+        result = plan(available, max_model_len, on_cuda=on_cuda, block_size=block_size, **cache)
     except ConfigError:
         return
-    left = available - result.weights_bytes - result.workspace_bytes
+    assert result.needed_bytes <= available
     assert result.num_blocks >= 2
-    assert result.kv_cache_bytes <= left / 2
     assert result.max_model_len <= result.num_blocks * block_size
+    if max_model_len is None and not cache and not on_cuda:
+        left = available - result.weights_bytes - result.workspace_bytes
+        assert result.kv_cache_bytes <= left / 2 or result.num_blocks == 2
+
+
+def test_two_blocks_are_checked_for_the_shortest_request_too():
+    weights_and_step = plan().weights_bytes + plan().workspace_bytes
+    block_bytes = 256 * SHAPE.kv_bytes_per_token(4)
+    with pytest.raises(ConfigError, match="two blocks"):
+        plan(weights_and_step + int(1.5 * block_bytes), max_model_len=100, block_size=256)
+    assert plan(weights_and_step + 2 * block_bytes, max_model_len=100, block_size=256).num_blocks == 2
 
 
 def test_little_memory_shrinks_max_model_len_with_a_note():
@@ -85,14 +101,15 @@ def test_cache_memory_is_divided_into_blocks():
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [
-        ({"available": 300 * 2**20}, "--dtype bfloat16"),
+        ({"available": 500 * 2**20}, "use --dtype bfloat16, a smaller model"),
+        ({"available": 300 * 2**20}, "use a smaller model"),
         ({"available": GIB, "num_blocks": 5000}, r"--num-blocks \d+ or less"),
         ({"available": GIB, "kv_cache_memory_bytes": 8 * GIB}, r"--num-blocks \d+ or less"),
         ({"kv_cache_memory_bytes": 1000}, "two blocks"),
         ({"available": int(0.8 * GIB), "max_model_len": 8192}, r"--max-model-len \d+ or less"),
         ({"max_model_len": 9000}, "at most 8192"),
         ({"shape": dataclasses.replace(SHAPE, max_model_len=0)}, "give --max-model-len"),
-        ({"available": 650 * 2**20, "block_size": 4096}, "two blocks"),
+        ({"available": 650 * 2**20, "block_size": 4096}, r"two blocks.*--block-size \d+ or less"),
     ],
 )
 def test_an_impossible_plan_names_a_flag(settings, advice):
@@ -106,6 +123,42 @@ def test_the_advised_number_of_blocks_works(available):
         plan(available=available, num_blocks=100_000)
     advised = int(str(caught.value).split("--num-blocks ")[1].split()[0])
     assert plan(available=available, num_blocks=advised).num_blocks == advised
+
+
+@given(
+    available=st.integers(200 * 2**20, 700 * 2**20),
+    dtype_bytes=st.sampled_from([2, 4]),
+    max_num_batched_tokens=st.sampled_from([64, 2048, 16_384]),
+)
+def test_advice_for_too_little_memory_works(available, dtype_bytes, max_num_batched_tokens):
+    def plan_with(dtype_bytes, max_num_batched_tokens):
+        scheduler = SchedulerConfig(max_num_seqs=16, max_num_batched_tokens=max_num_batched_tokens)
+        sizes = {"max_model_len": None, "cache": CacheConfig(), "available_bytes": available}
+        return plan_memory(SHAPE, dtype_bytes=dtype_bytes, scheduler=scheduler, **sizes)
+
+    try:
+        plan_with(dtype_bytes, max_num_batched_tokens)
+    except ConfigError as error:
+        message = error.message
+    else:
+        return
+    assert ("--dtype bfloat16" in message) == (dtype_bytes == 4 and fits(plan_with, 2, max_num_batched_tokens))
+    if "--max-num-batched-tokens" in message:
+        advised = int(message.split("--max-num-batched-tokens ")[1].split()[0])
+        assert 16 <= advised < max_num_batched_tokens
+        assert fits(plan_with, dtype_bytes, advised)
+        assert not fits(plan_with, dtype_bytes, advised + 1)
+    elif "--dtype" not in message:
+        assert "a smaller model" in message
+        assert not fits(plan_with, dtype_bytes, 16)
+
+
+def fits(plan_with, *arguments):
+    try:
+        plan_with(*arguments)
+    except ConfigError:
+        return False
+    return True
 
 
 def test_an_explicit_length_may_go_beyond_half_of_the_memory():

@@ -151,7 +151,12 @@ def test_request_ids_are_never_used_twice():
 
 @pytest.mark.parametrize(
     ("code", "error"),
-    [("timeout", RequestTimeoutError), ("queue_timeout", EngineUnavailableError), ("nan_logits", RequestFailedError)],
+    [
+        ("timeout", RequestTimeoutError),
+        ("queue_timeout", EngineUnavailableError),
+        ("grammar_queue_full", EngineUnavailableError),
+        ("nan_logits", RequestFailedError),
+    ],
 )
 def test_a_failed_request_becomes_the_error_of_its_code(code, error):
     session, request = make_session()

@@ -1,4 +1,3 @@
-import json
 import os
 
 import pytest
@@ -8,6 +7,7 @@ from engine_core.structured_output.grammar import GrammarError
 from engine_core.structured_output.grammar_probe import GrammarProbe
 from engine_core.structured_output.grammar_source import llguidance_grammar
 from ipc.structured_output import GrammarKind, StructuredOutput
+from tests.structured_output_cases import endless_grammar
 
 DIGITS = llguidance_grammar(StructuredOutput(GrammarKind.REGEX, "[0-9]+"))
 
@@ -18,12 +18,6 @@ def probe(tmp_path):
     probe = GrammarProbe(tmp_path / "tokenizer.json", VOCAB_SIZE, (IM_END_ID,), time_limit_s=1.0)
     yield probe
     probe.close()
-
-
-def endless(num_patterns=30):
-    """A schema of 1 KB whose patterns llguidance intersects for longer than anybody can wait."""
-    patterns = [{"type": "string", "pattern": f"a.{{{number}}}b"} for number in range(num_patterns)]
-    return llguidance_grammar(StructuredOutput(GrammarKind.JSON_SCHEMA, json.dumps({"allOf": patterns})))
 
 
 def child_pid(probe):
@@ -47,7 +41,7 @@ def test_a_grammar_that_takes_too_long_is_refused_and_its_child_killed(probe):
     probe.check(DIGITS)
     pid = child_pid(probe)
     with pytest.raises(GrammarError, match="longer than 1 s"):
-        probe.check(endless())
+        probe.check(llguidance_grammar(endless_grammar()))
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     probe.check(DIGITS)
