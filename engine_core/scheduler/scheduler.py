@@ -145,6 +145,8 @@ class Scheduler:
         head = next(self._queue.candidates(_ALL_CLASSES, 1), None)
         if head is None or self._is_deferred(head):
             return
+        if head.request_class is RequestClass.BATCH and not self._queue.is_batch_owed:
+            return  # what it would take, online would take back in this very step
         candidates = [r for r in self._queue.seat_givers(head) if r.num_preemptions < MAX_PREEMPTIONS]
         has_seat = self._queue.num_running < self._config.max_num_seqs
         if not candidates or (has_seat and self._kv_cache.can_admit(head, self._num_spare_blocks(head))):
