@@ -213,7 +213,8 @@ class EngineCore:
             self.num_failed_steps += 1
             self._num_failed_in_a_row += 1
             self._kv_cache.discard_step()
-            failed = [self._requests[item.key] for item in plan.scheduled]
+            keys = dict.fromkeys([item.key for item in plan.scheduled] + [new.key for new in plan.new_requests])
+            failed = [self._requests[key] for key in keys]  # those included that the runner may not have taken in
             self._fail(failed, "step_failed", "The engine failed while it computed this request.", outputs)
             return outputs
         self._num_failed_in_a_row = 0

@@ -57,6 +57,8 @@ class Request:
     cache_salt: str = ""
     block_hashes: list[BlockHash] = field(default_factory=list)
     """Hashes of the full blocks of `token_ids`, as far as computed."""
+    awaited_hash: BlockHash | None = None
+    """Of a block that another request computes, for which this one waits (`KVCacheManager.computing_request`)."""
     arrived_at: float = field(default_factory=time.monotonic)
     status: RequestStatus = RequestStatus.NEW
     num_computed_tokens: int = 0

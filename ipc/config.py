@@ -76,7 +76,7 @@ class SchedulerConfig(_Section):
         10.0, gt=0, description="seconds of waiting that make up for one level of priority, so that nobody starves"
     )
     batch_share: float = Field(
-        0.1, gt=0, lt=1, description="share of the core that batch requests keep while online requests want all of it"
+        0.12, gt=0, lt=1, description="share of the core that batch requests keep while online requests want all of it"
     )
     step_time_target: float = Field(
         0.25, gt=0, description="seconds: prefill chunks shrink until a step that also decodes takes no longer"

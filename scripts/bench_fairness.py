@@ -3,11 +3,13 @@
 
     scripts/serve --run-dir /tmp/fair --max-num-seqs 8
     scripts/bench_fairness.py --run-dir /tmp/fair flows
-    scripts/bench_fairness.py --run-dir /tmp/fair batch --online 12 --seconds 60
+    scripts/bench_fairness.py --run-dir /tmp/fair batch --online 16 --seconds 60
+    scripts/bench_fairness.py --run-dir /tmp/fair batch --rate 2 --seconds 60
 
 `flows`: four requests of one flow, (a) alone, (b) beside four of another flow, which is an equal share, (c) beside
-sixty of another flow that came first. `batch`: as many online requests as asked for are kept in flight, (a) alone,
-(b) beside a batch job that always has more. It talks to the core directly; nothing else should run on the machine.
+sixty of another flow that came first. `batch`: as many online requests as asked for are kept in flight (or come at
+random at `--rate`), (a) alone, (b) beside a batch job that always has more. It talks to the core directly; nothing else
+should run on the machine.
 """
 
 import argparse
@@ -57,11 +59,16 @@ class Load:
     samples: list[Sample] = field(default_factory=list)
     in_flight: list[Sample] = field(default_factory=list)
     num_tokens: int = 0
+    next_at: float | None = None
 
     def send(self) -> Sample:
-        """Submit one request with a random prompt, which no prefix cache knows."""
+        """Submit one request with a random prompt, which no prefix cache knows, and an answer of about that length.
+
+        Answers of one length would all end in the same step, so that all seats become free at once.
+        """
         prompt = [random.randrange(1000, 40_000) for _ in range(self.num_prompt_tokens)]
-        params = SamplingParams(max_tokens=self.num_output_tokens, ignore_eos=True, seed=random.getrandbits(32))
+        max_tokens = random.randint(self.num_output_tokens // 2, self.num_output_tokens * 3 // 2)
+        params = SamplingParams(max_tokens=max_tokens, ignore_eos=True, seed=random.getrandbits(32))
         sample = Sample(self.client.submit(prompt, params, flow=self.flow), time.perf_counter())
         self.samples.append(sample)
         self.in_flight.append(sample)
@@ -71,6 +78,14 @@ class Load:
         """Submit as many as are missing."""
         for _ in range(count - len(self.in_flight)):
             self.send()
+
+    def send_at_random(self, rate_per_s: float) -> None:
+        """Submit one where its time has come; the times between are exponentially distributed."""
+        now = time.perf_counter()
+        self.next_at = self.next_at or now
+        while self.next_at <= now:
+            self.send()
+            self.next_at += random.expovariate(rate_per_s)
 
     def take_in(self) -> None:
         """Read what has arrived, and note when."""
@@ -148,7 +163,10 @@ def batch(connect: Callable[[ClientRole], SyncEngineClient], arguments: argparse
                 break
             if turn and elapsed_s < warm_up_s:
                 online.num_tokens = job.num_tokens = 0
-            online.keep_in_flight(arguments.online)
+            if arguments.rate:
+                online.send_at_random(arguments.rate)
+            else:
+                online.keep_in_flight(arguments.online)
             if has_batch:
                 job.keep_in_flight(2 * job.client.wait_ready(1).max_num_seqs)
             for load in loads:
@@ -172,9 +190,10 @@ def main() -> None:
     parser.add_argument("what", choices=("flows", "batch"))
     parser.add_argument("--run-dir", type=Path, required=True, help="run dir of a running server")
     parser.add_argument("--prompt", type=int, default=50, help="tokens of each prompt")
-    parser.add_argument("--output", type=int, default=32, help="tokens of each answer")
+    parser.add_argument("--output", type=int, default=32, help="tokens of an answer, in the mean")
     parser.add_argument("--repeats", type=int, default=5, help="of the flows")
-    parser.add_argument("--online", type=int, default=12, help="online requests in flight beside the batch")
+    parser.add_argument("--online", type=int, default=16, help="online requests in flight beside the batch")
+    parser.add_argument("--rate", type=float, help="online requests per second, instead of so many in flight")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each batch measurement")
     arguments = parser.parse_args()
     with ExitStack() as clients:

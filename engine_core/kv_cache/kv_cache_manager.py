@@ -9,7 +9,9 @@ It also knows which hashes the admitted requests have yet to publish, so that a 
 can wait for it instead of computing it too (`computing_request`).
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
+from itertools import takewhile
 
 from engine_core.kv_cache.block import KVCacheBlock
 from engine_core.kv_cache.block_hash import BlockHash, BlockHasher
@@ -41,9 +43,9 @@ class KVCacheManager:
         """The block table of a request."""
         return tuple(block.block_id for block in self._tables[request.key])
 
-    def can_admit(self, request: Request, num_spare_blocks: int) -> bool:
-        """True where `try_admit` would succeed."""
-        return self._fits(request, self._find_cached_prefix(request), num_spare_blocks)
+    def can_admit(self, request: Request, num_spare_blocks: int, *, without: Iterable[Request] = ()) -> bool:
+        """True where `try_admit` would succeed, once the requests `without` have given up their blocks."""
+        return self._fits(request, self._find_cached_prefix(request), num_spare_blocks, self._freed_by(without))
 
     def try_admit(self, request: Request, num_spare_blocks: int) -> int | None:
         """Start a block table that covers all known tokens of the request, with its cached prefix at the front.
@@ -64,13 +66,23 @@ class KVCacheManager:
         return len(cached) * self.block_size
 
     def computing_request(self, request: Request) -> Request | None:
-        """The admitted request that has yet to compute the first block which this one would have to compute itself."""
+        """The admitted request that has yet to compute the first block which this one would have to compute itself.
+
+        The last block in a row that it computes is remembered (`awaited_hash`), so that a long shared prefix is not
+        walked again in each step of the wait.
+        """
         if not self._computing or not request.reads_prefix_cache:
             return None
+        if request.awaited_hash is not None and request.awaited_hash in self._computing:
+            return self._computing[request.awaited_hash]
+        request.awaited_hash = None
         num_cached_blocks = len(self._find_cached_prefix(request))
-        if num_cached_blocks >= self._max_cached_blocks(request):
-            return None
-        return self._computing.get(request.block_hashes[num_cached_blocks])
+        missing = request.block_hashes[num_cached_blocks : self._max_cached_blocks(request)]
+        other = self._computing.get(missing[0]) if missing else None
+        if other is not None:
+            shared = takewhile(lambda block_hash: self._computing.get(block_hash) is other, missing)
+            *_, request.awaited_hash = shared
+        return other
 
     def num_missing_blocks(self, requests: Iterable[Request]) -> int:
         """Blocks that these need, all together, before their tables cover all their known tokens."""
@@ -145,10 +157,19 @@ class KVCacheManager:
         for block in self._pool.blocks:
             assert block.ref_count == num_uses.get(block.block_id, 0), f"block {block.block_id} is miscounted"
 
-    def _fits(self, request: Request, cached: list[KVCacheBlock], num_spare_blocks: int) -> bool:
+    def _fits(
+        self, request: Request, cached: list[KVCacheBlock], num_spare_blocks: int, freed: Collection[int] = ()
+    ) -> bool:
+        """`freed`: ids of blocks that count as free although they are not yet."""
         num_new_blocks = self._num_blocks_for(request.num_tokens) - len(cached)
-        num_cached_free = sum(block.ref_count == 0 for block in cached)
-        return num_new_blocks + num_spare_blocks <= self.num_free_blocks - num_cached_free
+        num_cached_free = sum(block.ref_count == 0 or block.block_id in freed for block in cached)
+        return num_new_blocks + num_spare_blocks <= self.num_free_blocks + len(freed) - num_cached_free
+
+    def _freed_by(self, requests: Iterable[Request]) -> Collection[int]:
+        """Ids of the blocks that nobody but these requests uses."""
+        uses = Counter(block.block_id for request in requests for block in self._tables[request.key])
+        blocks = self._pool.blocks
+        return {block_id for block_id, count in uses.items() if blocks[block_id].ref_count == count}
 
     def _find_cached_prefix(self, request: Request) -> list[KVCacheBlock]:
         if not self._enable_prefix_caching or not request.reads_prefix_cache:

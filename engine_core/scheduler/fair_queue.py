@@ -1,9 +1,7 @@
 """All requests of the scheduler, waiting and running, as classes → flows → requests, and whose turn it is.
 
-- Between the classes (online, batch) and between the flows of a class the smallest virtual token counter is next
-  (`virtual_counters`); classes weigh 1 - `batch_share` and `batch_share`. Within a flow: `admission_order`.
-- Seats (`max_num_seqs`) are shared too, or a flow that came first would hold all of them for the length of its answers:
-  `seat_givers` are those of whom one should give its up.
+Between the classes (online, batch) `batch_share` decides, between the flows of a class the smallest virtual token
+counter (`virtual_counters`), within a flow `admission_order`.
 
 Invariants: every request is in exactly one flow, waiting or running; only flows with requests are kept, and the
 counters of flows that left while others waited (at most `MAX_PAST_FLOWS`): to leave and come back gains nothing.
@@ -17,6 +15,7 @@ from dataclasses import dataclass, field
 from engine_core.outputs import RequestKey
 from engine_core.request import Request
 from engine_core.scheduler.admission_order import AdmissionOrder
+from engine_core.scheduler.batch_share import BatchShare
 from engine_core.scheduler.request_queue import RequestQueue
 from engine_core.scheduler.virtual_counters import Share, VirtualCounters
 from ipc.messages import RequestClass
@@ -24,10 +23,6 @@ from ipc.messages import RequestClass
 MAX_PAST_FLOWS = 4096
 DECODE_WEIGHT = 2
 """A decoded token costs as much as two prefilled ones (the weights of the VTC paper)."""
-
-CLASS_SEAT_MARGIN = 2
-"""Equal shares of tokens need unequal seats, since batch is left out of some steps: only a gross lack is made up for by
-preemption, the rest as seats become free. With 1, classes that are both saturated preempt each other all the time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,11 +37,13 @@ class Flow(Share):
 
 
 @dataclass(slots=True, eq=False)
-class ClassOfFlows(Share):
+class ClassOfFlows:
     """The flows of one class."""
 
     flows: dict[str, Flow] = field(default_factory=dict)
     counters: VirtualCounters = field(default_factory=VirtualCounters)
+    num_waiting: int = 0
+    num_running: int = 0
     past_counters: dict[str, float] = field(default_factory=dict)
     """Of flows that left while others waited."""
 
@@ -69,13 +66,10 @@ class ClassOfFlows(Share):
 class FairQueue:
     """Waiting and running requests of all classes and flows."""
 
-    def __init__(self, order: AdmissionOrder, batch_share: float) -> None:
+    def __init__(self, order: AdmissionOrder, batch_share: BatchShare) -> None:
         self._order = order
-        self._counters = VirtualCounters()
-        self._classes = {
-            RequestClass.ONLINE: ClassOfFlows(weight=1 - batch_share),
-            RequestClass.BATCH: ClassOfFlows(weight=batch_share),
-        }
+        self._batch_share = batch_share
+        self._classes = {RequestClass.ONLINE: ClassOfFlows(), RequestClass.BATCH: ClassOfFlows()}
         self._flow_of: dict[RequestKey, Flow] = {}
         self.num_waiting = 0
         self.num_running = 0
@@ -83,10 +77,9 @@ class FairQueue:
         """Known tokens of all waiting requests."""
 
     @property
-    def is_batch_owed(self) -> bool:
-        """True while both classes have requests and batch has had less than its share."""
-        online, batch = self._classes[RequestClass.ONLINE], self._classes[RequestClass.BATCH]
-        return online.is_active and batch.is_active and batch.counter < online.counter
+    def num_batch_running(self) -> int:
+        """Seats that batch holds."""
+        return self._classes[RequestClass.BATCH].num_running
 
     def add(self, request: Request) -> None:
         """Queue a request."""
@@ -100,8 +93,8 @@ class FairQueue:
                 request_class=request.request_class,
                 waiting=RequestQueue(self._order),
             )
-        if group.num_waiting == 0:
-            self._counters.lift(group, self._classes.values())
+        if group.num_waiting == 0 and request.request_class is RequestClass.BATCH:
+            self._batch_share.forgive()
         if flow.num_waiting == 0:
             group.counters.lift(flow, group.flows.values())
         flow.waiting.add(request)
@@ -113,20 +106,20 @@ class FairQueue:
         """A waiting request leaves."""
         flow = self._take_out(request)
         del self._flow_of[request.key]
-        self._drop_if_empty(request, flow)
+        self._drop_if_empty(flow)
 
     def start(self, request: Request) -> None:
         """A waiting request runs from now on; to be called before its status changes."""
         flow = self._take_out(request)
         flow.running[request.key] = request
-        self._count_running(self._classes[request.request_class], flow, 1)
+        self._count_running(flow, 1)
 
     def stop(self, request: Request) -> None:
         """A running request leaves; one that is preempted is added again after that."""
         flow = self._flow_of.pop(request.key)
         del flow.running[request.key]
-        self._count_running(self._classes[request.request_class], flow, -1)
-        self._drop_if_empty(request, flow)
+        self._count_running(flow, -1)
+        self._drop_if_empty(flow)
 
     def charge_prefill(self, request: Request, num_tokens: int) -> None:
         """Count the tokens of a prefill chunk for the flow and the class of the request."""
@@ -145,34 +138,32 @@ class FairQueue:
             for flow in sorted(flows, key=_counter) if len(flows) > 1 else flows:
                 yield from flow.running.values()
 
-    def candidates(self, classes: Sequence[RequestClass], count: int) -> Iterator[Request]:
-        """Waiting requests in the order in which they should be admitted: all first ones of the flows, then the second.
+    def candidates(self, request_class: RequestClass, count: int) -> Iterator[Request]:
+        """At most `count` waiting requests of a class, in the order in which they should be admitted.
 
-        At most `count` of each class, so that a crowd of one class does not hide the other.
+        That is all first ones of the flows, then the second ones.
         """
-        groups = [self._classes[request_class] for request_class in classes]
-        for group in sorted(groups, key=_counter):
-            flows = group.waiting_flows(count)
-            places = ((depth, flow) for depth in range(count) for flow in flows if depth < flow.num_waiting)
-            for _, (depth, flow) in zip(range(count), places, strict=False):
-                yield flow.waiting[depth]
+        flows = self._classes[request_class].waiting_flows(count)
+        places = ((depth, flow) for depth in range(count) for flow in flows if depth < flow.num_waiting)
+        for _, (depth, flow) in zip(range(count), places, strict=False):
+            yield flow.waiting[depth]
 
-    def seat_givers(self, head: Request) -> list[Request]:
-        """Running requests of the flow that holds too many seats while `head`'s holds too few; empty if none does.
+    def seat_givers(self, head: Request) -> list[Flow]:
+        """Flows of the class of a waiting request that hold more seats than their share while its flow holds less."""
+        flow = self._flow_of[head.key]
+        flows = self._classes[head.request_class].flows.values()
+        return [giver for giver in flows if giver is not flow and flow.can_take_seat_from(giver)]
 
-        First between the classes (then the flow with most seats of the other class gives), then between flows.
-        """
-        group, flow = self._classes[head.request_class], self._flow_of[head.key]
-        for other in self._classes.values():
-            if other is not group and group.can_take_seat_from(other, CLASS_SEAT_MARGIN):
-                return list(max(other.flows.values(), key=_num_running).running.values())
-        giver = max(group.flows.values(), key=_num_running)
-        return list(giver.running.values()) if flow.can_take_seat_from(giver) else []
+    def can_take_seats(self, head: Request, giver: Flow, num_taken: int) -> bool:
+        """True where the flow of a waiting request may have a place for which `giver` loses so many seats."""
+        return self._flow_of[head.key].can_take_seat_from(giver, num_taken)
 
-    def _charge(self, flow: Flow, num_tokens: int) -> None:
-        group = self._classes[flow.request_class]
-        group.counters.charge(flow, num_tokens)
-        self._counters.charge(group, num_tokens)
+    def _charge(self, flow: Flow, cost: int) -> None:
+        self._classes[flow.request_class].counters.charge(flow, cost)
+        if flow.request_class is RequestClass.BATCH:
+            self._batch_share.charge_batch(cost)
+        elif self._classes[RequestClass.BATCH].flows:
+            self._batch_share.charge_online(cost)
 
     def _take_out(self, request: Request) -> Flow:
         flow = self._flow_of[request.key]
@@ -186,21 +177,20 @@ class FairQueue:
         group.num_waiting += change
         self.num_waiting += change
 
-    def _count_running(self, group: ClassOfFlows, flow: Flow, change: int) -> None:
+    def _count_running(self, flow: Flow, change: int) -> None:
         flow.num_running += change
-        group.num_running += change
+        self._classes[flow.request_class].num_running += change
         self.num_running += change
 
-    def _drop_if_empty(self, request: Request, flow: Flow) -> None:
-        if not flow.is_active:
-            group = self._classes[request.request_class]
-            del group.flows[flow.name]
-            group.remember(flow)
+    def _drop_if_empty(self, flow: Flow) -> None:
+        if flow.is_active:
+            return
+        group = self._classes[flow.request_class]
+        del group.flows[flow.name]
+        group.remember(flow)
+        if flow.request_class is RequestClass.BATCH and not group.flows:
+            self._batch_share.forgive()
 
 
 def _counter(share: Share) -> float:
     return share.counter
-
-
-def _num_running(share: Share) -> int:
-    return share.num_running

@@ -1,7 +1,7 @@
 """How many prompt tokens a step may compute beside running decodes, learned from how long such steps take.
 
 Additive increase, multiplicative decrease: a step that took longer than the target shrinks the budget by as much as it
-was too long; one that was fast enough although it used the whole budget lets it grow. Times are passed in, so that the
+was too long; one that was fast enough although the budget held it back lets it grow. Times are passed in, so that the
 budget is a function of what it observes. `scheduler` asks before each step and reports after it.
 """
 
@@ -20,10 +20,13 @@ class PrefillBudget:
         self._target_s = target_s
         self.num_tokens = max_tokens
 
-    def observe(self, seconds: float, num_prefill_tokens: int) -> None:
-        """A step with decodes took so long and computed so many prompt tokens (at least one)."""
+    def observe(self, seconds: float, num_prefill_tokens: int, *, was_cut: bool) -> None:
+        """A step took so long and computed so many prompt tokens (at least one).
+
+        `was_cut`: it would have computed more with a larger budget.
+        """
         if seconds > self._target_s:
             shrunk = int(num_prefill_tokens * max(MAX_DECREASE, self._target_s / seconds))
             self.num_tokens = max(min(MIN_TOKENS, self._max_tokens), min(self.num_tokens, shrunk))
-        elif num_prefill_tokens >= self.num_tokens:
+        elif was_cut:
             self.num_tokens = min(self._max_tokens, self.num_tokens + GROWTH_TOKENS)

@@ -1,7 +1,7 @@
 """The scheduler: which request computes how many tokens in the next step, within one token budget.
 
-Called by `EngineCore.step`; touches counts and block ids only. Owns the requests (`fair_queue`) and asks
-`KVCacheManager` for blocks. The policy in words is in the package docstring.
+Called by `EngineCore.step`; touches counts and block ids only. Owns the requests (`fair_queue`), asks `KVCacheManager`
+for blocks and `Places` who gives way. The policy in words is in the package docstring.
 Invariants: a request is in exactly one of waiting, running, finished; the tokens of a step never exceed the budget; a
 request that was scheduled in a step is not preempted in it.
 """
@@ -13,7 +13,9 @@ from engine_core.kv_cache.kv_cache_manager import KVCacheManager
 from engine_core.outputs import RequestKey, SchedulerOutput
 from engine_core.request import Request, RequestStatus
 from engine_core.scheduler.admission_order import admission_order
+from engine_core.scheduler.batch_share import BatchShare
 from engine_core.scheduler.fair_queue import FairQueue
+from engine_core.scheduler.places import Places, least_important
 from engine_core.scheduler.prefill_budget import MIN_TOKENS, PrefillBudget
 from engine_core.scheduler.step_builder import StepBuilder
 from ipc.config import SchedulerConfig
@@ -26,11 +28,10 @@ MAX_CANDIDATES = 64
 """Waiting requests of each class that are looked at, those included that wait for a prefix which another computes."""
 MAX_TIMES_SKIPPED = 64
 """A head that was passed this often is waited for."""
-MAX_PREEMPTIONS = 2
-"""A request that was preempted this often gives up no seat any more, and its blocks only after others of its class."""
 
+_ONLINE = (RequestClass.ONLINE,)
+_BATCH = (RequestClass.BATCH,)
 _ALL_CLASSES = (RequestClass.ONLINE, RequestClass.BATCH)
-_ONE_BY_ONE = ((RequestClass.ONLINE,), (RequestClass.BATCH,))
 
 
 class Scheduler:
@@ -45,7 +46,9 @@ class Scheduler:
         self._config = config
         self._kv_cache = kv_cache
         order = admission_order(config, kv_cache.num_blocks * kv_cache.block_size)
-        self._queue = FairQueue(order, config.batch_share)
+        self._batch_share = BatchShare(config.batch_share, config.max_num_seqs)
+        self._queue = FairQueue(order, self._batch_share)
+        self._places = Places(self._queue, kv_cache, self._batch_share)
         self._prefill_budget = PrefillBudget(config.max_num_batched_tokens, config.step_time_target)
         self._dropped: list[RequestKey] = []
         self._last_step = StepBuilder(0)
@@ -96,13 +99,15 @@ class Scheduler:
     def schedule(self) -> SchedulerOutput:
         """Plan the next step and count its tokens as computed."""
         step = StepBuilder(self._config.max_num_batched_tokens)
-        self._yield_seat()
-        for classes in (_ALL_CLASSES,) if self._queue.is_batch_owed else _ONE_BY_ONE:
-            self._schedule_running(step, classes)
-            if not step.has_preempted:
-                self._schedule_waiting(step, classes)
-            if step.num_online_prefill_tokens:
-                break  # a person waits for the first token: batch, which is not owed this step, is left out
+        self._make_room(step)
+        if not step.has_preempted and self._queue.num_waiting:
+            self._take_places(step)
+        if self._batch_share.is_owed:
+            self._schedule_classes(step, _ALL_CLASSES)
+        else:
+            self._schedule_classes(step, _ONLINE)
+            if not step.num_online_prefill_tokens:  # else a person waits for the first token: batch is left out
+                self._schedule_classes(step, _BATCH)
         self._step += 1
         self._last_step = step
         dropped, self._dropped = self._dropped, []
@@ -112,16 +117,44 @@ class Scheduler:
         """Learn how long the step that was planned last took."""
         step = self._last_step
         if step.num_prefill_tokens and (step.num_decodes or step.num_batch_prefill_tokens):
-            self._prefill_budget.observe(seconds, step.num_prefill_tokens)
+            self._prefill_budget.observe(seconds, step.num_prefill_tokens, was_cut=step.was_cut)
 
-    def _schedule_running(self, step: StepBuilder, classes: Sequence[RequestClass]) -> None:
-        """Decodes, then prefill chunks, of the running requests of these classes."""
+    def _make_room(self, step: StepBuilder) -> None:
+        """Preempt until each running request can get the block that its next token may need; batch only for batch."""
+        for classes, victims in ((_ONLINE, _ALL_CLASSES), (_ALL_CLASSES, _BATCH)):
+            while self._kv_cache.num_missing_blocks(self._queue.running(classes)) > self._kv_cache.num_free_blocks:
+                self._preempt(min(self._queue.running(victims), key=least_important))
+                step.has_preempted = True
+
+    def _take_places(self, step: StepBuilder) -> None:
+        """Admit those who have a claim to places that others hold, and preempt those."""
+        num_free_seats = self._config.max_num_seqs - self._queue.num_running
+        for request_class in _ALL_CLASSES:
+            for head in list(self._queue.candidates(request_class, LOOK_AHEAD)):
+                if self._is_deferred(head):
+                    continue
+                has_seat = num_free_seats > 0
+                if has_seat and self._kv_cache.can_admit(head, self._num_spare_blocks(head)):
+                    num_free_seats -= 1
+                    continue
+                victims = self._places.victims_for(head, has_seat=has_seat)
+                if victims is None:
+                    continue
+                if not victims:
+                    return  # what it has a claim to is not enough yet: nobody behind it takes that away
+                for victim in victims:
+                    self._preempt(victim)
+                self.num_fairness_preemptions += len(victims)
+                step.has_preempted = True
+                self._admit(step, head, self._places.num_spare_blocks(self._queue.num_running, comes_back=True))
+
+    def _schedule_classes(self, step: StepBuilder, classes: Sequence[RequestClass]) -> None:
+        """Decodes, then prefill chunks, of the running requests of these classes, then new ones."""
         decodes: list[Request] = []
         prefills: list[Request] = []
         for request in self._queue.running(classes):
             is_decode = len(request.token_ids) - request.num_computed_tokens == 1
             (decodes if is_decode else prefills).append(request)
-        decodes = self._make_room(decodes, step)
         for request in decodes:
             step.add_decode(request, self._kv_cache.extend(request))
             self._kv_cache.publish(request, request.num_computed_tokens + 1)
@@ -129,31 +162,9 @@ class Scheduler:
         self._queue.charge_decodes(decodes)
         prefills.sort(key=_batch_first)  # both classes are here only where batch is owed
         for request in prefills:
-            if request.status is RequestStatus.RUNNING:
-                self._prefill(step, request)
-
-    def _make_room(self, decodes: list[Request], step: StepBuilder) -> list[Request]:
-        """Preempt until each of these that is left can get the block that its next token may need; returns those."""
-        while self._kv_cache.num_missing_blocks(decodes) > self._kv_cache.num_free_blocks:
-            self._preempt(min(self._queue.running(_ALL_CLASSES), key=_loss))
-            step.has_preempted = True
-            decodes = [request for request in decodes if request.status is RequestStatus.RUNNING]
-        return decodes
-
-    def _yield_seat(self) -> None:
-        """Preempt one request where the next to be admitted has no place because others hold more than their share."""
-        head = next(self._queue.candidates(_ALL_CLASSES, 1), None)
-        if head is None or self._is_deferred(head):
-            return
-        if head.request_class is RequestClass.BATCH and not self._queue.is_batch_owed:
-            return  # what it would take, online would take back in this very step
-        candidates = [r for r in self._queue.seat_givers(head) if r.num_preemptions < MAX_PREEMPTIONS]
-        has_seat = self._queue.num_running < self._config.max_num_seqs
-        if not candidates or (has_seat and self._kv_cache.can_admit(head, self._num_spare_blocks(head))):
-            return
-        self._preempt(min(candidates, key=_loss))
-        self.num_fairness_preemptions += 1
-        head.num_times_skipped = MAX_TIMES_SKIPPED  # what was given up for it goes to nobody else
+            self._prefill(step, request)
+        if not step.has_preempted:
+            self._schedule_waiting(step, classes)
 
     def _preempt(self, request: Request) -> None:
         self._kv_cache.free(request)
@@ -166,32 +177,55 @@ class Scheduler:
         self.num_preemptions += 1
 
     def _schedule_waiting(self, step: StepBuilder, classes: Sequence[RequestClass]) -> None:
-        while step.token_budget > 0 and self._queue.num_running < self._config.max_num_seqs:
+        while step.token_budget > 0 and self._has_free_seat:
             request = self._try_admit_next(step, classes)
             if request is None:
                 return
-            step.add_new(request, self._kv_cache.block_ids(request))
             self._prefill(step, request)
 
     def _try_admit_next(self, step: StepBuilder, classes: Sequence[RequestClass]) -> Request | None:
-        """Move the first waiting request that fits to running, or return None."""
-        skipped: list[Request] = []
-        for request in self._queue.candidates(classes, MAX_CANDIDATES):
-            is_waited_for = request.num_times_skipped >= MAX_TIMES_SKIPPED
-            if self._num_prefill_tokens_left(step, request) == 0 or (not is_waited_for and self._is_deferred(request)):
-                continue
-            num_cached_tokens = self._kv_cache.try_admit(request, self._num_spare_blocks(request))
-            if num_cached_tokens is not None:
-                self._start(request, num_cached_tokens)
-                for passed in skipped:
-                    passed.num_times_skipped += 1
+        """Move the first waiting request that fits to running, or return None.
+
+        Batch comes first as far as it is owed seats, and holds up online where it is overdue; else it comes only where
+        no online request waits for room.
+        """
+        is_batch_first = self._queue.num_batch_running < self._batch_share.num_owed_seats
+        for request_class in reversed(classes) if is_batch_first else classes:
+            if request_class is RequestClass.BATCH and step.is_online_waiting_for_room and not is_batch_first:
+                return None
+            request, is_one_too_large = self._try_admit_of_class(step, request_class)
+            if request is not None:
                 return request
-            skipped.append(request)
-            if is_waited_for or len(skipped) == LOOK_AHEAD:
+            if request_class is RequestClass.ONLINE:
+                step.is_online_waiting_for_room = is_one_too_large
+            elif is_one_too_large and self._batch_share.is_overdue:
                 return None
         return None
 
-    def _start(self, request: Request, num_cached_tokens: int) -> None:
+    def _try_admit_of_class(self, step: StepBuilder, request_class: RequestClass) -> tuple[Request | None, bool]:
+        """The admitted request if any, and whether one was passed over since it does not fit."""
+        skipped: list[Request] = []
+        for request in self._queue.candidates(request_class, MAX_CANDIDATES):
+            is_waited_for = request.num_times_skipped >= MAX_TIMES_SKIPPED
+            if self._num_prefill_tokens_left(step, request) == 0:
+                step.was_cut = True
+                break
+            if not is_waited_for and self._is_deferred(request):
+                continue
+            if self._admit(step, request, self._num_spare_blocks(request)):
+                for passed in skipped:
+                    passed.num_times_skipped += 1
+                return request, bool(skipped)
+            skipped.append(request)
+            if is_waited_for or len(skipped) == LOOK_AHEAD:
+                break
+        return None, bool(skipped)
+
+    def _admit(self, step: StepBuilder, request: Request, num_spare_blocks: int) -> bool:
+        """Move a waiting request to running, if it fits."""
+        num_cached_tokens = self._kv_cache.try_admit(request, num_spare_blocks)
+        if num_cached_tokens is None:
+            return False
         self._queue.start(request)
         request.status = RequestStatus.RUNNING
         request.num_computed_tokens = num_cached_tokens
@@ -199,6 +233,8 @@ class Scheduler:
         if request.first_scheduled_at is None:
             request.first_scheduled_at = time.monotonic()
             request.num_cached_tokens = min(num_cached_tokens, request.num_prompt_tokens)
+        step.add_new(request, self._kv_cache.block_ids(request))
+        return True
 
     def _is_deferred(self, request: Request) -> bool:
         """True while a running request computes the very block that this one needs next, which it can then share.
@@ -209,17 +245,13 @@ class Scheduler:
         other = self._kv_cache.computing_request(request)
         return other is not None and other.request_class <= request.request_class
 
-    def _num_spare_blocks(self, request: Request) -> int:
-        """Blocks that must stay free beside a request that is admitted; an idle core always admits.
+    @property
+    def _has_free_seat(self) -> bool:
+        return self._queue.num_running < self._config.max_num_seqs
 
-        One that was preempted comes back when each running request can grow by a block, so that it is not thrown out
-        again at once.
-        """
-        num_running = self._queue.num_running
-        if num_running == 0:
-            return 0
-        num_spare = max(1, self._kv_cache.num_blocks // 100)
-        return max(num_spare, num_running) if request.status is RequestStatus.PREEMPTED else num_spare
+    def _num_spare_blocks(self, request: Request) -> int:
+        comes_back = request.status is RequestStatus.PREEMPTED
+        return self._places.num_spare_blocks(self._queue.num_running, comes_back=comes_back)
 
     def _num_prefill_tokens_left(self, step: StepBuilder, request: Request) -> int:
         """Prompt tokens that the step may still compute, for a request of this class.
@@ -233,12 +265,13 @@ class Scheduler:
 
     def _prefill(self, step: StepBuilder, request: Request) -> None:
         """Schedule the next chunk of a running request, for which it has its blocks."""
-        num_left = self._num_prefill_tokens_left(step, request)
-        num_tokens = min(request.num_tokens - request.num_computed_tokens, num_left)
+        num_wanted = min(request.num_tokens - request.num_computed_tokens, step.token_budget)
         if self._queue.num_running + self._queue.num_waiting > 1:
-            num_tokens = min(num_tokens, self._config.max_prefill_chunk)
-        if self._queue.num_waiting:  # leave something for a short prompt behind a long one
+            num_wanted = min(num_wanted, self._config.max_prefill_chunk)
+        num_tokens = min(num_wanted, self._num_prefill_tokens_left(step, request))
+        if self._queue.num_waiting and self._has_free_seat:  # leave something for a short prompt behind a long one
             num_tokens = min(num_tokens, max(MIN_TOKENS, self._prefill_budget.num_tokens // 2))
+        step.was_cut = step.was_cut or num_tokens < num_wanted
         if num_tokens > 0:
             step.add_prefill(request, num_tokens)
             self._kv_cache.publish(request, request.num_computed_tokens + num_tokens)
@@ -248,9 +281,3 @@ class Scheduler:
 
 def _batch_first(request: Request) -> bool:
     return request.request_class is RequestClass.ONLINE
-
-
-def _loss(request: Request) -> tuple[bool, bool, int, int]:
-    """Who is preempted first: batch, then who was not preempted often yet, then the least computed, then the latest."""
-    is_online = request.request_class is RequestClass.ONLINE
-    return (is_online, request.num_preemptions >= MAX_PREEMPTIONS, request.num_computed_tokens, -request.key)

@@ -1,9 +1,9 @@
-"""Virtual token counters: who of those that share has had the least, and who may take a seat from whom.
+"""Virtual token counters: which of the flows of a class has had the least, and who may take a seat from whom.
 
 After VTC (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024): each member has a counter of the
-tokens that it was given, divided by its weight; the next admission belongs to the smallest counter. `fair_queue` uses
-it twice: for the classes, and for the flows of each class.
+tokens that it was given; the next admission belongs to the smallest counter.
 Invariant: a member that did not wait for anything has no claim to what others got meanwhile (`lift`).
+Next: `fair_queue`.
 """
 
 from collections.abc import Iterable
@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class Share:
-    """One member: a class or a flow."""
+    """One member."""
 
-    weight: float = 1.0
     counter: float = 0.0
-    """Tokens given to it (prefill 1, decode 2) divided by its weight."""
+    """Costs of the tokens given to it (`fair_queue.DECODE_WEIGHT`)."""
     num_waiting: int = 0
     num_running: int = 0
     """Seats that it holds."""
@@ -26,15 +25,13 @@ class Share:
         """True while it has any request."""
         return self.num_waiting + self.num_running > 0
 
-    def can_take_seat_from(self, giver: "Share", margin: float = 1.0) -> bool:
-        """True where a seat that moves from the giver leaves it with `margin` times as many, by weight, or more.
+    def can_take_seat_from(self, giver: "Share", num_taken: int = 1) -> bool:
+        """True where a giver that loses `num_taken` seats still has as many as this one with one more.
 
-        So a seat never moves back: that would need the opposite inequality. One that has none at all may always take
-        from one that keeps another.
+        So a seat never moves back. One that has none at all may always take from one that keeps another.
         """
-        if self.num_running == 0 and giver.num_running >= 2:
-            return True
-        return margin * (self.num_running + 1) / self.weight <= (giver.num_running - 1) / giver.weight
+        num_left = giver.num_running - num_taken
+        return num_left >= self.num_running + 1 or (self.num_running == 0 and num_left >= 1)
 
 
 class VirtualCounters:
@@ -43,9 +40,9 @@ class VirtualCounters:
     def __init__(self) -> None:
         self._highest = 0.0
 
-    def charge(self, share: Share, num_tokens: float) -> None:
+    def charge(self, share: Share, cost: float) -> None:
         """Count what a member is given."""
-        share.counter += num_tokens / share.weight
+        share.counter += cost
         if share.counter > self._highest:
             self._highest = share.counter
 

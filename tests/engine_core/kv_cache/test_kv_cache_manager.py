@@ -1,3 +1,5 @@
+from unittest.mock import patch
+
 import pytest
 
 from ipc.messages import Task
@@ -144,3 +146,37 @@ def test_a_leak_is_seen():
     admit(kv_cache, make_request(50))
     with pytest.raises(AssertionError):
         kv_cache.check_idle()
+
+
+def test_blocks_of_others_count_as_free_only_where_nobody_else_uses_them():
+    kv_cache = make_kv_cache(num_blocks=4)
+    first, second = make_request(2 * BLOCK_SIZE + 1), make_request(2 * BLOCK_SIZE + 1)
+    admit(kv_cache, first)
+    admit(kv_cache, second)
+    head = make_request([9] * BLOCK_SIZE)
+    assert not kv_cache.can_admit(head, 0)
+    assert kv_cache.can_admit(head, 0, without=[first])
+    assert not kv_cache.can_admit(head, 1, without=[first])
+    assert kv_cache.can_admit(head, 3, without=[first, second])
+
+
+def test_a_cached_prefix_that_others_give_up_is_not_counted_as_free_too():
+    kv_cache = make_kv_cache(num_blocks=3)
+    first = make_request(3 * BLOCK_SIZE)
+    admit(kv_cache, first)
+    assert kv_cache.can_admit(make_request(3 * BLOCK_SIZE), 0, without=[first])
+    assert not kv_cache.can_admit(make_request(3 * BLOCK_SIZE), 1, without=[first])
+
+
+def test_who_waits_for_a_long_prefix_walks_it_once():
+    kv_cache = make_kv_cache()
+    computing, waiting = make_request(10 * BLOCK_SIZE), make_request(10 * BLOCK_SIZE)
+    kv_cache.try_admit(computing, 0)
+    assert kv_cache.computing_request(waiting) is computing
+    with patch.object(kv_cache, "_find_cached_prefix", side_effect=AssertionError("it walks")):
+        for end in range(BLOCK_SIZE, 9 * BLOCK_SIZE, BLOCK_SIZE):
+            kv_cache.publish(computing, end)
+            computing.num_computed_tokens = end
+            assert kv_cache.computing_request(waiting) is computing
+    kv_cache.publish(computing, 10 * BLOCK_SIZE)
+    assert kv_cache.computing_request(waiting) is None

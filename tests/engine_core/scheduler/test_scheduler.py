@@ -210,8 +210,7 @@ def test_a_flow_that_comes_late_gets_its_share_of_seats_at_once():
     first = simulation.add(*(make_request([number], flow="first", sampling_params=LONG) for number in range(20)))
     simulation.step()
     late = simulation.add(*(make_request([50 + number], flow="late", sampling_params=LONG) for number in range(20)))
-    for _ in range(4):  # one seat changes hands in each step
-        simulation.step()
+    simulation.step()
     assert (simulation.num_running(first), simulation.num_running(late)) == (4, 4)
     for _ in range(100):
         simulation.step()
@@ -237,6 +236,18 @@ def test_a_flow_that_fills_the_cache_makes_room_for_another():
         simulation.step()
     assert simulation.scheduler.num_fairness_preemptions <= 2
     assert all(request.num_output_tokens < 10 for request in first)
+
+
+def test_where_the_largest_flow_can_give_nothing_the_next_one_does():
+    simulation = Simulation(num_blocks=256, max_num_seqs=7)
+    spared = [make_request([n], flow="a", sampling_params=LONG, num_preemptions=2) for n in range(4)]
+    others = [make_request([n], flow="b", sampling_params=LONG) for n in range(3)]
+    simulation.add(*spared, *others)
+    simulation.step()
+    [late] = simulation.add(make_request([9], flow="c"))
+    simulation.step()
+    assert late.status is RequestStatus.RUNNING
+    assert simulation.num_running(others) == 2
 
 
 def test_a_single_seat_is_not_fought_over():
@@ -281,7 +292,128 @@ def test_batch_is_left_out_of_a_step_that_computes_an_online_prompt():
     assert {item.key for item in simulation.step().scheduled} == {online.key, batch.key}
 
 
+def make_batch(count, length=1, **fields):
+    fields = {"sampling_params": LONG, **fields}
+    return [make_request([100 + n] * length, request_class=RequestClass.BATCH, **fields) for n in range(count)]
+
+
+def test_online_takes_the_only_seat_of_batch_at_once():
+    simulation = Simulation(num_blocks=256, max_num_seqs=1, max_num_batched_tokens=256)
+    [batch] = simulation.add(*make_batch(1, length=200))
+    simulation.step()
+    [online] = simulation.add(make_request(10))
+    assert [item.key for item in simulation.step().scheduled] == [online.key]
+    assert batch.status is RequestStatus.PREEMPTED
+
+
+def test_online_takes_as_many_blocks_of_batch_as_it_needs():
+    simulation = Simulation(num_blocks=8, max_num_seqs=8, max_num_batched_tokens=8 * BLOCK_SIZE)
+    batch = simulation.add(*make_batch(4, length=BLOCK_SIZE + 4))
+    simulation.step()
+    [online] = simulation.add(make_request([1] * (3 * BLOCK_SIZE)))
+    simulation.step()
+    assert online.status is RequestStatus.RUNNING
+    assert simulation.num_running(batch) == 1
+
+
+def test_batch_keeps_its_share_of_the_seats():
+    simulation = Simulation(num_blocks=256, max_num_seqs=8, batch_share=0.25)
+    batch = simulation.add(*make_batch(8))
+    simulation.step()
+    simulation.add(*(make_request([n], sampling_params=LONG) for n in range(20)))
+    simulation.step()
+    assert simulation.num_running(batch) == 2
+
+
+@pytest.mark.parametrize("has_free_seats", [True, False])
+def test_a_large_batch_request_takes_nothing_from_online(has_free_seats):
+    simulation = Simulation(num_blocks=8, max_num_seqs=4 if has_free_seats else 2)
+    online = simulation.add(*(make_request([n] * 20, sampling_params=make_params(max_tokens=28)) for n in range(2)))
+    simulation.step()
+    [batch] = simulation.add(*make_batch(1, length=7 * BLOCK_SIZE, sampling_params=make_params(max_tokens=1)))
+    while any(request.status is not RequestStatus.FINISHED for request in online):
+        simulation.step()
+        assert batch.status is RequestStatus.WAITING
+    simulation.run(max_steps=20)
+    assert simulation.scheduler.num_preemptions == 0
+
+
+def test_a_batch_request_without_a_block_is_preempted_and_not_online():
+    simulation = Simulation(num_blocks=4, max_num_seqs=2)
+    online = make_request([2] * (2 * BLOCK_SIZE - 2), sampling_params=make_params(max_tokens=BLOCK_SIZE))
+    simulation.add(online, *make_batch(1, length=BLOCK_SIZE))
+    while not simulation.scheduler.num_preemptions:
+        simulation.step()
+    assert online.num_preemptions == 0
+
+
+def test_batch_takes_no_blocks_that_an_online_request_waits_for():
+    simulation = Simulation(num_blocks=8, max_num_seqs=4)
+    simulation.add(*make_batch(1, length=60, sampling_params=make_params(max_tokens=1)))
+    simulation.step()  # batch had its share
+    running, large = make_request([1] * 60, sampling_params=LONG), make_request([2] * (6 * BLOCK_SIZE))
+    simulation.add(running)
+    simulation.step()
+    [batch] = simulation.add(large, *make_batch(1))[1:]
+    simulation.step()
+    assert (large.status, batch.status) == (RequestStatus.WAITING, RequestStatus.WAITING)
+
+
+def test_endless_online_requests_do_not_starve_a_batch_request_that_needs_most_of_the_cache():
+    simulation = Simulation(num_blocks=8, max_num_seqs=4, batch_share=0.5)
+    [batch] = simulation.add(*make_batch(1, length=6 * BLOCK_SIZE, sampling_params=make_params(max_tokens=2)))
+    for number in range(500):
+        if simulation.scheduler.load.num_waiting < 5:
+            simulation.add(make_request([number] * 20, sampling_params=make_params(max_tokens=8)))
+        simulation.step()
+        if batch.status is RequestStatus.FINISHED:
+            return
+    raise AssertionError("it never ran")
+
+
+def test_a_light_online_load_owes_batch_nothing():
+    simulation = Simulation(num_blocks=256, max_num_seqs=4)
+    simulation.add(*make_batch(8))
+    for number in range(30):
+        for _ in range(10):
+            simulation.step()
+        [online] = simulation.add(make_request([number] * 20, sampling_params=make_params(max_tokens=2)))
+        simulation.step()
+        assert online.first_scheduled_at is not None
+        assert not simulation.scheduler._batch_share.is_owed
+
+
+def test_classes_that_are_both_saturated_seldom_preempt_each_other():
+    simulation = Simulation(num_blocks=1024, max_num_seqs=8, batch_share=0.2, max_num_batched_tokens=128)
+    params = make_params(max_tokens=20)
+    batch = simulation.add(*make_batch(300, length=20, sampling_params=params))
+    simulation.add(*(make_request([n] * 20, sampling_params=params) for n in range(300)))
+    for _ in range(400):
+        simulation.step()
+    num_started = sum(request.first_scheduled_at is not None for request in batch)
+    assert simulation.scheduler.num_preemptions <= num_started / 10
+
+
+def test_when_blocks_run_out_the_least_important_request_goes_first():
+    simulation = Simulation(num_blocks=4, max_num_seqs=2)
+    long = make_request([1] * (2 * BLOCK_SIZE), sampling_params=LONG, priority=1)
+    short = make_request([2] * BLOCK_SIZE, sampling_params=LONG, priority=0)
+    assert run_until_preemption(simulation, simulation.add(long, short)) == [0]
+
+
 # --- prompts beside decodes ---
+
+
+def test_the_budget_grows_back_while_others_wait():
+    simulation = Simulation(num_blocks=1024, max_num_batched_tokens=512, step_time_target=0.1, max_num_seqs=3)
+    simulation.add(make_request([1], sampling_params=LONG))
+    simulation.step()
+    simulation.add(*(make_request([n] * 10_000) for n in range(2, 5)))
+    simulation.step(seconds=1.0)
+    shrunk = simulation.scheduler.num_prefill_budget_tokens
+    for _ in range(20):
+        simulation.step(seconds=0.01)
+    assert simulation.scheduler.num_prefill_budget_tokens > 2 * shrunk
 
 
 def test_slow_steps_shrink_the_prompts_beside_decodes_and_fast_ones_let_them_grow():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine_core.request import RequestStatus
+from engine_core.scheduler import places
 from engine_core.scheduler import scheduler as scheduler_module
 from engine_core.scheduler.admission_order import LEVELS_OF_WHOLE_CACHE
 from ipc.messages import RequestClass
@@ -28,6 +29,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.patch.start()
         self.now = 0.0
         self.arrived = []
+        self.num_online_admissions = 0
         self.num_passes = {}
         """How often a request was passed by one that should come later, without a reason."""
 
@@ -84,7 +86,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.now += seconds
             deferred_before = self.deferred()
+            running_before = [r for r in self.simulation.requests.values() if r.status is RequestStatus.RUNNING]
             plan = self.simulation.step(seconds)
+            self.check_victims(running_before)
             self.count_passes(plan, deferred_before | self.deferred())
             self.check()
             if not self.scheduler.has_requests:
@@ -106,9 +110,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def seats_are_not_passed_round(self):
-        if self.arrived:
-            limit = scheduler_module.MAX_PREEMPTIONS * len(self.arrived)
-            assert self.scheduler.num_fairness_preemptions <= limit
+        """Between flows a request gives way so often at most; a batch request gives way to online any number of times,
+        but each time at least one online request is admitted."""
+        limit = places.MAX_PREEMPTIONS * len(self.arrived) + self.num_online_admissions * self.simulation.max_num_seqs
+        assert self.arrived == [] or self.scheduler.num_fairness_preemptions <= limit
 
     def teardown(self):
         """Every request ends, in no more steps than its tokens take if each step computed one of them ten times."""
@@ -119,6 +124,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.simulation.kv_cache.check_idle()
         self.patch.stop()
 
+    def request_class_of(self, key):
+        return next(request.request_class for request in self.arrived if request.key == key)
+
     def waiting(self):
         return [r for r in self.simulation.requests.values() if r.status is not RequestStatus.RUNNING]
 
@@ -127,8 +135,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         waiting = self.waiting()
         return {request.key for request in waiting if self.simulation.kv_cache.computing_request(request) is not None}
 
+    def simulation_seats(self):
+        return self.simulation.max_num_seqs
+
+    def check_victims(self, running_before):
+        """Online loses its place only to online: where it lost one, no batch request was admitted or kept blocks."""
+        victims = [r for r in running_before if r.status is RequestStatus.PREEMPTED]
+        if any(victim.request_class is RequestClass.ONLINE for victim in victims):
+            running = [r for r in self.simulation.requests.values() if r.status is RequestStatus.RUNNING]
+            new_online = [r for r in running if r not in running_before and r.request_class is RequestClass.ONLINE]
+            assert new_online or all(r.request_class is RequestClass.ONLINE for r in running)
+
     def count_passes(self, plan, deferred):
         for new in plan.new_requests:
+            self.num_online_admissions += self.request_class_of(new.key) is RequestClass.ONLINE
             admitted = next(request for request in self.arrived if request.key == new.key)
             if admitted.num_preemptions:
                 continue  # one that comes back was admitted before

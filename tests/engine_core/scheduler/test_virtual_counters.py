@@ -5,12 +5,6 @@ from hypothesis import strategies as st
 from engine_core.scheduler.virtual_counters import Share, VirtualCounters
 
 
-def test_tokens_count_by_weight():
-    counters, share = VirtualCounters(), Share(weight=0.1)
-    counters.charge(share, 5)
-    assert share.counter == pytest.approx(50)
-
-
 def test_who_begins_to_wait_starts_level_with_the_least_served_who_waits():
     waiting = [Share(counter=50, num_waiting=1), Share(counter=80, num_waiting=1)]
     content, late = Share(counter=10, num_running=1), Share(num_waiting=1)
@@ -36,15 +30,14 @@ def test_a_seat_is_given_up_only_by_one_that_still_has_as_many(taker, giver, may
     assert Share(num_running=taker).can_take_seat_from(Share(num_running=giver)) is may_take
 
 
-def test_a_small_weight_still_gets_one_seat():
-    online, batch = Share(weight=0.99, num_running=4), Share(weight=0.01)
-    assert batch.can_take_seat_from(online)
-    assert not online.can_take_seat_from(Share(weight=0.01, num_running=1))
+def test_a_seat_for_which_several_are_taken_leaves_the_giver_as_many():
+    assert Share(num_running=1).can_take_seat_from(Share(num_running=4), num_taken=2)
+    assert not Share(num_running=1).can_take_seat_from(Share(num_running=4), num_taken=3)
 
 
-@given(st.integers(0, 70), st.integers(0, 70), st.floats(0.01, 0.99))
-def test_seats_never_go_round(num_first, num_second, weight):
-    first, second = Share(weight, num_running=num_first), Share(1 - weight, num_running=num_second)
+@given(st.integers(0, 70), st.integers(0, 70))
+def test_seats_never_go_round(num_first, num_second):
+    first, second = Share(num_running=num_first), Share(num_running=num_second)
     for _ in range(num_first + num_second):
         if not first.can_take_seat_from(second):
             break
