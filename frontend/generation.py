@@ -10,11 +10,13 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Unpack
 
+from frontend.answer_tokens import AnswerToken
 from frontend.input_processor import EngineInput
 from frontend.output_processor import Finish, OutputProcessor, TextDelta, TextOptions
 from frontend.state import ServedModel
 from ipc.client import EngineClient, RequestStream
 from ipc.errors import RequestFailedError
+from ipc.request_outputs import TokenLogprobs
 from ipc.session import RequestOptions
 
 
@@ -30,6 +32,15 @@ class Answer:
     finish: Finish | None = None
     texts: list[str] = field(default_factory=list)
     """Pieces of the text; filled by `Generation.collect` only."""
+    tokens: list[AnswerToken] = field(default_factory=list)
+    """The tokens, where `TextOptions.has_tokens`; filled by `Generation.collect` only."""
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """Of each token of the prompt but the first, where asked for; known with the first output."""
+
+    @property
+    def text(self) -> str:
+        """The whole text of a collected answer."""
+        return "".join(self.texts)
 
 
 class _AnswerStream:
@@ -49,6 +60,8 @@ class _AnswerStream:
         except StopAsyncIteration:
             raise RequestFailedError("the stream ended without a terminal output") from None
         self.answer.num_cached_tokens = output.num_cached_tokens
+        if output.prompt_logprobs:
+            self.answer.prompt_logprobs = output.prompt_logprobs
         delta = self._processor.process(output)
         self.answer.num_output_tokens = delta.num_output_tokens
         self.answer.finish = delta.finish
@@ -131,6 +144,7 @@ class Generation:
         answers = self.answers
         async for index, delta in self.deltas():
             answers[index].texts.append(delta.text)
+            answers[index].tokens += delta.tokens
         return answers
 
     def close(self) -> None:

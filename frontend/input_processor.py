@@ -6,22 +6,25 @@ Next: `generation.py` submits the result.
 """
 
 import asyncio
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from frontend.fill_in_middle import fill_prompt
 from frontend.openai.inputs import split_inputs
 from frontend.openai.protocol import ChatCompletionRequest, ChatMessage, CompletionRequest, GenerationBody
+from frontend.sampling import fitted, nth_seed, sampling_params_of
 from frontend.state import ServedModel
 from ipc.errors import ContextLengthError, InvalidRequestError
-from ipc.sampling_params import MAX_SEED, SamplingParams
+from ipc.sampling_params import NO_LOGPROBS, SamplingParams
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default of `max_tokens` in text completions."""
 INLINE_PARTS = 100
 """Conversations of more messages and parts are rendered in a thread, so that nobody waits for them."""
+MAX_CUT_TOKENS = 2**18
+"""Longest text that is tokenized only to be cut off."""
 MAX_REQUESTS_PER_BODY = 1024
-"""Most answers (prompts times `n`) of one body."""
+"""Most answers (prompts times `n` or `best_of`) of one body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,36 +33,73 @@ class EngineInput:
 
     prompt_token_ids: list[int]
     sampling_params: SamplingParams
+    prompt_text: str | None = None
+    """The text that the ids were made of, where they are all of it and nothing else."""
 
 
 def check_num_answers(body: GenerationBody) -> None:
     """Raise `InvalidRequestError` for more answers than one body may ask for, however empty the queue is."""
     if body.num_answers > MAX_REQUESTS_PER_BODY:
         raise InvalidRequestError(
-            f"prompts times n must not exceed {MAX_REQUESTS_PER_BODY}", param="n" if body.n > 1 else "prompt"
+            f"prompts times answers must not exceed {MAX_REQUESTS_PER_BODY}",
+            param=_answers_param(body),
         )
+
+
+def _answers_param(body: GenerationBody) -> str:
+    if body.answers_per_prompt > body.n:
+        return "best_of"
+    return "n" if body.n > 1 else "prompt"
 
 
 async def chat_inputs(model: ServedModel, body: ChatCompletionRequest) -> list[EngineInput]:
     """The `n` requests of a chat completion: one prompt, one seed each."""
+    params = await sampling_params_of(model, body)
     prompt = await render_chat(
         model,
         body.messages,
         add_generation_prompt=body.add_generation_prompt,
         add_special_tokens=body.add_special_tokens,
-        max_tokens=model.max_model_len,
+        max_tokens=_max_text_tokens(model, body),
     )
-    return _fan_out(model, body, prompt, param="messages", default_max_tokens=model.max_model_len)
+    prompt = _checked_prompt(model, _truncated(model, body, prompt), "messages")
+    default = model.max_model_len
+    return _fan_out(
+        body, prompt, fitted(params, model, body, len(prompt), param="messages", default_max_tokens=default)
+    )
 
 
 async def completion_inputs(model: ServedModel, body: CompletionRequest) -> list[EngineInput]:
-    """The requests of a text completion, `n` for each prompt, prompt by prompt."""
+    """The requests of a text completion: `n` (or `best_of`) for each prompt, prompt by prompt."""
+    params = await sampling_params_of(model, body)
     inputs: list[EngineInput] = []
     for prompt in split_inputs(body.prompt):
-        ids = await prompt_token_ids(model, prompt, param="prompt", add_special_tokens=body.add_special_tokens)
-        inputs += _fan_out(model, body, ids, param="prompt", default_max_tokens=DEFAULT_COMPLETION_TOKENS)
+        ids = await _completion_prompt(model, body, prompt)
+        prompt_text = prompt if isinstance(prompt, str) and body.truncate_prompt_tokens is None else None
+        fitting = fitted(params, model, body, len(ids), param="prompt", default_max_tokens=DEFAULT_COMPLETION_TOKENS)
+        inputs += _fan_out(body, ids, fitting, prompt_text)
         await asyncio.sleep(0)  # others go on between prompts
     return inputs
+
+
+async def _completion_prompt(model: ServedModel, body: CompletionRequest, prompt: str | list[int]) -> list[int]:
+    if isinstance(prompt, str):
+        ids = await model.tokenizer.encode(
+            prompt,
+            add_special_tokens=body.add_special_tokens,
+            max_tokens=_max_text_tokens(model, body),
+            param="prompt",
+        )
+        ids = _truncated(model, body, ids)
+    else:
+        ids = _checked_prompt(model, _truncated(model, body, prompt), "prompt")
+        model.check_token_ids(ids, "prompt")
+    if body.suffix:
+        suffix = await model.tokenizer.encode(
+            body.suffix, add_special_tokens=False, max_tokens=model.max_model_len, param="suffix"
+        )
+        ids = fill_prompt(model.tokenizer, ids, suffix)
+    return _checked_prompt(model, ids, "prompt")
 
 
 async def prompt_token_ids(
@@ -119,42 +159,31 @@ def _checked_prompt(model: ServedModel, ids: list[int], param: str) -> list[int]
 
 
 def _fan_out(
-    model: ServedModel, body: GenerationBody, prompt: list[int], *, param: str, default_max_tokens: int
+    body: GenerationBody, prompt: list[int], params: SamplingParams, prompt_text: str | None = None
 ) -> list[EngineInput]:
-    """`n` requests with the same prompt and consecutive seeds."""
-    ids = _checked_prompt(model, prompt, param)
-    params = _sampling_params(model, body, len(ids), param=param, default_max_tokens=default_max_tokens)
-    return [EngineInput(ids, replace(params, seed=_nth_seed(params.seed, index))) for index in range(body.n)]
+    """The requests for one prompt, with consecutive seeds; only the first reports on the prompt, which they share."""
+    others = replace(params, num_prompt_logprobs=NO_LOGPROBS)
+    return [
+        EngineInput(prompt, replace(others if index else params, seed=nth_seed(params.seed, index)), prompt_text)
+        for index in range(body.answers_per_prompt)
+    ]
 
 
-def _sampling_params(
-    model: ServedModel, body: GenerationBody, num_prompt_tokens: int, *, param: str, default_max_tokens: int
-) -> SamplingParams:
-    remaining = model.max_model_len - num_prompt_tokens
-    max_tokens = body.num_max_tokens
-    if max_tokens is None:
-        max_tokens = min(default_max_tokens, remaining)
-    elif max_tokens > remaining:
-        raise ContextLengthError(
-            f"This model's maximum context length is {model.max_model_len} tokens, but {num_prompt_tokens} of the "
-            f"prompt and {max_tokens} of the answer were asked for ({num_prompt_tokens + max_tokens} in all).",
-            param=param,
+def _truncated(model: ServedModel, body: GenerationBody, ids: list[int]) -> list[int]:
+    """The last tokens of a prompt, as many as `truncate_prompt_tokens` says."""
+    limit = body.truncate_prompt_tokens
+    if limit is None:
+        return ids
+    if limit > model.max_model_len:
+        raise InvalidRequestError(
+            f"truncate_prompt_tokens must not exceed the model's context of {model.max_model_len} tokens",
+            param="truncate_prompt_tokens",
         )
-    params = SamplingParams(
-        max_tokens=max_tokens,
-        min_tokens=body.min_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=0 if body.top_k == -1 else body.top_k,
-        min_p=body.min_p,
-        seed=body.seed if body.seed is not None else secrets.randbits(63),
-        stop_token_ids=tuple(body.stop_token_ids),
-        ignore_eos=body.ignore_eos,
-    )
-    params.validate(model.vocab_size)
-    return params
+    if limit == -1:
+        limit = max(1, model.max_model_len - max(1, body.num_max_tokens or 1))
+    return ids[-limit:]
 
 
-def _nth_seed(seed: int, index: int) -> int:
-    """`seed + index`, wrapped around into 64 bits."""
-    return (seed + index + MAX_SEED + 1) % 2**64 - MAX_SEED - 1
+def _max_text_tokens(model: ServedModel, body: GenerationBody) -> int:
+    """Texts that must have more tokens are refused before they are tokenized."""
+    return model.max_model_len if body.truncate_prompt_tokens is None else max(model.max_model_len, MAX_CUT_TOKENS)

@@ -2,11 +2,14 @@
 
 One `OutputProcessor` per answer, fed by `generation.py`. It goes token by token however many arrive at once, so the
 text and the counts do not depend on how the engine's outputs were merged.
-Invariant: after the delta with `finish` no more is expected, and all deltas together are the whole answer.
+Invariant: after the delta with `finish` no more is expected, and all deltas together are the whole answer. Tokens are
+kept beside the text only where somebody asked for them (`answer_tokens.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from frontend.answer_tokens import AnswerToken, AnswerTokens
 from frontend.detokenizer import Detokenizer
 from frontend.stop_strings import StopStringMatcher
 from frontend.tokenizer import FrontendTokenizer
@@ -25,6 +28,10 @@ class TextOptions:
     skip_special_tokens: bool = True
     min_tokens: int = 0
     """Stop strings are looked for only in what follows this many tokens."""
+    has_tokens: bool = False
+    """Deltas also have the tokens."""
+    is_prompt_only: bool = False
+    """The answer is empty: the one token that the engine makes at least is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,9 @@ class TextDelta:
     num_output_tokens: int
     """Tokens of the answer so far, including the one that ended it."""
     finish: Finish | None
+    tokens: Sequence[AnswerToken] = ()
+    """Tokens whose text is complete with this delta, where `TextOptions.has_tokens`. All together they are as many as
+    `num_output_tokens` counts in the end, and include the one that ended the answer."""
 
 
 class OutputProcessor:
@@ -56,6 +66,7 @@ class OutputProcessor:
         self._options = options
         self._eos_token_ids = eos_token_ids
         self._num_tokens = 0
+        self._tokens = AnswerTokens() if options.has_tokens else None
 
     def process(self, output: Output) -> TextDelta:
         """Take in one output.
@@ -66,22 +77,44 @@ class OutputProcessor:
         finished = output.finished
         if finished is not None and finished.reason is FinishReason.ABORT:
             raise EngineUnavailableError("The engine stopped this request.", code="aborted")
+        if self._options.is_prompt_only:
+            return TextDelta("", 0, Finish("length", None))
         texts: list[str] = []
         last = len(output.token_ids) - 1
         for index, token_id in enumerate(output.token_ids):
             is_stop_token = index == last and finished is not None and finished.stop_token_id == token_id
             self._num_tokens += 1
-            if not is_stop_token or self._options.include_stop_str_in_output:
-                texts.append(self._on_text(self._detokenizer.step(token_id)))
+            if is_stop_token and not self._options.include_stop_str_in_output:
+                break
+            decoded = self._detokenizer.step(token_id)
+            texts.append(self._on_text(decoded))
+            if self._tokens is not None:
+                self._tokens.add(token_id, output.logprobs[index] if output.logprobs else None, decoded)
             if self._matcher.found is not None:
-                return TextDelta("".join(texts), self._num_tokens, Finish("stop", self._matcher.found))
+                return self._delta(texts, Finish("stop", self._matcher.found))
         if finished is None:
-            return TextDelta("".join(texts), self._num_tokens, None)
-        texts.append(self._on_text(self._detokenizer.flush()))
+            return self._delta(texts, None)
+        return self._last_delta(texts, output, finished)
+
+    def _last_delta(self, texts: list[str], output: Output, finished: Finished) -> TextDelta:
+        held = self._detokenizer.flush()
+        texts.append(self._on_text(held))
+        if self._tokens is not None:
+            self._tokens.flush(held)
+            if finished.stop_token_id >= 0 and not self._options.include_stop_str_in_output:
+                last_logprobs = output.logprobs[-1] if output.logprobs else None
+                self._tokens.add(finished.stop_token_id, last_logprobs, "")
         if self._matcher.found is not None:
-            return TextDelta("".join(texts), self._num_tokens, Finish("stop", self._matcher.found))
+            return self._delta(texts, Finish("stop", self._matcher.found))
         texts.append(self._matcher.flush())
-        return TextDelta("".join(texts), self._num_tokens, self._finish(finished))
+        return self._delta(texts, self._finish(finished))
+
+    def _delta(self, texts: list[str], finish: Finish | None) -> TextDelta:
+        text = "".join(texts)
+        if self._tokens is None:
+            return TextDelta(text, self._num_tokens, finish)
+        tokens = self._tokens.release(text, is_last=finish is not None)
+        return TextDelta(text, self._num_tokens, finish, tokens)
 
     def _on_text(self, text: str) -> str:
         return text if self._num_tokens <= self._options.min_tokens else self._matcher.push(text)

@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from frontend.errors import UnsupportedMediaTypeError
 from frontend.openai.unsupported import HARMLESS_PARAMETERS, UNSUPPORTED_PARAMETERS, check_supported
-from ipc.errors import InvalidRequestError
+from ipc.errors import InvalidRequestError, UnsupportedParameterError
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -31,6 +31,7 @@ MAX_FIELDS = 256
 """Most fields of a body."""
 
 _MAX_IGNORED_NAMES = 20
+_CODES = {"extra_forbidden": UnsupportedParameterError.code}
 _JSON_NODE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]', re.DOTALL)
 _JSON_MEDIA_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)\s*(;.*)?", re.IGNORECASE)
 _HEADER_SAFE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -97,7 +98,7 @@ def validate_body(model: type[BodyT], values: dict[str, Any]) -> BodyT:
 
 def ignored_params_header(values: dict[str, Any], model: type[BaseModel]) -> dict[str, str]:
     """The header that lists the fields that nothing reads; empty if there are none."""
-    known = model.model_fields.keys() | HARMLESS_PARAMETERS | UNSUPPORTED_PARAMETERS.keys()
+    known = model.model_fields.keys() | HARMLESS_PARAMETERS.keys() | UNSUPPORTED_PARAMETERS.keys()
     ignored = sorted(name for name in values.keys() - known if _HEADER_SAFE.fullmatch(name))
     return {IGNORED_PARAMS_HEADER: ", ".join(ignored[:_MAX_IGNORED_NAMES])} if ignored else {}
 
@@ -110,7 +111,7 @@ def _invalid_field(values: dict[str, Any], details: list[ErrorDetails]) -> Inval
     if detail["type"] == "missing":
         return InvalidRequestError(f"Missing required field: {param}.", param=param, code="missing_required_parameter")
     message = detail["msg"].removeprefix("Value error, ")
-    code = "invalid_type" if detail["type"].endswith("_type") else "invalid_value"
+    code = _CODES.get(detail["type"], "invalid_type" if detail["type"].endswith("_type") else "invalid_value")
     return InvalidRequestError(f"{param}: {message}", param=param or None, code=code)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from frontend.chat_template import FALLBACK_TEMPLATE, ChatTemplate
+from frontend.token_texts import TokenTexts
 from ipc.errors import ConfigError, ContextLengthError
 
 INLINE_CHARS = 10_000
@@ -28,6 +29,7 @@ class FrontendTokenizer:
     def __init__(self, tokenizer: Tokenizer, chat_template: ChatTemplate) -> None:
         self.backend = tokenizer
         self.chat_template = chat_template
+        self.token_texts = TokenTexts(tokenizer)
         self.vocab_size = tokenizer.get_vocab_size()
         longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
         self._max_chars_per_token = longest_token * (_NORMALIZED_SHRINK if tokenizer.normalizer is not None else 1)
@@ -74,14 +76,18 @@ class FrontendTokenizer:
         ids: list[int] = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         return ids
 
+    def encode_several(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts, without special tokens around them; lets other threads go on."""
+        return [item.ids for item in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
         """Text of token ids."""
         text: str = self.backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
         return text
 
-    def decode_long(self, token_ids: list[int]) -> str:
+    def decode_long(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
         """`decode` in a way that lets other threads go on."""
-        text: str = self.backend.decode_batch([token_ids], skip_special_tokens=False)[0]
+        text: str = self.backend.decode_batch([token_ids], skip_special_tokens=skip_special_tokens)[0]
         return text
 
     def token_strings(self, token_ids: list[int]) -> list[str]:

@@ -27,6 +27,8 @@ class GrammarKind(IntEnum):
     """A JSON array of strings, one of which is the answer."""
     LARK = 5
     """A grammar in llguidance's dialect of Lark."""
+    LENIENT_JSON_SCHEMA = 6
+    """A JSON schema, as text; keywords that cannot be enforced are left out of it, where JSON_SCHEMA is refused."""
 
 
 _KINDS_WITHOUT_SPEC = frozenset({GrammarKind.NONE, GrammarKind.JSON_OBJECT})

@@ -33,9 +33,10 @@ def llguidance_grammar(structured_output: StructuredOutput) -> str:
     match structured_output.kind:
         case GrammarKind.JSON_OBJECT:
             return _json_grammar('{"type": "object"}', _BOUNDED_WHITESPACE)
-        case GrammarKind.JSON_SCHEMA:
+        case GrammarKind.JSON_SCHEMA | GrammarKind.LENIENT_JSON_SCHEMA as kind:
             schema = _checked_schema(spec)
-            return _json_grammar(spec, {} if "x-guidance" in schema else _BOUNDED_WHITESPACE)
+            defaults = {} if "x-guidance" in schema else _BOUNDED_WHITESPACE
+            return _json_grammar(spec, defaults, is_lenient=kind is GrammarKind.LENIENT_JSON_SCHEMA)
         case GrammarKind.REGEX:
             return LLMatcher.grammar_from_regex(spec)
         case GrammarKind.CHOICE:
@@ -46,10 +47,10 @@ def llguidance_grammar(structured_output: StructuredOutput) -> str:
             raise GrammarError("there is no grammar")
 
 
-def _json_grammar(schema: str, defaults: "JsonCompileOptions") -> str:
-    """Keywords that cannot be enforced are refused (not `lenient`), whatever the schema says."""
+def _json_grammar(schema: str, defaults: "JsonCompileOptions", *, is_lenient: bool = False) -> str:
+    """Keywords that cannot be enforced are refused unless `is_lenient`, whatever the schema says."""
     try:
-        return LLMatcher.grammar_from_json_schema(schema, defaults=defaults, overrides={"lenient": False})
+        return LLMatcher.grammar_from_json_schema(schema, defaults=defaults, overrides={"lenient": is_lenient})
     except ValueError as error:
         raise GrammarError(str(error)) from error
 

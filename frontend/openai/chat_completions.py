@@ -1,11 +1,27 @@
-"""`POST /v1/chat/completions`: a conversation in, `n` answers out. The steps are in `serving`."""
+"""`POST /v1/chat/completions`: a conversation in, `n` answers out. The steps are in `serving`.
 
+Where an answer has parts (tool calls, reasoning), `answer_parser` is the one place that says so: the text of each
+answer then goes through a parser, streamed or not.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
+from frontend.answer_parts import AnswerParser, ContentDelta, Part
+from frontend.generation import Answer
 from frontend.input_processor import EngineInput, chat_inputs
+from frontend.openai.answer_writer import AnswerWriter, finish_fields
+from frontend.openai.chat_parts import delta_of, has_tool_calls, message_of
+from frontend.openai.logprobs import LogprobsWriter
 from frontend.openai.protocol import ChatCompletionRequest
 from frontend.openai.serving import OpenAIServing
+from frontend.output_processor import Finish, TextDelta
 from frontend.state import FrontendState, ServedModel
+
+
+def answer_parser(model: ServedModel, body: ChatCompletionRequest) -> AnswerParser | None:
+    """A parser for one answer, or None where its text is its content."""
+    return None
 
 
 class OpenAIServingChat(OpenAIServing[ChatCompletionRequest]):
@@ -14,7 +30,6 @@ class OpenAIServingChat(OpenAIServing[ChatCompletionRequest]):
     id_prefix = "chatcmpl-"
     object_name = "chat.completion"
     chunk_object_name = "chat.completion.chunk"
-    text_path = ("delta", "content")
 
     def __init__(self, state: FrontendState) -> None:
         super().__init__(state, ChatCompletionRequest)
@@ -23,14 +38,94 @@ class OpenAIServingChat(OpenAIServing[ChatCompletionRequest]):
         """One prompt, `n` times."""
         return await chat_inputs(model, body)
 
-    def first_choice(self) -> dict[str, Any]:
+    async def writer(self, model: ServedModel, body: ChatCompletionRequest, inputs: list[EngineInput]) -> AnswerWriter:
+        """Messages and their deltas."""
+        return ChatWriter(model, body, inputs, [answer_parser(model, body) for _ in inputs])
+
+
+class ChatWriter(AnswerWriter):
+    """Writes the answers of one conversation."""
+
+    text_path = ("delta", "content")
+
+    def __init__(
+        self,
+        model: ServedModel,
+        body: ChatCompletionRequest,
+        inputs: Sequence[EngineInput],
+        parsers: Sequence[AnswerParser | None],
+    ) -> None:
+        """`parsers` has one for each answer."""
+        self._body = body
+        self._prompt_token_ids = inputs[0].prompt_token_ids
+        self._parsers = parsers
+        self._has_called = [False] * len(parsers)
+        """Which answers have tool calls so far."""
+        self._logprobs = LogprobsWriter(
+            model.tokenizer.token_texts, num_best=body.top_logprobs, as_token_ids=body.return_tokens_as_token_ids
+        )
+        self.is_plain = not (body.logprobs or body.return_token_ids or any(parsers))
+
+    def extra_fields(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """What was asked about the prompt."""
+        fields: dict[str, Any] = {}
+        if self._body.prompt_logprobs is not None:
+            fields["prompt_logprobs"] = self._logprobs.prompt(answers[0].prompt_logprobs, self._body.prompt_logprobs)
+        if self._body.return_token_ids:
+            fields["prompt_token_ids"] = self._prompt_token_ids
+        return fields
+
+    def first_choice(self, answers: Sequence[Answer], index: int) -> dict[str, Any]:
         """The role comes before any text."""
         return {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
 
-    def whole_choice(self, text: str) -> dict[str, Any]:
-        """A message."""
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+    def delta_choices(self, index: int, delta: TextDelta) -> list[dict[str, Any]]:
+        """A chunk for each part; what was asked about the tokens goes with the first one."""
+        deltas = [delta_of(part) for part in self._parts(index, delta.text, is_last=delta.finish is not None)]
+        if not deltas and delta.tokens:
+            deltas = [{}]
+        choices: list[dict[str, Any]] = [{"delta": item, "logprobs": None, "finish_reason": None} for item in deltas]
+        if choices:
+            choices[0] |= self._token_fields(delta)
+        return choices
 
-    def last_choice(self) -> dict[str, Any]:
+    def last_choice(self, index: int, finish: Finish) -> dict[str, Any]:
         """An empty delta."""
-        return {"delta": {}}
+        return {"delta": {}, "logprobs": None, **self._finish_fields(index, finish)}
+
+    def whole_choices(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+        """Messages."""
+        return [
+            {
+                "index": answer.index,
+                "message": message_of(self._parts(answer.index, answer.text, is_last=True)),
+                "logprobs": None,
+                **self._finish_fields(answer.index, answer.finish),
+                **self._token_fields(answer),
+            }
+            for answer in answers
+        ]
+
+    def _parts(self, index: int, text: str, *, is_last: bool) -> list[Part]:
+        parser = self._parsers[index]
+        if parser is None:
+            return [ContentDelta(text)] if text else []
+        parts = parser.push(text) if text else []
+        if is_last:
+            parts += parser.finish()
+        self._has_called[index] |= has_tool_calls(parts)
+        return parts
+
+    def _finish_fields(self, index: int, finish: Finish | None) -> dict[str, Any]:
+        fields = finish_fields(finish)
+        if self._has_called[index] and fields["finish_reason"] == "stop":
+            fields["finish_reason"] = "tool_calls"
+        return fields
+
+    def _token_fields(self, source: Answer | TextDelta) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        if self._body.logprobs:
+            fields["logprobs"] = self._logprobs.chat(source.tokens)
+        if self._body.return_token_ids:
+            fields["token_ids"] = [token.token_id for token in source.tokens]
+        return fields

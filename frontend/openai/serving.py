@@ -1,14 +1,15 @@
 """What chat and text completions have in common: the steps of a request, whole or streamed.
 
 Body, admission, token ids, engine streams, text, JSON or SSE. Whatever fails before every answer has begun is an HTTP
-status for the whole request; later failures of a stream are error events. Subclasses say how a choice looks.
-Next: `chat_completions`, `completions`.
+status for the whole request; later failures of a stream are error events. Subclasses say how prompts become token ids,
+and with which writer answers become choices. Next: `chat_completions`, `completions`, `answer_writer`.
 """
 
 import time
 import uuid
 from abc import ABC, abstractmethod
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
 
 from starlette.requests import Request
@@ -16,14 +17,19 @@ from starlette.responses import Response
 
 from frontend.disconnect import run_while_connected
 from frontend.errors import json_response
-from frontend.generation import Answer, Generation
+from frontend.generation import Generation
 from frontend.input_processor import EngineInput, check_num_answers
+from frontend.openai.answer_writer import AnswerEvents, AnswerWriter
+from frontend.openai.grammars import INVALID_GRAMMAR, named_grammar_error
 from frontend.openai.protocol import GenerationBody
-from frontend.openai.streaming import DONE, ChunkEncoder, Events, EventStreamResponse
+from frontend.openai.request_options import named_priority_error, request_options, used_tier
+from frontend.openai.streaming import Events, EventStreamResponse
 from frontend.openai.usage import usage_of
-from frontend.output_processor import Finish, TextOptions
+from frontend.output_processor import TextOptions
 from frontend.request_body import read_body
 from frontend.state import FrontendState, ServedModel
+from ipc.errors import InvalidRequestError
+from ipc.session import RequestOptions
 
 BodyT = TypeVar("BodyT", bound=GenerationBody)
 
@@ -34,8 +40,6 @@ class OpenAIServing(ABC, Generic[BodyT]):
     id_prefix: ClassVar[str]
     object_name: ClassVar[str]
     chunk_object_name: ClassVar[str]
-    text_path: ClassVar[tuple[str, ...]]
-    """Where a streamed choice keeps its text."""
 
     def __init__(self, state: FrontendState, body_type: type[BodyT]) -> None:
         self._state = state
@@ -43,19 +47,11 @@ class OpenAIServing(ABC, Generic[BodyT]):
 
     @abstractmethod
     async def engine_inputs(self, model: ServedModel, body: BodyT) -> list[EngineInput]:
-        """The engine requests of a body: `n` for each prompt, in order."""
+        """The engine requests of a body: `answers_per_prompt` for each prompt, in order."""
 
     @abstractmethod
-    def first_choice(self) -> dict[str, Any] | None:
-        """The choice that opens a stream, or None where there is nothing to say before the text."""
-
-    @abstractmethod
-    def whole_choice(self, text: str) -> dict[str, Any]:
-        """The text's place in a whole answer."""
-
-    @abstractmethod
-    def last_choice(self) -> dict[str, Any]:
-        """The empty text of the chunk that ends a streamed choice."""
+    async def writer(self, model: ServedModel, body: BodyT, inputs: list[EngineInput]) -> AnswerWriter:
+        """How the answers to these requests look."""
 
     async def serve(self, request: Request) -> Response:
         """Answer one HTTP request.
@@ -67,81 +63,90 @@ class OpenAIServing(ABC, Generic[BodyT]):
         model = self._state.model()
         body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
         model.check_name(body.model)
+        options = request_options(body, request.headers)
+        head = self._head(model, body)
+        if body.stream:
+            generation, writer = await run_while_connected(request, self._start(model, body, options))
+            events = _events(generation, AnswerEvents(writer, generation.answers, body, head))
+            return EventStreamResponse(events, generation.close, headers)
+        whole = await run_while_connected(request, self._whole(model, body, options))
+        return json_response({**head, **whole}, headers=headers)
+
+    def _head(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
+        """The fields that an answer and all its chunks have."""
         head = {
-            "id": self.id_prefix + uuid.uuid4().hex,
+            "id": self.id_prefix + (body.request_id or uuid.uuid4().hex),
             "object": self.chunk_object_name if body.stream else self.object_name,
             "created": int(time.time()),
             "model": body.model,
             "system_fingerprint": model.system_fingerprint,
         }
-        if body.stream:
-            generation = await run_while_connected(request, self._start(model, body))
-            return EventStreamResponse(self._events(generation, body, head), generation.close, headers)
-        whole = await run_while_connected(request, self._whole(model, body))
-        return json_response({**head, **whole}, headers=headers)
+        tier = used_tier(body)
+        return head if tier is None else {**head, "service_tier": tier}
 
-    async def _submit(self, model: ServedModel, body: BodyT) -> Generation:
+    async def _submit(
+        self, model: ServedModel, body: BodyT, options: RequestOptions
+    ) -> tuple[Generation, AnswerWriter]:
         check_num_answers(body)
         self._state.check_admission(model, body.num_answers)
         inputs = await self.engine_inputs(model, body)
-        options = TextOptions(
-            stop_strings=body.stop_strings,
-            include_stop_str_in_output=body.include_stop_str_in_output,
-            skip_special_tokens=body.skip_special_tokens,
-            min_tokens=body.min_tokens,
-        )
-        return Generation(
-            self._state.client,
-            model,
-            inputs,
-            options,
-            priority=body.priority,
-            flow=body.user,
-            cache_salt=body.cache_salt,
-        )
+        writer = await self.writer(model, body, inputs)
+        return Generation(self._state.client, model, inputs, _text_options(body), **options), writer
 
-    async def _start(self, model: ServedModel, body: BodyT) -> Generation:
+    async def _start(self, model: ServedModel, body: BodyT, options: RequestOptions) -> tuple[Generation, AnswerWriter]:
         """Submit, and wait until every answer has begun."""
-        generation = await self._submit(model, body)
+        generation, writer = await self._submit(model, body, options)
         try:
-            await generation.prime()
+            with _named_errors(body):
+                await generation.prime()
         except BaseException:
             generation.close()
             raise
-        return generation
+        return generation, writer
 
-    async def _whole(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
-        generation = await self._submit(model, body)
+    async def _whole(self, model: ServedModel, body: BodyT, options: RequestOptions) -> dict[str, Any]:
+        generation, writer = await self._submit(model, body, options)
         try:
-            answers = await generation.collect()
+            with _named_errors(body):
+                answers = await generation.collect()
         finally:
             generation.close()
-        return {"choices": [self._choice_of(answer) for answer in answers], "usage": usage_of(answers, body.n)}
-
-    def _choice_of(self, answer: Answer) -> dict[str, Any]:
-        text = "".join(answer.texts)
-        return {"index": answer.index, **self.whole_choice(text), "logprobs": None, **_finish_fields(answer.finish)}
-
-    async def _events(self, generation: Generation, body: BodyT, head: dict[str, Any]) -> Events:
-        answers = generation.answers
-        has_usage = body.stream_options is not None and body.stream_options.include_usage
-        is_continuous = body.stream_options is not None and body.stream_options.continuous_usage_stats
-        encoder = ChunkEncoder(head, self.text_path, has_usage=has_usage or is_continuous)
-        first_choice = self.first_choice()
-        if first_choice is not None:
-            yield b"".join(encoder.choice(answer.index, first_choice) for answer in answers)
-        async with aclosing(generation.deltas()) as deltas:
-            async for index, delta in deltas:
-                usage = usage_of(answers, body.n) if is_continuous else None
-                item = encoder.text(index, delta.text, usage) if delta.text else b""
-                if delta.finish is not None:
-                    choice = {**self.last_choice(), "logprobs": None, **_finish_fields(delta.finish)}
-                    item += encoder.choice(index, choice, usage)
-                if item:
-                    yield item
-        yield (encoder.usage(usage_of(answers, body.n)) if has_usage else b"") + DONE
+        return {
+            **writer.extra_fields(answers),
+            "choices": writer.whole_choices(answers),
+            "usage": usage_of(answers, body.answers_per_prompt),
+        }
 
 
-def _finish_fields(finish: Finish | None) -> dict[str, Any]:
-    assert finish is not None
-    return {"finish_reason": finish.reason, "stop_reason": finish.stop_reason}
+async def _events(generation: Generation, events: AnswerEvents) -> Events:
+    if begin := events.begin():
+        yield begin
+    async with aclosing(generation.deltas()) as deltas:
+        async for index, delta in deltas:
+            if item := events.of(index, delta):
+                yield item
+    yield events.end()
+
+
+def _text_options(body: GenerationBody) -> TextOptions:
+    return TextOptions(
+        stop_strings=body.stop_strings,
+        include_stop_str_in_output=body.include_stop_str_in_output,
+        skip_special_tokens=body.skip_special_tokens,
+        min_tokens=body.min_tokens,
+        has_tokens=body.num_logprobs is not None or body.return_token_ids,
+        is_prompt_only=body.num_max_tokens == 0,
+    )
+
+
+@contextmanager
+def _named_errors(body: GenerationBody) -> Iterator[None]:
+    """The core's refusals name its own fields; here they get the names that the body used."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        if error.code == INVALID_GRAMMAR:
+            raise named_grammar_error(error, body) from error
+        if error.param == "priority":
+            raise named_priority_error(error, body) from error
+        raise

@@ -2,12 +2,13 @@
 
 A chunk is put together from a prefix that is encoded once per request and the escaped text, because one is sent per
 token. `data: [DONE]` always means that the answer is complete: a failure after the status line becomes one
-`data: {"error": …}` event and no [DONE]. Used by `chat_completions` and `completions`.
+`data: {"error": …}` event and no [DONE]. Used by `answer_writer` and `serving`.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -52,9 +53,16 @@ class ChunkEncoder:
         end = self._no_usage if usage is None else b',"usage":' + orjson.dumps(usage) + b"}\n\n"
         return b"%b%d%b%b%b%b" % (self._prefix, index, self._before_text, orjson.dumps(text), self._after_text, end)
 
-    def choice(self, index: int, choice: dict[str, Any], usage: dict[str, Any] | None = None) -> bytes:
-        """A chunk with any other choice (its role, its end)."""
-        chunk = {**self._head, "choices": [{"index": index, **choice}]}
+    def choice(
+        self,
+        index: int,
+        choice: dict[str, Any],
+        usage: dict[str, Any] | None = None,
+        *,
+        extra: Mapping[str, Any] = MappingProxyType({}),
+    ) -> bytes:
+        """A chunk with any other choice (its role, its end), and `extra` fields beside the choices."""
+        chunk = {**self._head, **extra, "choices": [{"index": index, **choice}]}
         if self._has_usage:
             chunk["usage"] = usage
         return event(chunk)

@@ -1,0 +1,58 @@
+"""How the core is to treat the requests of a body: who goes first, for how long, and with whom the cache is shared.
+
+Invariant: the tier that an answer names is the one that was used. Called by `serving.py`.
+"""
+
+from starlette.datastructures import Headers
+
+from frontend.openai.protocol import MAX_INT32, MAX_TIMEOUT_S, GenerationBody
+from ipc.errors import InvalidRequestError
+from ipc.sampling_params import check_range
+from ipc.session import RequestOptions
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+
+TIER_PRIORITIES = {"auto": 0, "default": 0, "flex": 10, "priority": -10}
+"""Added to `priority`, of which a lower one goes first."""
+
+
+def request_options(body: GenerationBody, headers: Headers) -> RequestOptions:
+    """The options of a body and its headers.
+
+    Raises:
+        InvalidRequestError: the header is no number of seconds, or out of range.
+    """
+    options = RequestOptions(priority=_priority(body), flow=body.user, cache_salt=body.cache_salt)
+    timeouts_s = [timeout for timeout in (body.timeout, _header_timeout(headers)) if timeout is not None]
+    if timeouts_s:
+        options["timeout_s"] = min(timeouts_s)
+    return options
+
+
+def used_tier(body: GenerationBody) -> str | None:
+    """What an answer says about `service_tier`; None where nobody asked."""
+    return "default" if body.service_tier == "auto" else body.service_tier
+
+
+def named_priority_error(error: InvalidRequestError, body: GenerationBody) -> InvalidRequestError:
+    """The core's refusal of a priority, under the name of the tier where that is where it came from."""
+    if body.priority or body.service_tier is None:
+        return error
+    return InvalidRequestError(error.message, param="service_tier", code=error.code)
+
+
+def _priority(body: GenerationBody) -> int:
+    priority = body.priority + TIER_PRIORITIES[body.service_tier or "default"]
+    return max(-MAX_INT32 - 1, min(priority, MAX_INT32))
+
+
+def _header_timeout(headers: Headers) -> float | None:
+    given = headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return None
+    try:
+        timeout_s = float(given)
+    except ValueError:
+        raise InvalidRequestError(f"{TIMEOUT_HEADER} must be a number of seconds", param=TIMEOUT_HEADER) from None
+    check_range(TIMEOUT_HEADER, timeout_s, 0.001, MAX_TIMEOUT_S)
+    return timeout_s
