@@ -81,10 +81,12 @@ class OutputProcessor:
             return TextDelta("", 0, Finish("length", None))
         texts: list[str] = []
         last = len(output.token_ids) - 1
+        is_end_hidden = False
         for index, token_id in enumerate(output.token_ids):
             is_stop_token = index == last and finished is not None and finished.stop_token_id == token_id
             self._num_tokens += 1
             if is_stop_token and not self._options.include_stop_str_in_output:
+                is_end_hidden = True
                 break
             decoded = self._detokenizer.step(token_id)
             texts.append(self._on_text(decoded))
@@ -94,14 +96,14 @@ class OutputProcessor:
                 return self._delta(texts, Finish("stop", self._matcher.found))
         if finished is None:
             return self._delta(texts, None)
-        return self._last_delta(texts, output, finished)
+        return self._last_delta(texts, output, finished, is_end_hidden=is_end_hidden)
 
-    def _last_delta(self, texts: list[str], output: Output, finished: Finished) -> TextDelta:
+    def _last_delta(self, texts: list[str], output: Output, finished: Finished, *, is_end_hidden: bool) -> TextDelta:
         held = self._detokenizer.flush()
         texts.append(self._on_text(held))
         if self._tokens is not None:
             self._tokens.flush(held)
-            if finished.stop_token_id >= 0 and not self._options.include_stop_str_in_output:
+            if is_end_hidden:
                 last_logprobs = output.logprobs[-1] if output.logprobs else None
                 self._tokens.add(finished.stop_token_id, last_logprobs, "")
         if self._matcher.found is not None:

@@ -5,6 +5,7 @@ status for the whole request; later failures of a stream are error events. Subcl
 and with which writer answers become choices. Next: `chat_completions`, `completions`, `answer_writer`.
 """
 
+import asyncio
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -17,7 +18,7 @@ from starlette.responses import Response
 
 from frontend.disconnect import run_while_connected
 from frontend.errors import json_response
-from frontend.generation import Generation
+from frontend.generation import Answer, Generation
 from frontend.input_processor import EngineInput, check_num_answers
 from frontend.openai.answer_writer import AnswerEvents, AnswerWriter
 from frontend.openai.grammars import INVALID_GRAMMAR, named_grammar_error
@@ -32,6 +33,9 @@ from ipc.errors import InvalidRequestError
 from ipc.session import RequestOptions
 
 BodyT = TypeVar("BodyT", bound=GenerationBody)
+
+INLINE_TOKENS = 1_000
+"""Answers that say something about more tokens are written in a thread, so that nobody waits for them."""
 
 
 class OpenAIServing(ABC, Generic[BodyT]):
@@ -111,15 +115,22 @@ class OpenAIServing(ABC, Generic[BodyT]):
                 answers = await generation.collect()
         finally:
             generation.close()
-        return {
-            **writer.extra_fields(answers),
-            "choices": writer.whole_choices(answers),
-            "usage": usage_of(answers, body.answers_per_prompt),
-        }
+        if sum(len(answer.tokens) + len(answer.prompt_logprobs) for answer in answers) > INLINE_TOKENS:
+            return await asyncio.to_thread(_whole_answer, writer, answers, body)
+        return _whole_answer(writer, answers, body)
+
+
+def _whole_answer(writer: AnswerWriter, answers: list[Answer], body: GenerationBody) -> dict[str, Any]:
+    return {
+        **writer.extra_fields(answers),
+        "choices": writer.whole_choices(answers),
+        "usage": usage_of(answers, body.answers_per_prompt),
+    }
 
 
 async def _events(generation: Generation, events: AnswerEvents) -> Events:
-    if begin := events.begin():
+    is_long = sum(len(answer.prompt_logprobs) for answer in generation.answers) > INLINE_TOKENS
+    if begin := await asyncio.to_thread(events.begin) if is_long else events.begin():
         yield begin
     async with aclosing(generation.deltas()) as deltas:
         async for index, delta in deltas:

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Usage: scripts/generate_api_docs.py [--check]
+
+Writes docs/api.md from the request bodies (frontend/openai/protocol) and the list of fields that are known but not
+honoured (frontend/openai/unsupported.py). With --check it only compares, and exits with 1 where the file is stale.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from frontend.openai.protocol import (  # noqa: E402
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    TokenizeRequest,
+)
+from frontend.openai.unsupported import HARMLESS_PARAMETERS, UNSUPPORTED_PARAMETERS  # noqa: E402
+
+DOCUMENT = ROOT / "docs" / "api.md"
+ENDPOINTS: dict[str, type[BaseModel]] = {
+    "POST /v1/chat/completions": ChatCompletionRequest,
+    "POST /v1/completions": CompletionRequest,
+    "POST /v1/embeddings": EmbeddingRequest,
+    "POST /tokenize": TokenizeRequest,
+    "POST /detokenize": DetokenizeRequest,
+}
+
+INTRODUCTION = """\
+# The API: which fields are honoured
+
+Written by `scripts/generate_api_docs.py` from the code; a test compares them.
+
+A field is honoured or refused, never accepted and ignored. Scalars are strict: `true` is not 1, `"1"` is not 1, 1 may
+stand for 1.0; NaN and Infinity are not JSON (400 `invalid_json`). An explicit null counts as absent. What is wrong is
+400, with the field as `param` and a `code`: `invalid_type`, `invalid_value`, `missing_required_parameter`,
+`context_length_exceeded`, `invalid_grammar`, `invalid_schema`, `unsupported_parameter`. Fields that nobody knows are
+accepted and named in the header `X-Ignored-Params`.
+
+## What the answers say
+
+- **Log-probabilities** are those of the raw logits, before grammars, biases and temperature. There is one entry for
+  each token that `completion_tokens` counts, so also for the token that ended the answer; -9999 stands for minus
+  infinity. A token is spelled as its text, as `bytes:\\xf0\\x9f` where its bytes are no text. `top_logprobs` of a
+  completion have one number for each text: of several tokens with the same text the most probable one counts.
+- **`text_offset`** counts characters of the returned text, which begins with the prompt where `echo` is set. A token
+  behind a stop string, or one that is not shown, has the offset of the end.
+- **In a stream** a token comes with the chunk that completes its text: what could still become a stop string, or ends
+  inside a character, waits with its tokens.
+- **`max_tokens: 0`** (completions) generates nothing that is shown or counted; with `echo` and `logprobs` it scores the
+  prompt.
+- **`response_format`** with `json_schema`: with `strict: true` a schema that cannot be enforced is refused with 400
+  `invalid_schema`; else keywords that cannot be enforced are left out. Schemas have at most 64 KiB, 64 levels and 1,000
+  properties.
+- **`service_tier`**: `flex` adds 10 to `priority`, `priority` subtracts 10; `auto` is `default`.
+- **`timeout`**, or the shorter one of it and the header `X-Request-Timeout`: 504 `timeout`, in a stream that has begun
+  an error event.
+- **`prompt_logprobs`** has vLLM's shape. **`return_token_ids`** adds `token_ids` to choices and chunks and
+  `prompt_token_ids` to a chat's answer (its first chunk) or to a completion's choice (its first chunk).
+"""
+
+
+def default_of(body: type[BaseModel], name: str) -> str:
+    """The default as JSON writes it."""
+    field = body.model_fields[name]
+    value = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return "required"
+    return "" if value is None else f"`{_json(value)}`"
+
+
+def rows_of(body: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
+    """Name, status, default or neutral values, and meaning of each field that the endpoint knows."""
+    for name, field in body.model_fields.items():
+        yield name, "honoured", default_of(body, name), field.description or ""
+    for name, item in UNSUPPORTED_PARAMETERS.items():
+        if name not in body.model_fields:
+            yield name, "refused", " ".join(f"`{_json(value)}`" for value in item.neutral), item.meaning
+    for name, reason in HARMLESS_PARAMETERS.items():
+        if name not in body.model_fields:
+            yield name, "harmless", "", reason
+
+
+def document() -> str:
+    """The whole text of docs/api.md."""
+    lines = [INTRODUCTION]
+    for endpoint, body in ENDPOINTS.items():
+        lines += [
+            f"## `{endpoint}`",
+            "",
+            "| field | | default; values that ask for nothing | meaning |",
+            "|---|---|---|---|",
+        ]
+        for name, status, values, meaning in rows_of(body):
+            lines.append(f"| `{name}` | {status} | {values} | {' '.join(meaning.split())} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def main() -> int:
+    """Write, or compare."""
+    if "--check" in sys.argv[1:]:
+        return int(not DOCUMENT.exists() or DOCUMENT.read_text(encoding="utf-8") != document())
+    DOCUMENT.write_text(document(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
