@@ -4,7 +4,7 @@ JSON is read strictly (no NaN, no lone surrogates, no byte order mark) and scala
 counts as absent. Errors name the field as a dotted path (`messages.0.content`) and never repeat its value. Fields that
 nobody knows are accepted and reported in the `X-Ignored-Params` header.
 Invariant: no body keeps the event loop for long: large ones are read in a thread, one at a time, because parsing holds
-the interpreter lock, and what is built from them has a limit. Next: `openai/protocol.py`, the bodies themselves.
+the interpreter lock, and what is built from them has a limit. Next: `openai/protocol/`, the bodies themselves.
 """
 
 import asyncio

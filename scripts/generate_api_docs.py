@@ -55,7 +55,7 @@ accepted and named in the header `X-Ignored-Params`.
 - **`text_offset`** counts characters of the returned text, which begins with the prompt where `echo` is set. A token
   behind a stop string, or one that is not shown, has the offset of the end.
 - **In a stream** a token comes with the chunk that completes its text: what could still become a stop string, or ends
-  inside a character, waits with its tokens.
+  inside a character, waits with its tokens. A token that a stop string cuts is reported whole, with the last text.
 - **`max_tokens: 0`** (completions) generates nothing that is shown or counted; with `echo` and `logprobs` it scores the
   prompt.
 - **`response_format`** with `json_schema`: with `strict: true` a schema that cannot be enforced is refused with 400

@@ -97,6 +97,22 @@ def test_a_schema_that_is_none_or_cannot_be_enforced_is_refused_by_name(compiled
         compiled(GrammarKind.JSON_SCHEMA, spec)
 
 
+@pytest.mark.parametrize(
+    "extra",
+    ['"not": {"required": ["b"]}', '"unevaluatedProperties": false', '"x-guidance": {"lenient": false}, "if": {}'],
+)
+def test_leniently_the_rest_of_a_schema_is_enforced(compiled, matches, extra):
+    spec = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], ' + extra + "}"
+    grammar = compiled(GrammarKind.LENIENT_JSON_SCHEMA, spec)
+    assert [text for text in ('{"a": 1}', '{"a": ""}', "{}") if matches(grammar, text)] == ['{"a": 1}']
+
+
+@pytest.mark.parametrize("spec", ['{"type": "text"}', "[1]", '{"minimum": NaN}', '{"enum": []}'])
+def test_leniently_a_schema_must_still_be_one(compiled, spec):
+    with pytest.raises(GrammarError):
+        compiled(GrammarKind.LENIENT_JSON_SCHEMA, spec)
+
+
 def test_the_depth_of_a_schema_is_limited(compiled):
     compiled(GrammarKind.JSON_SCHEMA, nested_arrays(MAX_SCHEMA_DEPTH))
     for depth in (MAX_SCHEMA_DEPTH + 1, 7000):
