@@ -52,6 +52,8 @@ accepted and named in the header `X-Ignored-Params`.
   each token that `completion_tokens` counts, so also for the token that ended the answer; -9999 stands for minus
   infinity. A token is spelled as its text, as `bytes:\\xf0\\x9f` where its bytes are no text. `top_logprobs` of a
   completion have one number for each text: of several tokens with the same text the most probable one counts.
+- A whole answer keeps 1,048,576 log-probabilities at most, counted before it begins as tokens times best tokens; what
+  could need more is refused. Streams keep none.
 - **`text_offset`** counts characters of the returned text, which begins with the prompt where `echo` is set. A token
   behind a stop string, or one that is not shown, has the offset of the end.
 - **In a stream** a token comes with the chunk that completes its text: what could still become a stop string, or ends

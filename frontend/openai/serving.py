@@ -28,6 +28,7 @@ from frontend.openai.streaming import Events, EventStreamResponse
 from frontend.openai.usage import usage_of
 from frontend.output_processor import TextOptions
 from frontend.request_body import read_body
+from frontend.request_limits import check_limits
 from frontend.state import FrontendState, ServedModel
 from ipc.errors import InvalidRequestError
 from ipc.session import RequestOptions
@@ -94,6 +95,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         check_num_answers(body)
         self._state.check_admission(model, body.num_answers)
         inputs = await self.engine_inputs(model, body)
+        check_limits(body, inputs)
         writer = await self.writer(model, body, inputs)
         return Generation(self._state.client, model, inputs, _text_options(body), **options), writer
 

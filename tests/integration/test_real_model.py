@@ -40,6 +40,18 @@ def test_it_knows_the_capital_of_france(client):
     assert answer.choices[0].finish_reason == "stop"
 
 
+def test_biases_bad_words_and_allowed_tokens_reach_the_sampler(client):
+    request = {"model": MODEL, "prompt": "The capital of France is", "max_tokens": 3, "temperature": 0}
+    plain = client.completions.create(**request, extra_body={"return_token_ids": True}).choices[0]
+    assert plain.text.startswith(" Paris")
+    first = plain.token_ids[0]
+    assert not client.completions.create(**request, logit_bias={first: -100}).choices[0].text.startswith(" Paris")
+    others = client.completions.create(**request, extra_body={"bad_words": ["Paris"]}).choices[0]
+    assert not others.text.startswith(" Paris")
+    only = client.completions.create(**request, extra_body={"allowed_token_ids": [first]}).choices[0]
+    assert only.text == " Paris" * 3
+
+
 @pytest.mark.parametrize("max_tokens", [5, 60])
 def test_a_streamed_answer_equals_the_whole_one(client, max_tokens):
     messages = [{"role": "user", "content": "Write one sentence about the sea. Use an emoji."}]
