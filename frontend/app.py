@@ -15,6 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from frontend.anthropic_api.error_envelope import AnthropicEnvelopeMiddleware
+from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest
+from frontend.anthropic_api.serving import ServingCountTokens, ServingMessages
 from frontend.errors import error_response, http_exception_response
 from frontend.health import Health, package_version
 from frontend.middleware import BodyLimitMiddleware, RequestContextMiddleware
@@ -31,6 +34,8 @@ from frontend.openai.protocol import (
 )
 from frontend.openai.tokenization import OpenAIServingTokenization
 from frontend.openapi import body_schema, install_openapi
+from frontend.responses_api.protocol import ResponsesRequest
+from frontend.responses_api.serving import ServingResponses
 from frontend.state import FrontendState
 from ipc.errors import FastInferenceError, InvalidRequestError
 
@@ -53,6 +58,7 @@ def create_app(state: FrontendState) -> FastAPI:
     )
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=state.config.max_body_bytes)
     app.add_middleware(RequestContextMiddleware, echo_request_id=state.config.request_id_headers)
+    app.add_middleware(AnthropicEnvelopeMiddleware)
     _add_error_handlers(app)
     _add_probes(app, Health(state))
     _add_endpoints(app, state)
@@ -106,22 +112,27 @@ def _add_endpoints(app: FastAPI, state: FrontendState) -> None:
     app.add_api_route(
         "/v1/models/{model_id:path}", models.retrieve_model, methods=["GET"], tags=["models"], response_model=None
     )
-    _add_post(app, "/v1/chat/completions", OpenAIServingChat(state).serve, ChatCompletionRequest)
+    chat = OpenAIServingChat(state)
+    _add_post(app, "/v1/chat/completions", chat.serve, ChatCompletionRequest)
     _add_post(app, "/v1/completions", OpenAIServingCompletion(state).serve, CompletionRequest)
     _add_post(app, "/v1/embeddings", OpenAIServingEmbedding(state).serve, EmbeddingRequest)
+    _add_post(app, "/v1/responses", ServingResponses(state, chat).serve, ResponsesRequest)
+    _add_post(app, "/v1/messages", ServingMessages(state, chat).serve, MessagesRequest, "anthropic")
+    count_tokens = ServingCountTokens(state, tokenization)
+    _add_post(app, "/v1/messages/count_tokens", count_tokens.serve, CountTokensRequest, "anthropic")
     for prefix in ("", "/v1"):
         _add_post(app, f"{prefix}/tokenize", tokenization.tokenize, TokenizeRequest)
         _add_post(app, f"{prefix}/detokenize", tokenization.detokenize, DetokenizeRequest)
 
 
-def _add_post(app: FastAPI, path: str, endpoint: BodyEndpoint, body_type: type[BaseModel]) -> None:
+def _add_post(app: FastAPI, path: str, endpoint: BodyEndpoint, body_type: type[BaseModel], tag: str = "openai") -> None:
     """A route that reads its body itself, strictly; the schema is for the documentation."""
     extra: dict[str, Any] = {"requestBody": body_schema(body_type)}
     app.add_api_route(
         path,
         endpoint,
         methods=["POST"],
-        tags=["openai"],
+        tags=[tag],
         response_model=None,
         openapi_extra=extra,
         operation_id=path.strip("/").replace("/", "_"),

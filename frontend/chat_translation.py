@@ -4,13 +4,15 @@ Pure. Owns how texts become the content of a chat message, and how errors of cha
 other API's fields.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ipc.errors import FastInferenceError, InvalidRequestError
 
 ValueT = TypeVar("ValueT")
+ParamName = Callable[[str], str]
+"""Leads from the name of chat's field (`max_tokens`, `messages.0.content`) to that of the other API."""
 
 
 def required(value: ValueT | None, param: str) -> ValueT:
@@ -31,25 +33,14 @@ def without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def renamed_params(names: Mapping[str, str]) -> Generator[None, None, None]:
-    """Give errors the names of this API's fields, in `param` and at the beginning of the message.
-
-    `names` leads from chat's name of a field to ours; what comes behind the name (`messages.0.content`) means a place
-    in chat's values and is left out where the name differs.
-    """
+def renamed_params(param_name: ParamName) -> Generator[None, None, None]:
+    """Give errors of chat completions the other API's names, in `param` and at the beginning of the message."""
     try:
         yield
     except FastInferenceError as error:
-        rename(error, names)
+        if error.param is not None:
+            new = param_name(error.param)
+            if error.message.startswith(error.param):
+                error.message = new + error.message.removeprefix(error.param)
+            error.param = new
         raise
-
-
-def rename(error: FastInferenceError, names: Mapping[str, str]) -> None:
-    """Change the error as `renamed_params` does."""
-    if error.param is None:
-        return
-    new = names.get(error.param.partition(".")[0])
-    if new is not None:
-        if error.message.startswith(error.param):
-            error.message = new + error.message.removeprefix(error.param)
-        error.param = new

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest
 from frontend.openai.protocol import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -17,6 +18,7 @@ from frontend.openai.protocol import (
     EmbeddingRequest,
     TokenizeRequest,
 )
+from frontend.responses_api.protocol import ResponsesRequest
 
 _BODIES: tuple[type[BaseModel], ...] = (
     ChatCompletionRequest,
@@ -24,6 +26,9 @@ _BODIES: tuple[type[BaseModel], ...] = (
     EmbeddingRequest,
     TokenizeRequest,
     DetokenizeRequest,
+    ResponsesRequest,
+    MessagesRequest,
+    CountTokensRequest,
 )
 _REF_TEMPLATE = "#/components/schemas/{model}"
 

@@ -12,15 +12,16 @@ import re
 from typing import Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
 from frontend.errors import UnsupportedMediaTypeError
-from frontend.openai.unsupported import HARMLESS_PARAMETERS, UNSUPPORTED_PARAMETERS, check_supported
+from frontend.openai.protocol.body import Body
+from frontend.openai.unsupported import check_supported
 from ipc.errors import InvalidRequestError, UnsupportedParameterError
 
-BodyT = TypeVar("BodyT", bound=BaseModel)
+BodyT = TypeVar("BodyT", bound=Body)
 
 IGNORED_PARAMS_HEADER = "x-ignored-params"
 INLINE_BODY_BYTES = 100_000
@@ -60,8 +61,13 @@ async def read_body(
 def _checked_body(raw: bytes, model: type[BodyT]) -> tuple[BodyT, dict[str, str]]:
     values = parse_json_object(raw)
     body = validate_body(model, values)
-    check_supported(values, set(model.model_fields))
+    check_fields(model, values)
     return body, ignored_params_header(values, model)
+
+
+def check_fields(model: type[Body], values: dict[str, Any]) -> None:
+    """Raise `UnsupportedParameterError` for a known field that this body does not honour."""
+    check_supported(values, model.model_fields, model.unsupported_parameters)
 
 
 def parse_json_object(raw: bytes) -> dict[str, Any]:
@@ -96,9 +102,9 @@ def validate_body(model: type[BodyT], values: dict[str, Any]) -> BodyT:
         raise _invalid_field(values, details) from None
 
 
-def ignored_params_header(values: dict[str, Any], model: type[BaseModel]) -> dict[str, str]:
+def ignored_params_header(values: dict[str, Any], model: type[Body]) -> dict[str, str]:
     """The header that lists the fields that nothing reads; empty if there are none."""
-    known = model.model_fields.keys() | HARMLESS_PARAMETERS.keys() | UNSUPPORTED_PARAMETERS.keys()
+    known = model.model_fields.keys() | model.harmless_parameters.keys() | model.unsupported_parameters.keys()
     ignored = sorted(name for name in values.keys() - known if _HEADER_SAFE.fullmatch(name))
     return {IGNORED_PARAMS_HEADER: ", ".join(ignored[:_MAX_IGNORED_NAMES])} if ignored else {}
 

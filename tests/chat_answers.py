@@ -41,8 +41,8 @@ class ChatAnswer:
         choice = {"index": 0, "message": message, "logprobs": self._logprobs(self.text), **self._finish()}
         return {"id": ID, "model": "fake", "choices": [choice], "usage": USAGE}
 
-    def chunks(self, size: int) -> list[dict[str, Any]]:
-        """The choices, in pieces of so many characters; the usage comes apart from them."""
+    def choices(self, size: int) -> list[dict[str, Any]]:
+        """The choices of its chunks, in pieces of so many characters."""
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
         deltas += [{"reasoning_content": piece} for piece in pieces(self.reasoning, size)]
         deltas += [{"content": piece} for piece in pieces(self.text, size)]
@@ -60,7 +60,7 @@ class ChatAnswer:
             for delta in deltas
         ]
         choices.append({"index": 0, "delta": {}, "logprobs": None, **self._finish()})
-        return [{"id": ID, "model": "fake", "choices": [choice]} for choice in choices]
+        return choices
 
     def _finish(self) -> dict[str, Any]:
         return {"finish_reason": self.finish_reason, "stop_reason": self.stop_reason}

@@ -3,7 +3,7 @@
 Pure: no model is needed, and whether the values hold is for chat completions to say. Results of tools become messages
 of their own, consecutive messages of one role become one, as Anthropic has it, and a conversation that ends with the
 assistant is continued. Invariant: what has no counterpart is refused here with the field's own name.
-`PARAM_NAMES` leads from chat's names back to ours. Next: `message.py`, the way back.
+`param_name` leads from chat's names back to ours. Next: `message.py`, the way back.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from ipc.errors import InvalidRequestError, UnsupportedParameterError
 
 ERROR_PREFIX = "Error: "
 """Begins the result of a tool that failed: chat templates have no other place for it."""
-PARAM_NAMES = {
+_PARAM_NAMES = {
     "max_completion_tokens": "max_tokens",
     "stop": "stop_sequences",
     "user": "metadata.user_id",
@@ -34,9 +34,7 @@ PARAM_NAMES = {
     "chat_template_kwargs": "thinking",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
 }
-"""Field of a chat completion → field of this API with the same meaning, where the names differ."""
-
-_PASSED_ON = ("temperature", "top_p", "top_k", "seed", "min_p", "ignore_eos", "priority", "cache_salt")
+_PASSED_ON = ("temperature", "top_p", "top_k", "seed", "min_p", "ignore_eos", "priority", "cache_salt", "timeout")
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 Message = dict[str, Any]
@@ -83,6 +81,14 @@ def prompt_values(body: PromptBody) -> dict[str, Any]:
             schema = {"name": "output", "schema": body.output_config.format.schema_, "strict": True}
             values["response_format"] = {"type": "json_schema", "json_schema": schema}
     return values
+
+
+def param_name(chat_param: str) -> str:
+    """Our name of a field of a chat completion; a place in chat's messages means nothing here and is left out."""
+    head = chat_param.partition(".")[0]
+    if head == "tools":
+        return chat_param.replace(".function", "").replace(".parameters", ".input_schema")
+    return "messages" if head == "messages" else _PARAM_NAMES.get(head, chat_param)
 
 
 # --- messages ---------------------------------------------------------------------------------------------------

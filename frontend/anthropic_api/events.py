@@ -1,11 +1,12 @@
-"""The stream of a Message: chunks of a chat completion in, events out.
+"""The stream of a Message: the choices of a chat completion's chunks in, events out.
 
-`MessageEvents` is fed chunk by chunk; each call returns the events that are due. Invariant: blocks follow each other,
+`MessageEvents` is fed choice by choice; each call returns the events that are due. Invariant: blocks follow each other,
 each that started is stopped, and after `message_stop` nothing follows. Next: `message.py`, which makes the objects.
 """
 
 from typing import Any
 
+from frontend.anthropic_api.error_envelope import anthropic_error
 from frontend.anthropic_api.message import message_base, stop_fields, usage_of
 
 Event = dict[str, Any]
@@ -31,9 +32,8 @@ class MessageEvents:
         message = {**self._message, "usage": usage_of(usage)}
         return [{"type": "message_start", "message": message}, {"type": "ping"}]
 
-    def chunk(self, chunk: dict[str, Any]) -> list[Event]:
-        """The events of a chunk with a choice."""
-        choice = chunk["choices"][0]
+    def choice(self, choice: dict[str, Any]) -> list[Event]:
+        """The events of a chunk's choice."""
         delta = choice["delta"]
         events: list[Event] = []
         if delta.get("reasoning_content"):
@@ -49,11 +49,14 @@ class MessageEvents:
             events += self._close()
         return events
 
-    def finish(self, usage_chunk: dict[str, Any]) -> list[Event]:
+    def finish(self, usage: dict[str, Any]) -> list[Event]:
         """The last events, after the choice has finished."""
         assert self._stop
-        usage = usage_of(usage_chunk["usage"])
-        return [{"type": "message_delta", "delta": self._stop, "usage": usage}, {"type": "message_stop"}]
+        return [{"type": "message_delta", "delta": self._stop, "usage": usage_of(usage)}, {"type": "message_stop"}]
+
+    def fail(self, error_body: dict[str, Any]) -> list[Event]:
+        """The last event of a stream that cannot go on; takes the body of an error answer."""
+        return [anthropic_error(error_body)]
 
     def _tool_use(self, call: dict[str, Any]) -> list[Event]:
         function = call.get("function") or {}

@@ -4,32 +4,27 @@ Checked as strictly as the other bodies (`frontend/openai/protocol.py`). Blocks 
 all kinds; which kinds there are, and what each needs, is for `chat_values`. Next: `chat_values.py`.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from frontend.openai.protocol import (
-    MAX_CONTENT_PARTS,
-    MAX_MESSAGES,
-    MAX_STOP_STRING_CHARS,
-    StopStrings,
-    _Body,
-)
+from frontend.openai.protocol.body import Body
+from frontend.openai.protocol.generation import MAX_INT32, MAX_STOP_STRING_CHARS, StopStrings
+from frontend.openai.protocol.messages import MAX_CONTENT_PARTS, MAX_MESSAGES
+from frontend.openai.unsupported import Unsupported
 
 MAX_TOOLS = 128
 
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "container": (),
-    "context_management": ({},),
-    "inference_geo": (),
-    "mcp_servers": ([],),
-    "output_format": (),
-    "speed": ("standard",),
+UNSUPPORTED: dict[str, Unsupported] = {
+    "container": Unsupported((), "running code on the server"),
+    "context_management": Unsupported(({},), "shortening the conversation"),
+    "inference_geo": Unsupported((), "a place to compute"),
+    "mcp_servers": Unsupported(([],), "tools that the server runs"),
+    "output_format": Unsupported((), "an older name of `output_config.format`"),
+    "speed": Unsupported(("standard",), "a faster model"),
 }
-"""Name → values that ask for nothing; null always does."""
-
-HARMLESS = frozenset({"cache_control"})
-"""Known fields that cannot change an answer of this server: prompts are cached without being asked."""
+HARMLESS: dict[str, str] = {"cache_control": "the prefix cache needs no hint"}
 
 
 def _check_stop_sequences(stops: list[str]) -> list[str]:
@@ -38,7 +33,7 @@ def _check_stop_sequences(stops: list[str]) -> list[str]:
     return stops
 
 
-class NestedBlock(_Body):
+class NestedBlock(Body):
     """A block of a tool's result."""
 
     type: str
@@ -48,7 +43,7 @@ class NestedBlock(_Body):
 NestedBlocks = Annotated[list[NestedBlock], Field(fail_fast=True, max_length=MAX_CONTENT_PARTS)]
 
 
-class ContentBlock(_Body):
+class ContentBlock(Body):
     """A block of a message: text, thinking, the use of a tool, or its result."""
 
     type: str
@@ -65,14 +60,14 @@ class ContentBlock(_Body):
 ContentBlocks = Annotated[list[ContentBlock], Field(fail_fast=True, max_length=MAX_CONTENT_PARTS)]
 
 
-class AnthropicMessage(_Body):
+class AnthropicMessage(Body):
     """One message of a conversation."""
 
     role: Literal["user", "assistant"]
     content: str | ContentBlocks
 
 
-class AnthropicTool(_Body):
+class AnthropicTool(Body):
     """A tool that the model may use; only those that the client runs are possible here."""
 
     type: str = "custom"
@@ -83,7 +78,7 @@ class AnthropicTool(_Body):
     defer_loading: bool = False
 
 
-class AnthropicToolChoice(_Body):
+class AnthropicToolChoice(Body):
     """Whether the model uses tools, and which."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -91,7 +86,7 @@ class AnthropicToolChoice(_Body):
     disable_parallel_tool_use: bool = False
 
 
-class ThinkingConfig(_Body):
+class ThinkingConfig(Body):
     """Whether the model thinks before it answers."""
 
     type: Literal["enabled", "disabled", "adaptive"]
@@ -99,39 +94,46 @@ class ThinkingConfig(_Body):
     """A target of thinking, which Anthropic's models may exceed too."""
 
 
-class OutputFormat(_Body):
+class OutputFormat(Body):
     """The form of the answer."""
 
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class OutputConfig(_Body):
+class OutputConfig(Body):
     """How the answer should be."""
 
     format: OutputFormat | None = None
     effort: str | None = None
 
 
-class RequestMetadata(_Body):
+class RequestMetadata(Body):
     """Who asks."""
 
     user_id: str | None = Field(None, max_length=256)
 
 
-class PromptBody(_Body):
+class PromptBody(Body):
     """What makes a prompt: the whole of `count_tokens`, and a part of `messages`."""
 
-    unsupported_parameters: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED
-    harmless_parameters: ClassVar[frozenset[str]] = HARMLESS
+    unsupported_parameters: ClassVar[Mapping[str, Unsupported]] = UNSUPPORTED
+    harmless_parameters: ClassVar[Mapping[str, str]] = HARMLESS
 
     model: str
+    """Name of the served model."""
     messages: Annotated[list[AnthropicMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+    """The conversation; one that ends with the assistant is continued."""
     system: str | ContentBlocks | None = None
+    """A text, or blocks of text, before the conversation."""
     tools: Annotated[list[AnthropicTool], Field(fail_fast=True, max_length=MAX_TOOLS)] = Field(default_factory=list)
+    """Tools that the client runs."""
     tool_choice: AnthropicToolChoice | None = None
+    """`auto`, `any`, `tool` with a name, or `none`; `disable_parallel_tool_use`."""
     thinking: ThinkingConfig | None = None
+    """`enabled`, `adaptive` or `disabled`, where the model's template can be told; the budget is no limit."""
     output_config: OutputConfig | None = None
+    """`format` with a JSON schema, and `effort`."""
 
 
 class CountTokensRequest(PromptBody):
@@ -141,17 +143,31 @@ class CountTokensRequest(PromptBody):
 class MessagesRequest(PromptBody):
     """Body of `POST /v1/messages`."""
 
-    max_tokens: int = Field(ge=1)
+    max_tokens: int = Field(ge=1, le=MAX_INT32)
+    """Most tokens to generate, thinking included."""
     stop_sequences: Annotated[StopStrings, AfterValidator(_check_stop_sequences)] = Field(default_factory=list)
+    """Strings that end the answer."""
     temperature: float | None = Field(None, ge=0, le=1)
+    """0 is greedy."""
     top_p: float | None = None
+    """Sample from the most probable tokens whose probabilities reach this sum; above 0, at most 1."""
     top_k: int | None = Field(None, ge=0)
+    """Sample from this many most probable tokens; 0 for all."""
     stream: bool = False
+    """Send the answer as server-sent events while it is made."""
     metadata: RequestMetadata | None = None
+    """`user_id`, the unit of fair sharing between requests."""
     service_tier: Literal["auto", "standard_only"] = "auto"
-    # not Anthropic's: fields of chat completions that are passed on as they are
+    """There is only the standard one."""
     seed: int | None = None
+    """As in chat completions; not Anthropic's, like the fields that follow."""
     min_p: float | None = None
+    """As in chat completions."""
     ignore_eos: bool | None = None
+    """As in chat completions."""
     priority: int | None = None
+    """As in chat completions."""
     cache_salt: str | None = None
+    """As in chat completions."""
+    timeout: float | None = None
+    """As in chat completions."""

@@ -88,6 +88,14 @@ class AnswerEvents:
         return usage + DONE
 
 
+def choices_of(writer: AnswerWriter, index: int, delta: TextDelta) -> list[dict[str, Any]]:
+    """The choices of all chunks for one delta of an answer, as `AnswerEvents` would write them."""
+    choices = writer.delta_choices(index, delta)
+    if delta.finish is not None:
+        choices.append(writer.last_choice(index, delta.finish))
+    return choices
+
+
 def finish_fields(finish: Finish | None) -> dict[str, Any]:
     """The end of a choice."""
     assert finish is not None

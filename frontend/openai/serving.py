@@ -11,6 +11,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from starlette.requests import Request
@@ -37,6 +38,16 @@ BodyT = TypeVar("BodyT", bound=GenerationBody)
 
 INLINE_TOKENS = 1_000
 """Answers that say something about more tokens are written in a thread, so that nobody waits for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BegunAnswer:
+    """What a stream is made of."""
+
+    head: dict[str, Any]
+    """The fields that all chunks have."""
+    generation: Generation
+    writer: AnswerWriter
 
 
 class OpenAIServing(ABC, Generic[BodyT]):
@@ -67,15 +78,26 @@ class OpenAIServing(ABC, Generic[BodyT]):
         """
         model = self._state.model()
         body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
+        if body.stream:
+            begun = await self.begin(request, model, body)
+            events = AnswerEvents(begun.writer, begun.generation.answers, body, begun.head)
+            return EventStreamResponse(_events(begun.generation, events), begun.generation.close, headers)
+        return json_response(await self.complete(request, model, body), headers=headers)
+
+    async def complete(self, request: Request, model: ServedModel, body: BodyT) -> dict[str, Any]:
+        """The whole answer to a body; raises as `serve` does."""
         model.check_name(body.model)
         options = request_options(body, request.headers)
         head = self._head(model, body)
-        if body.stream:
-            generation, writer = await run_while_connected(request, self._start(model, body, options))
-            events = _events(generation, AnswerEvents(writer, generation.answers, body, head))
-            return EventStreamResponse(events, generation.close, headers)
-        whole = await run_while_connected(request, self._whole(model, body, options))
-        return json_response({**head, **whole}, headers=headers)
+        return {**head, **await run_while_connected(request, self._whole(model, body, options))}
+
+    async def begin(self, request: Request, model: ServedModel, body: BodyT) -> BegunAnswer:
+        """An answer to be streamed, once it has begun; raises as `serve` does. The caller closes its generation."""
+        model.check_name(body.model)
+        options = request_options(body, request.headers)
+        head = self._head(model, body)
+        generation, writer = await run_while_connected(request, self._start(model, body, options))
+        return BegunAnswer(head, generation, writer)
 
     def _head(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
         """The fields that an answer and all its chunks have."""

@@ -32,6 +32,11 @@ def event(data: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
+def named_event(data: dict[str, Any]) -> bytes:
+    """One event that is named after its `type`."""
+    return b"event: %b\n%b" % (data["type"].encode(), event(data))
+
+
 class ChunkEncoder:
     """Writes the chunks of one stream.
 
@@ -75,14 +80,23 @@ class ChunkEncoder:
 class EventStreamResponse(Response):
     """Sends events as they come and stops when the client leaves; calls `close` exactly once in every case.
 
-    An exception of `events` becomes an error event, after which nothing follows.
+    An exception of `events` becomes an error event, after which nothing follows; `write_error` makes it of the body of
+    an error answer.
     """
 
-    def __init__(self, events: Events, close: Callable[[], None], headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        events: Events,
+        close: Callable[[], None],
+        headers: dict[str, str] | None = None,
+        *,
+        write_error: Callable[[dict[str, Any]], bytes] = event,
+    ) -> None:
         super().__init__(headers={**_HEADERS, **(headers or {})}, media_type="text/event-stream")
         del self.headers["content-length"]
         self._events = events
         self._close = close
+        self._write_error = write_error
         self._is_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,7 +111,7 @@ class EventStreamResponse(Response):
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
             if self._is_started:
-                last = event(error_body(ShuttingDownError()))
+                last = self._write_error(error_body(ShuttingDownError()))
                 await send({"type": "http.response.body", "body": last, "more_body": False})
         finally:
             sending.cancel()
@@ -115,8 +129,8 @@ class EventStreamResponse(Response):
                 await send({"type": "http.response.body", "body": item, "more_body": True})
         except FastInferenceError as error:
             log.warning("a stream failed: %s (%s)", error.message, error.code)
-            last = event(error_body(error))
+            last = self._write_error(error_body(error))
         except Exception:
             log.exception("a stream failed")
-            last = event(internal_error_body())
+            last = self._write_error(internal_error_body())
         await send({"type": "http.response.body", "body": last, "more_body": False})

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from frontend.errors import TokenizerBusyError, json_response
 from frontend.input_processor import render_chat_text
-from frontend.openai.protocol import DetokenizeRequest, TokenizeRequest
+from frontend.openai.protocol import ChatCompletionRequest, DetokenizeRequest, TokenizeRequest
 from frontend.request_body import read_body
 from frontend.state import FrontendState, ServedModel
 from frontend.tokenizer import INLINE_CHARS
@@ -40,7 +40,7 @@ class OpenAIServingTokenization:
             FastInferenceError: the body is wrong, or there is no model.
         """
         model = self._state.model()
-        async with self._slot(request):
+        async with self.slot(request):
             body, headers = await read_body(request, TokenizeRequest, self._state.large_body_slot)
             if body.model is not None:
                 model.check_name(body.model)
@@ -52,7 +52,7 @@ class OpenAIServingTokenization:
     async def detokenize(self, request: Request) -> Response:
         """Text of token ids, with special tokens written out; raises as `tokenize` does."""
         model = self._state.model()
-        async with self._slot(request):
+        async with self.slot(request):
             body, headers = await read_body(request, DetokenizeRequest, self._state.large_body_slot)
             if body.model is not None:
                 model.check_name(body.model)
@@ -60,8 +60,14 @@ class OpenAIServingTokenization:
                 return await asyncio.to_thread(_detokenized, model, body, headers)
             return _detokenized(model, body, headers)
 
+    async def chat_token_ids(self, model: ServedModel, body: ChatCompletionRequest) -> list[int]:
+        """Token ids of the prompt of a chat completion, of whatever length; call it in a slot."""
+        text = await render_chat_text(model, body.messages, add_generation_prompt=body.add_generation_prompt)
+        _check_size(text, "messages")
+        return await model.tokenizer.encode(text, add_special_tokens=body.add_special_tokens)
+
     @asynccontextmanager
-    async def _slot(self, request: Request) -> AsyncGenerator[None, None]:
+    async def slot(self, request: Request) -> AsyncGenerator[None, None]:
         """One of the places to work in, for a request whose body is here: slow clients take none."""
         await request.body()
         if self._num_entered >= MAX_RUNNING + MAX_WAITING:
@@ -83,9 +89,13 @@ async def _token_ids(model: ServedModel, body: TokenizeRequest) -> list[int]:
     else:
         assert body.prompt is not None
         text, param, add_special_tokens = body.prompt, "prompt", body.add_special_tokens is not False
+    _check_size(text, param)
+    return await model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+def _check_size(text: str, param: str) -> None:
     if len(text.encode()) > MAX_TEXT_BYTES:
         raise InvalidRequestError(f"{param}: at most {MAX_TEXT_BYTES} bytes of text", param=param)
-    return await model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
 def _tokenized(model: ServedModel, body: TokenizeRequest, ids: list[int], headers: dict[str, str]) -> Response:

@@ -5,7 +5,7 @@ ignored. When a feature arrives, its line moves from here to `protocol`; a field
 for the others. Called by `frontend/request_body.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 from ipc.errors import UnsupportedParameterError
@@ -72,14 +72,16 @@ HARMLESS_PARAMETERS: dict[str, str] = {
 """Known fields that cannot change an answer of this server, and why, where an endpoint does not read them."""
 
 
-def check_supported(values: Mapping[str, Any], honoured: set[str]) -> None:
+def check_supported(
+    values: Mapping[str, Any], honoured: Container[str], table: Mapping[str, Unsupported] = UNSUPPORTED_PARAMETERS
+) -> None:
     """Refuse known fields with a value that would change the answer, except those that the endpoint honours.
 
     Raises:
         UnsupportedParameterError: with `param` naming the first such field.
     """
     for name, value in values.items():
-        unsupported = UNSUPPORTED_PARAMETERS.get(name)
+        unsupported = table.get(name)
         if unsupported is None or name in honoured or value is None:
             continue
         if not any(_is_same(value, harmless) for harmless in unsupported.neutral):

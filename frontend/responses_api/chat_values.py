@@ -3,7 +3,7 @@
 Pure: no model is needed, and whether the values hold is for chat completions to say. Items become messages: a call of
 a function joins the assistant's message before it, reasoning the one after it.
 Invariant: what has no counterpart is refused here with the field's own name; nothing is dropped but reasoning without
-text. `PARAM_NAMES` leads from chat's names back to ours. Next: `response.py`, the way back.
+text. `param_name` leads from chat's names back to ours. Next: `response.py`, the way back.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from frontend.responses_api.protocol import InputItem, InputPart, ResponsesReque
 from ipc.errors import InvalidRequestError, UnsupportedParameterError
 
 LOGPROBS_INCLUDE = "message.output_text.logprobs"
-PARAM_NAMES = {
+_PARAM_NAMES = {
     "messages": "input",
     "max_tokens": "max_output_tokens",
     "max_completion_tokens": "max_output_tokens",
@@ -23,8 +23,6 @@ PARAM_NAMES = {
     "logprobs": "top_logprobs",
     "reasoning_effort": "reasoning.effort",
 }
-"""Field of a chat completion → field of this API with the same meaning, where the names differ."""
-
 _PASSED_ON = (
     "temperature",
     "top_p",
@@ -37,6 +35,7 @@ _PASSED_ON = (
     "ignore_eos",
     "priority",
     "cache_salt",
+    "timeout",
 )
 _TEXT_PART_TYPES = frozenset({"input_text", "output_text", "text", "reasoning_text", "summary_text"})
 
@@ -70,6 +69,14 @@ def chat_values(body: ResponsesRequest) -> dict[str, Any]:
     if body.stream:
         values |= {"stream": True, "stream_options": {"include_usage": True}}
     return values
+
+
+def param_name(chat_param: str) -> str:
+    """Our name of a field of a chat completion; a place in chat's messages means nothing here and is left out."""
+    head = chat_param.partition(".")[0]
+    if head == "tools":
+        return chat_param.replace(".function", "")
+    return _PARAM_NAMES.get(head, chat_param)
 
 
 def _check_options(body: ResponsesRequest) -> None:

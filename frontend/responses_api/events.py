@@ -1,10 +1,12 @@
-"""The stream of a Response: chunks of a chat completion in, events out.
+"""The stream of a Response: the choices of a chat completion's chunks in, events out.
 
-`ResponseEvents` is fed chunk by chunk; each call returns the events that are due. Items follow each other: one is done
-before the next is added. Invariant: the events have consecutive sequence numbers, each item that was added is done in
-the end, and the last event carries the Response with all of them. Next: `response.py`, which makes the objects.
+`ResponseEvents` is fed choice by choice; each call returns the events that are due. Items follow each other: one is
+done before the next is added. Invariant: the events have consecutive sequence numbers, each item that was added is done
+in the end, and the last event carries the Response with all of them. Next: `response.py`, which makes the objects.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,8 @@ from frontend.responses_api.response import (
 )
 
 Event = dict[str, Any]
+
+_ERROR_CODES = {429: "rate_limit_exceeded"}
 
 
 @dataclass(slots=True)
@@ -37,9 +41,10 @@ class _OpenItem:
 class ResponseEvents:
     """Writes the events of one Response."""
 
-    def __init__(self, base: dict[str, Any]) -> None:
-        """`base` is the Response in progress (`response_base`)."""
+    def __init__(self, base: dict[str, Any], clock: Callable[[], float] = time.time) -> None:
+        """`base` is the Response in progress (`response_base`); `clock` tells when it is completed."""
         self._base = base
+        self._clock = clock
         self._id: str = base["id"]
         self._num_events = 0
         self._output: list[dict[str, Any]] = []
@@ -48,16 +53,15 @@ class ResponseEvents:
         self._logprobs: list[dict[str, Any]] = []
         """Of tokens whose text is still to come."""
 
-    def start(self) -> list[Event]:
-        """The events before any output."""
+    def start(self, usage: dict[str, Any]) -> list[Event]:
+        """The events before any output; the usage comes at the end."""
         return [
             self._event("response.created", response=self._base),
             self._event("response.in_progress", response=self._base),
         ]
 
-    def chunk(self, chunk: dict[str, Any]) -> list[Event]:
-        """The events of a chunk with a choice."""
-        choice = chunk["choices"][0]
+    def choice(self, choice: dict[str, Any]) -> list[Event]:
+        """The events of a chunk's choice."""
         delta = choice["delta"]
         events: list[Event] = []
         self._logprobs += output_logprobs((choice.get("logprobs") or {}).get("content"))
@@ -74,18 +78,20 @@ class ResponseEvents:
             events += self._close(item_status(self._finish_reason, is_last=True))
         return events
 
-    def finish(self, usage_chunk: dict[str, Any], completed_at: int) -> list[Event]:
+    def finish(self, usage: dict[str, Any]) -> list[Event]:
         """The last event, after the choice has finished."""
         assert self._finish_reason
-        response = finished_response(self._base, self._output, self._finish_reason, usage_chunk, completed_at)
+        response = finished_response(self._base, self._output, self._finish_reason, usage, int(self._clock()))
         return [self._event(f"response.{response['status']}", response=response)]
 
-    def fail(self, code: str, message: str) -> list[Event]:
-        """The last event of a stream that cannot go on."""
+    def fail(self, error_body: dict[str, Any]) -> list[Event]:
+        """The last event of a stream that cannot go on; takes the body of an error answer."""
+        error = error_body["error"]
+        code = _ERROR_CODES.get(error["status"], "server_error" if error["status"] >= 500 else "invalid_prompt")
         response = {
             **self._base,
             "status": "failed",
-            "error": {"code": code, "message": message},
+            "error": {"code": code, "message": error["message"]},
             "output": self._output,
         }
         return [self._event("response.failed", response=response)]

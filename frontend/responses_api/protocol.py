@@ -5,49 +5,39 @@ fields of all kinds; which kinds there are, and what each needs, is for `chat_va
 what refers to one (`previous_response_id`, `conversation`, …) is in `UNSUPPORTED`. Next: `chat_values.py`.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from frontend.openai.protocol import MAX_CONTENT_PARTS, MAX_MESSAGES, StopStrings, _Body
+from frontend.openai.protocol.body import Body
+from frontend.openai.protocol.generation import MAX_INT32, Metadata, StopStrings
+from frontend.openai.protocol.messages import MAX_CONTENT_PARTS, MAX_MESSAGES
+from frontend.openai.unsupported import Unsupported
+from ipc.sampling_params import MAX_LOGPROBS
 
 MAX_TOOLS = 128
-MAX_METADATA = 16
-MAX_METADATA_KEY_CHARS = 64
-MAX_METADATA_VALUE_CHARS = 512
 MAX_INCLUDES = 16
 
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "access_programs": (),
-    "background": (False,),
-    "background_options": (),
-    "context_management": ([],),
-    "conversation": (),
-    "image": (),
-    "moderation": (),
-    "previous_response_id": (),
-    "prompt": (),
-    "store": (False,),
+UNSUPPORTED: dict[str, Unsupported] = {
+    "access_programs": Unsupported((), "access to restricted models"),
+    "background": Unsupported((False,), "answers that are fetched later"),
+    "background_options": Unsupported((), "answers that are fetched later"),
+    "context_management": Unsupported(([],), "shortening the conversation"),
+    "conversation": Unsupported((), "conversations that the server keeps"),
+    "image": Unsupported((), "images"),
+    "moderation": Unsupported((), "moderation"),
+    "previous_response_id": Unsupported((), "answers that the server keeps"),
+    "prompt": Unsupported((), "prompts that the server keeps"),
+    "store": Unsupported((False,), "keeping the answer"),
 }
-"""Name → values that ask for nothing; null always does."""
-
-HARMLESS = frozenset({"prompt_cache_options", "prompt_cache_retention"})
-"""Known fields that cannot change an answer of this server."""
-
-
-def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
-    if len(metadata) > MAX_METADATA:
-        raise ValueError(f"at most {MAX_METADATA} pairs")
-    if any(
-        len(key) > MAX_METADATA_KEY_CHARS or len(value) > MAX_METADATA_VALUE_CHARS for key, value in metadata.items()
-    ):
-        raise ValueError(
-            f"keys of at most {MAX_METADATA_KEY_CHARS} and values of at most {MAX_METADATA_VALUE_CHARS} characters"
-        )
-    return metadata
+HARMLESS: dict[str, str] = {
+    "prompt_cache_options": "the prefix cache needs no hint",
+    "prompt_cache_retention": "the prefix cache needs no hint",
+}
 
 
-class InputPart(_Body):
+class InputPart(Body):
     """A part of a message or of a tool's output."""
 
     type: str
@@ -58,7 +48,7 @@ class InputPart(_Body):
 Parts = Annotated[list[InputPart], Field(fail_fast=True, max_length=MAX_CONTENT_PARTS)]
 
 
-class InputItem(_Body):
+class InputItem(Body):
     """One item of the input: a message, a call of a function, its output, or reasoning."""
 
     type: str = "message"
@@ -70,7 +60,7 @@ class InputItem(_Body):
     output: str | Parts | None = None
 
 
-class TextFormat(_Body):
+class TextFormat(Body):
     """The form of the answer."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
@@ -80,14 +70,14 @@ class TextFormat(_Body):
     strict: bool | None = None
 
 
-class TextConfig(_Body):
+class TextConfig(Body):
     """How the answer's text should be."""
 
     format: TextFormat = Field(default_factory=TextFormat)
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ReasoningConfig(_Body):
+class ReasoningConfig(Body):
     """How much the model should think before it answers."""
 
     effort: str | None = None
@@ -97,7 +87,7 @@ class ReasoningConfig(_Body):
     context: str | None = None
 
 
-class ResponseTool(_Body):
+class ResponseTool(Body):
     """A tool that the model may call; only functions are possible here."""
 
     type: str
@@ -109,14 +99,14 @@ class ResponseTool(_Body):
     is_async: bool = Field(default=False, alias="async")
 
 
-class NamedTool(_Body):
+class NamedTool(Body):
     """A reference to a tool of the body."""
 
     type: str
     name: str | None = None
 
 
-class ToolChoiceObject(_Body):
+class ToolChoiceObject(Body):
     """A choice of tool with details."""
 
     type: str
@@ -125,46 +115,82 @@ class ToolChoiceObject(_Body):
     tools: Annotated[list[NamedTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
 
 
-class ResponseStreamOptions(_Body):
+class ResponseStreamOptions(Body):
     """What a stream contains besides the events."""
 
     include_obfuscation: bool = False
 
 
-class ResponsesRequest(_Body):
+_FIELDS_OF_CHAT = {
+    name: Unsupported((), "a field of chat completions")
+    for name in ("max_tokens", "max_completion_tokens", "messages", "response_format", "reasoning_effort")
+}
+"""What clients send to the wrong endpoint, and would miss."""
+
+
+class ResponsesRequest(Body):
     """Body of `POST /v1/responses`."""
 
-    unsupported_parameters: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED
-    harmless_parameters: ClassVar[frozenset[str]] = HARMLESS
+    unsupported_parameters: ClassVar[Mapping[str, Unsupported]] = UNSUPPORTED | _FIELDS_OF_CHAT
+    harmless_parameters: ClassVar[Mapping[str, str]] = HARMLESS
 
     model: str
+    """Name of the served model."""
     input: str | Annotated[list[InputItem], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+    """A text, or items: messages, calls of functions, their outputs, reasoning."""
     instructions: str | None = None
-    max_output_tokens: int | None = Field(None, ge=1)
+    """A system message before the input."""
+    max_output_tokens: int | None = Field(None, ge=1, le=MAX_INT32)
+    """Most tokens to generate, reasoning included; by default as many as the context holds."""
     temperature: float | None = None
+    """0 to 2; 0 is greedy."""
     top_p: float | None = None
-    top_logprobs: int | None = None
+    """Sample from the most probable tokens whose probabilities reach this sum; above 0, at most 1."""
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    """Report log-probabilities, and this many best tokens at each position."""
     include: Annotated[list[str], Field(fail_fast=True, max_length=MAX_INCLUDES)] = Field(default_factory=list)
+    """Only `message.output_text.logprobs`."""
     text: TextConfig = Field(default_factory=TextConfig)
+    """`format`: `text`, `json_object` or `json_schema`."""
     tools: Annotated[list[ResponseTool], Field(fail_fast=True, max_length=MAX_TOOLS)] = Field(default_factory=list)
+    """Functions that the model may call."""
     tool_choice: Literal["none", "auto", "required"] | ToolChoiceObject = "auto"
+    """`none`, `auto`, `required`, one function, or `allowed_tools`."""
     parallel_tool_calls: bool = True
+    """Allow several calls in one answer."""
     max_tool_calls: int | None = Field(None, ge=1)
     """Bounds calls of tools that the server runs, of which there are none."""
     reasoning: ReasoningConfig = Field(default_factory=ReasoningConfig)
+    """`effort`; reasoning is sent as it is, without a summary."""
     truncation: Literal["auto", "disabled"] = "disabled"
+    """Only `disabled`: an input that is too long is refused."""
     stream: bool = False
+    """Send the answer as server-sent events while it is made."""
     stream_options: ResponseStreamOptions | None = None
+    """`include_obfuscation` must be false."""
     service_tier: str | None = None
-    metadata: Annotated[dict[str, str], AfterValidator(_check_metadata)] = Field(default_factory=dict)
+    """`auto`, `default`, `flex` or `priority`; the answer names the one used."""
+    metadata: Metadata = Field(default_factory=dict)
+    """Up to 16 pairs of strings, for the caller's own use; nothing is stored."""
     user: str | None = Field(None, max_length=512)
+    """The unit of fair sharing between requests."""
     safety_identifier: str | None = Field(None, max_length=512)
+    """Comes back in the answer."""
     prompt_cache_key: str | None = Field(None, max_length=512)
-    # not OpenAI's: fields of chat completions that are passed on as they are
+    """Comes back in the answer."""
     seed: int | None = None
+    """As in chat completions; not OpenAI's, like the fields that follow."""
     stop: str | StopStrings | None = None
+    """As in chat completions."""
     top_k: int | None = None
+    """As in chat completions."""
     min_p: float | None = None
+    """As in chat completions."""
     ignore_eos: bool | None = None
+    """As in chat completions."""
     priority: int | None = None
+    """As in chat completions."""
     cache_salt: str | None = None
+    """As in chat completions."""
+    timeout: float | None = None
+    """As in chat completions."""

@@ -16,8 +16,8 @@ def response_id_of(chat_id: str) -> str:
     return "resp_" + chat_id.rpartition("-")[2]
 
 
-def response_base(body: ResponsesRequest, response_id: str, created_at: int) -> dict[str, Any]:
-    """A Response in progress: the request's own values, and nothing of an answer."""
+def response_base(body: ResponsesRequest, head: dict[str, Any]) -> dict[str, Any]:
+    """A Response in progress: the request's own values, and nothing of an answer; `head` is chat's."""
     tools = [
         {
             "type": tool.type,
@@ -30,9 +30,9 @@ def response_base(body: ResponsesRequest, response_id: str, created_at: int) -> 
     ]
     choice = body.tool_choice
     return {
-        "id": response_id,
+        "id": response_id_of(head["id"]),
         "object": "response",
-        "created_at": created_at,
+        "created_at": head["created"],
         "completed_at": None,
         "status": "in_progress",
         "background": False,
@@ -49,7 +49,7 @@ def response_base(body: ResponsesRequest, response_id: str, created_at: int) -> 
         "prompt_cache_key": body.prompt_cache_key,
         "reasoning": {"effort": body.reasoning.effort, "summary": None},
         "safety_identifier": body.safety_identifier,
-        "service_tier": "default",
+        "service_tier": head.get("service_tier", "default"),
         "store": False,
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "text": body.text.model_dump(by_alias=True, exclude_none=True),
@@ -84,17 +84,17 @@ def whole_response(base: dict[str, Any], completion: dict[str, Any], completed_a
         output_item(kind, base["id"], index, item_status(choice["finish_reason"], is_last=index == last), **values)
         for index, (kind, values) in enumerate(items)
     ]
-    return finished_response(base, output, choice["finish_reason"], completion, completed_at)
+    return finished_response(base, output, choice["finish_reason"], completion["usage"], completed_at)
 
 
 def finished_response(
     base: dict[str, Any],
     output: list[dict[str, Any]],
     finish_reason: str,
-    completion: dict[str, Any],
+    usage: dict[str, Any],
     completed_at: int,
 ) -> dict[str, Any]:
-    """The Response at its end; `completion` is a whole chat completion, or the chunk that carries the usage."""
+    """The Response at its end; finish reason and usage are chat's."""
     reason = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(finish_reason)
     return {
         **base,
@@ -102,8 +102,7 @@ def finished_response(
         "completed_at": None if reason else completed_at,
         "incomplete_details": {"reason": reason} if reason else None,
         "output": output,
-        "service_tier": completion.get("service_tier") or base["service_tier"],
-        "usage": _usage(completion["usage"]),
+        "usage": _usage(usage),
     }
 
 

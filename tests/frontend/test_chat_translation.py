@@ -3,7 +3,7 @@ import pytest
 from frontend.chat_translation import renamed_params, required, text_content
 from ipc.errors import InvalidRequestError
 
-NAMES = {"max_tokens": "max_output_tokens", "messages": "input"}
+NAMES = {"max_tokens": "max_output_tokens", "messages.0.content": "input", "messages": "input"}
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ NAMES = {"max_tokens": "max_output_tokens", "messages": "input"}
     ],
 )
 def test_errors_get_the_names_of_the_other_api(param, message, new_param, new_message):
-    with pytest.raises(InvalidRequestError) as caught, renamed_params(NAMES):
+    with pytest.raises(InvalidRequestError) as caught, renamed_params(lambda name: NAMES.get(name, name)):
         raise InvalidRequestError(message, param=param)
     assert (caught.value.param, caught.value.message) == (new_param, new_message)
 

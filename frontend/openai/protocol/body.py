@@ -1,8 +1,15 @@
-"""What all bodies have in common: strict scalars, explicit nulls, no changes after the check."""
+"""What all bodies have in common: strict scalars, explicit nulls, no changes after the check.
 
-from typing import Any
+Owns which known fields a body refuses or does without (`frontend/openai/unsupported.py`); bodies of other APIs have
+tables of their own.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from frontend.openai.unsupported import HARMLESS_PARAMETERS, UNSUPPORTED_PARAMETERS, Unsupported
 
 
 class Body(BaseModel):
@@ -16,6 +23,9 @@ class Body(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+    unsupported_parameters: ClassVar[Mapping[str, Unsupported]] = UNSUPPORTED_PARAMETERS
+    harmless_parameters: ClassVar[Mapping[str, str]] = HARMLESS_PARAMETERS
 
     @model_validator(mode="before")
     @classmethod

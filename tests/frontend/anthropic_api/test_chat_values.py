@@ -2,7 +2,7 @@
 
 import pytest
 
-from frontend.anthropic_api.chat_values import chat_values
+from frontend.anthropic_api.chat_values import chat_values, param_name
 from frontend.anthropic_api.protocol import MessagesRequest
 from frontend.request_body import validate_body
 from ipc.errors import InvalidRequestError, UnsupportedParameterError
@@ -199,3 +199,19 @@ def test_wrong_tools_are_named(fields, param):
     with pytest.raises(InvalidRequestError) as caught:
         translated(**fields)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("chat_param", "param"),
+    [
+        ("messages.3.content", "messages"),
+        ("max_completion_tokens", "max_tokens"),
+        ("stop.0", "stop_sequences"),
+        ("response_format.json_schema.schema", "output_config.format"),
+        ("tools.0.function.parameters", "tools.0.input_schema"),
+        ("top_p", "top_p"),
+        ("user", "metadata.user_id"),
+    ],
+)
+def test_fields_of_chat_completions_have_names_here(chat_param, param):
+    assert param_name(chat_param) == param

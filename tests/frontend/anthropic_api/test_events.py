@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from frontend.anthropic_api.events import MessageEvents
 from frontend.anthropic_api.message import message_id_of, whole_message
+from frontend.errors import error_body
+from ipc.errors import RequestTimeoutError
 from tests.chat_answers import ID, USAGE, ChatAnswer, chat_answers
 
 START_USAGE = {"prompt_tokens": 7, "completion_tokens": 0}
@@ -15,9 +17,9 @@ START_USAGE = {"prompt_tokens": 7, "completion_tokens": 0}
 def stream(answer: ChatAnswer, size: int = 3):
     events = MessageEvents(message_id_of(ID), "fake")
     stream = events.start(START_USAGE)
-    for chunk in answer.chunks(size):
-        stream += events.chunk(chunk)
-    return stream + events.finish({"usage": USAGE})
+    for choice in answer.choices(size):
+        stream += events.choice(choice)
+    return stream + events.finish(USAGE)
 
 
 def assembled(events):
@@ -112,3 +114,9 @@ def test_every_block_that_starts_stops_before_the_next(answer, size):
     blocks = events[1:-1]
     assert [event["type"] for event in blocks] == ["content_block_start", "content_block_stop"] * (len(blocks) // 2)
     assert [event["index"] for event in blocks] == [number // 2 for number in range(len(blocks))]
+
+
+def test_a_failure_is_an_error_event():
+    events = MessageEvents(message_id_of(ID), "fake")
+    (failed,) = events.fail(error_body(RequestTimeoutError("It took too long.")))
+    assert (failed["type"], failed["error"]["type"]) == ("error", "timeout_error")

@@ -3,7 +3,7 @@
 import pytest
 
 from frontend.request_body import validate_body
-from frontend.responses_api.chat_values import chat_values
+from frontend.responses_api.chat_values import chat_values, param_name
 from frontend.responses_api.protocol import ResponsesRequest
 from ipc.errors import InvalidRequestError, UnsupportedParameterError
 
@@ -218,3 +218,19 @@ def test_there_must_be_tools_to_require_one():
     with pytest.raises(InvalidRequestError) as caught:
         translated(tool_choice="required")
     assert caught.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize(
+    ("chat_param", "param"),
+    [
+        ("messages.3.content", "input"),
+        ("max_completion_tokens", "max_output_tokens"),
+        ("response_format", "text.format"),
+        ("response_format.json_schema.schema", "text.format"),
+        ("tools.0.function.parameters", "tools.0.parameters"),
+        ("top_p", "top_p"),
+        ("stop", "stop"),
+    ],
+)
+def test_fields_of_chat_completions_have_names_here(chat_param, param):
+    assert param_name(chat_param) == param

@@ -5,10 +5,12 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from frontend.errors import error_body
 from frontend.request_body import validate_body
 from frontend.responses_api.events import ResponseEvents
 from frontend.responses_api.protocol import ResponsesRequest
-from frontend.responses_api.response import response_base, response_id_of, whole_response
+from frontend.responses_api.response import response_base, whole_response
+from ipc.errors import RequestFailedError
 from tests.chat_answers import ID, USAGE, ChatAnswer, chat_answers
 
 BODY = validate_body(ResponsesRequest, {"model": "fake", "input": "hi"})
@@ -16,15 +18,15 @@ EVENT = TypeAdapter(ResponseStreamEvent)
 
 
 def base():
-    return response_base(BODY, response_id_of(ID), 1000)
+    return response_base(BODY, {"id": ID, "created": 1000})
 
 
 def stream(answer: ChatAnswer, size: int = 3):
-    events = ResponseEvents(base())
-    stream = events.start()
-    for chunk in answer.chunks(size):
-        stream += events.chunk(chunk)
-    return stream + events.finish({"usage": USAGE}, 1005)
+    events = ResponseEvents(base(), lambda: 1005.5)
+    stream = events.start(USAGE)
+    for choice in answer.choices(size):
+        stream += events.choice(choice)
+    return stream + events.finish(USAGE)
 
 
 def test_a_text_in_order():
@@ -87,20 +89,20 @@ def test_deltas_are_the_text(answer, size):
 
 
 def test_log_probabilities_wait_for_the_text_of_their_tokens():
-    events = ResponseEvents(base())
+    events = ResponseEvents(base(), lambda: 1005.5)
     halves = [
         {"token": token, "logprob": -1.0, "bytes": [byte], "top_logprobs": []}
         for token, byte in (("a", 195), ("b", 169))
     ]
     for half, text in zip(halves, ("", "é"), strict=True):
-        stream = events.chunk({"choices": [{"delta": {"content": text}, "logprobs": {"content": [half]}}]})
+        stream = events.choice({"delta": {"content": text}, "logprobs": {"content": [half]}})
     assert stream[-1]["logprobs"] == halves
 
 
 def test_a_failure_is_the_last_event_and_keeps_what_was_done():
-    events = ResponseEvents(base())
-    for chunk in ChatAnswer(calls=[("f", "{}"), ("g", "{}")]).chunks(2)[:4]:
-        events.chunk(chunk)
-    (failed,) = events.fail("server_error", "The engine failed.")
+    events = ResponseEvents(base(), lambda: 1005.5)
+    for choice in ChatAnswer(calls=[("f", "{}"), ("g", "{}")]).choices(2)[:4]:
+        events.choice(choice)
+    (failed,) = events.fail(error_body(RequestFailedError("x", code="nan_logits")))
     response = EVENT.validate_python(failed, strict=True).response
     assert (response.status, response.error.code, response.output[0].name) == ("failed", "server_error", "f")

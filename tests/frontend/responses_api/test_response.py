@@ -4,7 +4,7 @@ from openai.types.responses import Response
 
 from frontend.request_body import validate_body
 from frontend.responses_api.protocol import ResponsesRequest
-from frontend.responses_api.response import response_base, response_id_of, whole_response
+from frontend.responses_api.response import response_base, whole_response
 from tests.chat_answers import ID, ChatAnswer
 
 CREATED, COMPLETED = 1000, 1005
@@ -12,7 +12,7 @@ CREATED, COMPLETED = 1000, 1005
 
 def response_of(answer: ChatAnswer, **fields) -> Response:
     body = validate_body(ResponsesRequest, {"model": "fake", "input": "hi", **fields})
-    base = response_base(body, response_id_of(ID), CREATED)
+    base = response_base(body, {"id": ID, "created": CREATED})
     return Response.model_validate(whole_response(base, answer.whole(), COMPLETED), strict=True)
 
 

@@ -1,0 +1,109 @@
+"""Endpoints of other APIs, served by chat completions: `responses_api` and `anthropic_api`.
+
+A body is translated into one of chat completions and served inside this process; the answer, whole or choice by
+choice, is translated back. Invariant: a request fails before its answer begins exactly as the same chat completion
+would, with the other API's names of fields. Next: `openai/serving.py`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import aclosing
+from typing import Any, Generic, Protocol, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from frontend.chat_translation import renamed_params
+from frontend.errors import json_response
+from frontend.openai.answer_writer import choices_of
+from frontend.openai.chat_completions import OpenAIServingChat
+from frontend.openai.protocol import Body, ChatCompletionRequest
+from frontend.openai.serving import BegunAnswer
+from frontend.openai.streaming import Events, EventStreamResponse, named_event
+from frontend.openai.usage import usage_of
+from frontend.request_body import check_fields, read_body, validate_body
+from frontend.state import FrontendState
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+class EventTranslator(Protocol):
+    """Makes the events of one stream; each has its name in `type`. Usage is chat's."""
+
+    def start(self, usage: dict[str, Any]) -> list[dict[str, Any]]:
+        """The events before any output."""
+
+    def choice(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
+        """The events of a chunk's choice."""
+
+    def finish(self, usage: dict[str, Any]) -> list[dict[str, Any]]:
+        """The events after the last choice."""
+
+    def fail(self, error_body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The last event of a stream that cannot go on; takes the body of an error answer."""
+
+
+class TranslatedServing(ABC, Generic[BodyT]):
+    """An endpoint that is a translation onto chat completions."""
+
+    def __init__(self, state: FrontendState, chat: OpenAIServingChat, body_type: type[BodyT]) -> None:
+        self._state = state
+        self._chat = chat
+        self._body_type = body_type
+
+    @abstractmethod
+    def chat_values(self, body: BodyT) -> dict[str, Any]:
+        """The body of the chat completion."""
+
+    @abstractmethod
+    def param_name(self, chat_param: str) -> str:
+        """This API's name of a field of chat completions."""
+
+    @abstractmethod
+    def whole_answer(self, body: BodyT, completion: dict[str, Any]) -> dict[str, Any]:
+        """The answer for a whole chat completion."""
+
+    @abstractmethod
+    def events_of(self, body: BodyT, head: dict[str, Any]) -> EventTranslator:
+        """The events of a stream; `head` has the fields that all chunks of the chat completion share."""
+
+    async def serve(self, request: Request) -> Response:
+        """Answer one HTTP request; raises as `OpenAIServing.serve` does."""
+        model = self._state.model()
+        body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
+        with renamed_params(self.param_name):
+            chat_body = chat_body_of(self.chat_values(body))
+            if not chat_body.stream:
+                completion = await self._chat.complete(request, model, chat_body)
+                return json_response(self.whole_answer(body, completion), headers=headers)
+            begun = await self._chat.begin(request, model, chat_body)
+        translator = self.events_of(body, begun.head)
+        return EventStreamResponse(
+            _events(begun, translator),
+            begun.generation.close,
+            headers,
+            write_error=lambda error_body: _encoded(translator.fail(error_body)),
+        )
+
+
+def chat_body_of(values: dict[str, Any]) -> ChatCompletionRequest:
+    """The checked body of a chat completion; raises as `read_body` does."""
+    body = validate_body(ChatCompletionRequest, values)
+    check_fields(ChatCompletionRequest, values)
+    return body
+
+
+async def _events(begun: BegunAnswer, translator: EventTranslator) -> Events:
+    answers = begun.generation.answers
+    yield _encoded(translator.start(usage_of(answers, 1)))
+    async with aclosing(begun.generation.deltas()) as deltas:
+        async for index, delta in deltas:
+            choices = choices_of(begun.writer, index, delta)
+            item = b"".join(_encoded(translator.choice(choice)) for choice in choices)
+            if item:
+                yield item
+    yield _encoded(translator.finish(usage_of(answers, 1)))
+
+
+def _encoded(events: Iterable[dict[str, Any]]) -> bytes:
+    return b"".join(map(named_event, events))
