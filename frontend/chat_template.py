@@ -27,6 +27,9 @@ FALLBACK_TEMPLATE = (
 )
 """For a model without a template: one `role: content` line per message."""
 
+THINKING_SWITCH = "enable_thinking"
+"""The variable by which templates are told whether the model should think."""
+
 _RENDER_ERRORS = (
     jinja2.TemplateError,
     TypeError,
@@ -55,6 +58,8 @@ class ChatTemplate:
             raise ConfigError("the chat template is nested too deeply") from error
         self._special_tokens = dict(special_tokens)
         self._knows_developer = "developer" in source
+        self.has_thinking_switch = THINKING_SWITCH in source
+        """True if the template can be told whether the model should think."""
 
     def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
         """The prompt text, with the template's special tokens written out.

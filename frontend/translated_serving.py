@@ -5,15 +5,17 @@ choice, is translated back. Invariant: a request fails before its answer begins 
 would, with the other API's names of fields. Next: `openai/serving.py`.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from frontend.chat_translation import renamed_params
+from frontend.chat_translation import ParamName, renamed_params
 from frontend.errors import json_response
 from frontend.openai.answer_writer import choices_of
 from frontend.openai.chat_completions import OpenAIServingChat
@@ -21,8 +23,8 @@ from frontend.openai.protocol import Body, ChatCompletionRequest
 from frontend.openai.serving import BegunAnswer
 from frontend.openai.streaming import Events, EventStreamResponse, named_event
 from frontend.openai.usage import usage_of
-from frontend.request_body import check_fields, read_body, validate_body
-from frontend.state import FrontendState
+from frontend.request_body import INLINE_BODY_BYTES, check_fields, read_body, validate_body
+from frontend.state import FrontendState, ServedModel
 
 BodyT = TypeVar("BodyT", bound=Body)
 
@@ -52,8 +54,8 @@ class TranslatedServing(ABC, Generic[BodyT]):
         self._body_type = body_type
 
     @abstractmethod
-    def chat_values(self, body: BodyT) -> dict[str, Any]:
-        """The body of the chat completion."""
+    def chat_values(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
+        """The values of the chat completion's body; runs in any thread."""
 
     @abstractmethod
     def param_name(self, chat_param: str) -> str:
@@ -71,8 +73,9 @@ class TranslatedServing(ABC, Generic[BodyT]):
         """Answer one HTTP request; raises as `OpenAIServing.serve` does."""
         model = self._state.model()
         body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
+        translation = Translation(lambda: self.chat_values(model, body), self.param_name)
+        chat_body = await translation.chat_body(request, self._state)
         with renamed_params(self.param_name):
-            chat_body = chat_body_of(self.chat_values(body))
             if not chat_body.stream:
                 completion = await self._chat.complete(request, model, chat_body)
                 return json_response(self.whole_answer(body, completion), headers=headers)
@@ -86,11 +89,31 @@ class TranslatedServing(ABC, Generic[BodyT]):
         )
 
 
-def chat_body_of(values: dict[str, Any]) -> ChatCompletionRequest:
-    """The checked body of a chat completion; raises as `read_body` does."""
-    body = validate_body(ChatCompletionRequest, values)
-    check_fields(ChatCompletionRequest, values)
-    return body
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """The way from a body to one of chat completions."""
+
+    values: Callable[[], dict[str, Any]]
+    """Makes the values of the body of a chat completion; its errors have the other API's names already."""
+    param_name: ParamName
+
+    async def chat_body(self, request: Request, state: FrontendState) -> ChatCompletionRequest:
+        """The checked body of a chat completion; a large one is made in a thread, as `read_body` does it.
+
+        Raises:
+            InvalidRequestError: the body cannot be translated, or chat completions refuse it.
+        """
+        if len(await request.body()) <= INLINE_BODY_BYTES:
+            return self._chat_body()
+        async with state.large_body_slot:
+            return await asyncio.to_thread(self._chat_body)
+
+    def _chat_body(self) -> ChatCompletionRequest:
+        values = self.values()
+        with renamed_params(self.param_name):
+            body = validate_body(ChatCompletionRequest, values)
+            check_fields(ChatCompletionRequest, values)
+        return body
 
 
 async def _events(begun: BegunAnswer, translator: EventTranslator) -> Events:

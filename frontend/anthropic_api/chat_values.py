@@ -19,6 +19,7 @@ from frontend.anthropic_api.protocol import (
     NestedBlock,
     PromptBody,
 )
+from frontend.chat_template import THINKING_SWITCH
 from frontend.chat_translation import required, text_content
 from ipc.errors import InvalidRequestError, UnsupportedParameterError
 
@@ -40,14 +41,14 @@ _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 Message = dict[str, Any]
 
 
-def chat_values(body: MessagesRequest) -> dict[str, Any]:
-    """The body of the chat completion that answers this request.
+def chat_values(body: MessagesRequest, *, can_think: bool) -> dict[str, Any]:
+    """The body of the chat completion that answers this request; `can_think` is about the model's template.
 
     Raises:
         UnsupportedParameterError: a block, a tool or an option that this server cannot honour.
         InvalidRequestError: a block or a tool lacks a field that its type needs.
     """
-    values = prompt_values(body)
+    values = prompt_values(body, can_think=can_think)
     values["max_completion_tokens"] = body.max_tokens
     for name in _PASSED_ON:
         if getattr(body, name) is not None:
@@ -61,7 +62,7 @@ def chat_values(body: MessagesRequest) -> dict[str, Any]:
     return values
 
 
-def prompt_values(body: PromptBody) -> dict[str, Any]:
+def prompt_values(body: PromptBody, *, can_think: bool) -> dict[str, Any]:
     """The values that decide about the prompt; raises as `chat_values` does."""
     values: dict[str, Any] = {"model": body.model, "messages": _messages(body)}
     if body.messages[-1].role == "assistant":
@@ -72,8 +73,11 @@ def prompt_values(body: PromptBody) -> dict[str, Any]:
         values |= _tool_values(body)
     elif body.tool_choice is not None and body.tool_choice.type not in ("auto", "none"):
         raise InvalidRequestError("tool_choice: there are no tools to choose from", param="tool_choice")
-    if body.thinking is not None:
-        values["chat_template_kwargs"] = {"enable_thinking": body.thinking.type != "disabled"}
+    should_think = body.thinking is not None and body.thinking.type != "disabled"
+    if can_think:
+        values["chat_template_kwargs"] = {THINKING_SWITCH: should_think}
+    elif should_think:
+        raise UnsupportedParameterError("thinking: this model cannot be told to think.", param="thinking")
     if body.output_config is not None:
         if body.output_config.effort is not None:
             values["reasoning_effort"] = body.output_config.effort

@@ -17,8 +17,8 @@ from frontend.errors import json_response
 from frontend.openai.chat_completions import OpenAIServingChat
 from frontend.openai.tokenization import OpenAIServingTokenization
 from frontend.request_body import read_body
-from frontend.state import FrontendState
-from frontend.translated_serving import EventTranslator, TranslatedServing, chat_body_of
+from frontend.state import FrontendState, ServedModel
+from frontend.translated_serving import EventTranslator, TranslatedServing, Translation
 
 
 class ServingMessages(TranslatedServing[MessagesRequest]):
@@ -27,9 +27,9 @@ class ServingMessages(TranslatedServing[MessagesRequest]):
     def __init__(self, state: FrontendState, chat: OpenAIServingChat) -> None:
         super().__init__(state, chat, MessagesRequest)
 
-    def chat_values(self, body: MessagesRequest) -> dict[str, Any]:
-        """The body of the chat completion."""
-        return chat_values(body)
+    def chat_values(self, model: ServedModel, body: MessagesRequest) -> dict[str, Any]:
+        """The values of the chat completion's body."""
+        return chat_values(body, can_think=_can_think(model))
 
     def param_name(self, chat_param: str) -> str:
         """This API's name of a field of chat completions."""
@@ -62,6 +62,12 @@ class ServingCountTokens:
         async with self._tokenization.slot(request):
             body, headers = await read_body(request, CountTokensRequest, self._state.large_body_slot)
             model.check_name(body.model)
+            translation = Translation(lambda: prompt_values(body, can_think=_can_think(model)), param_name)
+            chat_body = await translation.chat_body(request, self._state)
             with renamed_params(param_name):
-                ids = await self._tokenization.chat_token_ids(model, chat_body_of(prompt_values(body)))
+                ids = await self._tokenization.chat_token_ids(model, chat_body)
         return json_response({"input_tokens": len(ids)}, headers=headers)
+
+
+def _can_think(model: ServedModel) -> bool:
+    return model.tokenizer.chat_template.has_thinking_switch

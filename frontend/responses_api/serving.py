@@ -8,7 +8,7 @@ from frontend.responses_api.chat_values import chat_values, param_name
 from frontend.responses_api.events import ResponseEvents
 from frontend.responses_api.protocol import ResponsesRequest
 from frontend.responses_api.response import response_base, whole_response
-from frontend.state import FrontendState
+from frontend.state import FrontendState, ServedModel
 from frontend.translated_serving import EventTranslator, TranslatedServing
 
 
@@ -18,8 +18,8 @@ class ServingResponses(TranslatedServing[ResponsesRequest]):
     def __init__(self, state: FrontendState, chat: OpenAIServingChat) -> None:
         super().__init__(state, chat, ResponsesRequest)
 
-    def chat_values(self, body: ResponsesRequest) -> dict[str, Any]:
-        """The body of the chat completion."""
+    def chat_values(self, model: ServedModel, body: ResponsesRequest) -> dict[str, Any]:
+        """The values of the chat completion's body."""
         return chat_values(body)
 
     def param_name(self, chat_param: str) -> str:

@@ -19,8 +19,9 @@ def text(content):
     return {"type": "text", "text": content}
 
 
-def translated(**fields):
-    return chat_values(validate_body(MessagesRequest, {"model": "fake", "max_tokens": 5, "messages": [HI], **fields}))
+def translated(*, can_think=False, **fields):
+    body = validate_body(MessagesRequest, {"model": "fake", "max_tokens": 5, "messages": [HI], **fields})
+    return chat_values(body, can_think=can_think)
 
 
 def messages_of(*messages):
@@ -143,12 +144,6 @@ def test_what_a_block_needs_is_named(role, block, param):
         ({"stop_sequences": ["x"]}, {"stop": ["x"]}),
         ({"metadata": {"user_id": "u"}}, {"user": "u"}),
         ({"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}),
-        ({"thinking": {"type": "disabled"}}, {"chat_template_kwargs": {"enable_thinking": False}}),
-        ({"thinking": {"type": "adaptive"}}, {"chat_template_kwargs": {"enable_thinking": True}}),
-        (
-            {"thinking": {"type": "enabled", "budget_tokens": 2000}},
-            {"chat_template_kwargs": {"enable_thinking": True}},
-        ),
         ({"output_config": {"effort": "low"}}, {"reasoning_effort": "low"}),
         (
             {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
@@ -164,6 +159,27 @@ def test_what_a_block_needs_is_named(role, block, param):
 def test_options_have_counterparts(fields, values):
     translation = translated(**fields)
     assert {name: translation[name] for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("thinking", "should_think"),
+    [
+        (None, False),
+        ({"type": "disabled"}, False),
+        ({"type": "adaptive"}, True),
+        ({"type": "enabled", "budget_tokens": 2000}, True),
+    ],
+)
+def test_a_template_is_told_whether_to_think(thinking, should_think):
+    values = translated(can_think=True, thinking=thinking)
+    assert values["chat_template_kwargs"] == {"enable_thinking": should_think}
+
+
+def test_a_template_that_cannot_be_told_does_not_think():
+    assert translated(thinking={"type": "disabled"}) == translated()
+    with pytest.raises(UnsupportedParameterError) as caught:
+        translated(thinking={"type": "enabled", "budget_tokens": 2000})
+    assert caught.value.param == "thinking"
 
 
 def test_tools_are_functions():
