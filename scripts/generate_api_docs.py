@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Usage: scripts/generate_api_docs.py [--check]
 
-Writes docs/api.md from the request bodies (frontend/openai/protocol) and the list of fields that are known but not
-honoured (frontend/openai/unsupported.py). With --check it only compares, and exits with 1 where the file is stale.
+Writes docs/api.md from the request bodies (frontend/openai/protocol and those of the other APIs) and their lists of
+fields that are known but not honoured (frontend/openai/unsupported.py for OpenAI's). With --check it only compares, and
+exits with 1 where the file is stale.
 """
 
 import sys
@@ -11,25 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest  # noqa: E402
 from frontend.openai.protocol import (  # noqa: E402
+    Body,
     ChatCompletionRequest,
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingRequest,
     TokenizeRequest,
 )
-from frontend.openai.unsupported import HARMLESS_PARAMETERS, UNSUPPORTED_PARAMETERS  # noqa: E402
+from frontend.responses_api.protocol import ResponsesRequest  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "api.md"
-ENDPOINTS: dict[str, type[BaseModel]] = {
+ENDPOINTS: dict[str, type[Body]] = {
     "POST /v1/chat/completions": ChatCompletionRequest,
     "POST /v1/completions": CompletionRequest,
+    "POST /v1/responses": ResponsesRequest,
+    "POST /v1/messages": MessagesRequest,
+    "POST /v1/messages/count_tokens": CountTokensRequest,
     "POST /v1/embeddings": EmbeddingRequest,
     "POST /tokenize": TokenizeRequest,
     "POST /detokenize": DetokenizeRequest,
@@ -68,10 +73,24 @@ accepted and named in the header `X-Ignored-Params`.
   an error event.
 - **`prompt_logprobs`** has vLLM's shape. **`return_token_ids`** adds `token_ids` to choices and chunks and
   `prompt_token_ids` to a chat's answer (its first chunk) or to a completion's choice (its first chunk).
+
+## Other APIs
+
+`/v1/responses` and `/v1/messages` are translated into chat completions and fail as those do, with their own names of
+fields. Nothing is kept between requests: what refers to an earlier answer is refused.
+
+- **Responses**: instructions are a system message; a call of a function joins the assistant's message before it,
+  reasoning with text the one after it. Only parts with text can be read, and only functions are tools. Reasoning comes
+  as `reasoning_text`, never as a summary. A failure in a stream that has begun is its last event, `response.failed`.
+- **Messages**: consecutive messages of one role are one; a conversation that ends with the assistant is continued; the
+  result of a tool with `is_error` begins with `Error: `. `input_tokens` leaves out what came from the prefix cache,
+  which is `cache_read_input_tokens`. A tool use that `max_tokens` cut off is left out of a whole answer; a stream sends
+  what there is of it. Errors have Anthropic's envelope, with `param` and `code` beside its own fields and the statuses
+  of all other routes; one in a stream that has begun is its last event, `error`.
 """
 
 
-def default_of(body: type[BaseModel], name: str) -> str:
+def default_of(body: type[Body], name: str) -> str:
     """The default as JSON writes it."""
     field = body.model_fields[name]
     value = field.get_default(call_default_factory=True)
@@ -80,14 +99,14 @@ def default_of(body: type[BaseModel], name: str) -> str:
     return "" if value is None else f"`{_json(value)}`"
 
 
-def rows_of(body: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
+def rows_of(body: type[Body]) -> Iterator[tuple[str, str, str, str]]:
     """Name, status, default or neutral values, and meaning of each field that the endpoint knows."""
     for name, field in body.model_fields.items():
         yield name, "honoured", default_of(body, name), field.description or ""
-    for name, item in UNSUPPORTED_PARAMETERS.items():
+    for name, item in body.unsupported_parameters.items():
         if name not in body.model_fields:
             yield name, "refused", " ".join(f"`{_json(value)}`" for value in item.neutral), item.meaning
-    for name, reason in HARMLESS_PARAMETERS.items():
+    for name, reason in body.harmless_parameters.items():
         if name not in body.model_fields:
             yield name, "harmless", "", reason
 
@@ -109,7 +128,7 @@ def document() -> str:
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    return orjson.dumps(value, default=lambda body: body.model_dump(by_alias=True, exclude_none=True)).decode()
 
 
 def main() -> int:

@@ -181,12 +181,12 @@ def _tool_call(block: ContentBlock, param: str) -> dict[str, Any]:
     return {"id": required(block.id, f"{param}.id"), "type": "function", "function": function}
 
 
-def _texts(blocks: Sequence[ContentBlock | NestedBlock], param: str) -> Iterator[str]:
+def _texts(blocks: Sequence[NestedBlock], param: str) -> Iterator[str]:
     for index, block in enumerate(blocks):
         yield _text(block, f"{param}.{index}")
 
 
-def _text(block: ContentBlock | NestedBlock, param: str) -> str:
+def _text(block: NestedBlock, param: str) -> str:
     if block.type != "text":
         raise UnsupportedParameterError(f"{param}: blocks of this type are not supported here.", param=f"{param}.type")
     return required(block.text, f"{param}.text")

@@ -10,6 +10,7 @@ under Anthropic's name, `request-id`. Invariant: answers of other routes, and th
 from typing import Any
 
 import orjson
+from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,7 +45,7 @@ class AnthropicEnvelopeMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or not _is_anthropic(scope["path"]):
+        if scope["type"] != "http" or not _is_anthropic(get_route_path(scope)):
             await self.app(scope, receive, send)
             return
         await self.app(scope, receive, _ErrorRewriter(send))

@@ -16,9 +16,11 @@ from frontend.openai.unsupported import Unsupported
 
 MAX_TOOLS = 128
 
+_KEEP_ALL_THINKING = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+
 UNSUPPORTED: dict[str, Unsupported] = {
     "container": Unsupported((), "running code on the server"),
-    "context_management": Unsupported(({},), "shortening the conversation"),
+    "context_management": Unsupported(({}, {"edits": []}, _KEEP_ALL_THINKING), "shortening the conversation"),
     "inference_geo": Unsupported((), "a place to compute"),
     "mcp_servers": Unsupported(([],), "tools that the server runs"),
     "output_format": Unsupported((), "an older name of `output_config.format`"),
@@ -38,16 +40,18 @@ class NestedBlock(Body):
 
     type: str
     text: str | None = None
+    citations: Any = None
+    """Of an answer that is sent back; changes nothing."""
+    cache_control: Any = None
+    """The prefix cache needs no hint."""
 
 
 NestedBlocks = Annotated[list[NestedBlock], Field(fail_fast=True, max_length=MAX_CONTENT_PARTS)]
 
 
-class ContentBlock(Body):
+class ContentBlock(NestedBlock):
     """A block of a message: text, thinking, the use of a tool, or its result."""
 
-    type: str
-    text: str | None = None
     thinking: str | None = None
     id: str | None = None
     name: str | None = None
@@ -55,6 +59,10 @@ class ContentBlock(Body):
     tool_use_id: str | None = None
     content: str | NestedBlocks | None = None
     is_error: bool = False
+    signature: str | None = None
+    """Of thinking; nothing is signed here, and nothing checked."""
+    data: str | None = None
+    """Of thinking that nobody can read."""
 
 
 ContentBlocks = Annotated[list[ContentBlock], Field(fail_fast=True, max_length=MAX_CONTENT_PARTS)]
@@ -76,6 +84,8 @@ class AnthropicTool(Body):
     input_schema: dict[str, Any] | None = None
     strict: bool | None = None
     defer_loading: bool = False
+    cache_control: Any = None
+    """The prefix cache needs no hint."""
 
 
 class AnthropicToolChoice(Body):

@@ -43,6 +43,9 @@ class InputPart(Body):
     type: str
     text: str | None = None
     refusal: str | None = None
+    annotations: Any = None
+    """Of an answer that is sent back; changes nothing, like the next one."""
+    logprobs: Any = None
 
 
 Parts = Annotated[list[InputPart], Field(fail_fast=True, max_length=MAX_CONTENT_PARTS)]
@@ -58,6 +61,12 @@ class InputItem(Body):
     name: str | None = None
     arguments: str | None = None
     output: str | Parts | None = None
+    id: str | None = None
+    """Of an answer that is sent back; changes nothing, like all that follow."""
+    status: str | None = None
+    summary: Any = None
+    encrypted_content: str | None = None
+    phase: str | None = None
 
 
 class TextFormat(Body):
