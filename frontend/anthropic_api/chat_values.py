@@ -73,7 +73,7 @@ def prompt_values(body: PromptBody, *, can_think: bool) -> dict[str, Any]:
         values |= _tool_values(body)
     elif body.tool_choice is not None and body.tool_choice.type not in ("auto", "none"):
         raise InvalidRequestError("tool_choice: there are no tools to choose from", param="tool_choice")
-    should_think = body.thinking is not None and body.thinking.type != "disabled"
+    should_think = _should_think(body)
     if can_think:
         values["chat_template_kwargs"] = {THINKING_SWITCH: should_think}
     elif should_think:
@@ -95,6 +95,17 @@ def param_name(chat_param: str) -> str:
     return "messages" if head == "messages" else _PARAM_NAMES.get(head, chat_param)
 
 
+def _should_think(body: PromptBody) -> bool:
+    thinking = body.thinking
+    if thinking is None:
+        return False
+    if thinking.type == "between_tools":
+        raise UnsupportedParameterError("thinking.type is not supported with this value.", param="thinking.type")
+    if thinking.display == "omitted":
+        raise UnsupportedParameterError("thinking.display is not supported with this value.", param="thinking.display")
+    return thinking.type != "disabled"
+
+
 # --- messages ---------------------------------------------------------------------------------------------------
 
 
@@ -105,7 +116,7 @@ def _messages(body: PromptBody) -> list[Message]:
         messages.append({"role": "system", "content": text_content(texts)})
     for role, indexes in _turns(body.messages):
         blocks = [block for index in indexes for block in _blocks(body.messages[index], f"messages.{index}.content")]
-        messages += _assistant_turn(blocks) if role == "assistant" else _user_turn(blocks)
+        messages += _TURNS[role](blocks)
     return messages
 
 
@@ -125,6 +136,10 @@ def _blocks(message: AnthropicMessage, param: str) -> list[tuple[str, ContentBlo
     if isinstance(message.content, str):
         return [(param, ContentBlock(type="text", text=message.content))]
     return [(f"{param}.{index}", block) for index, block in enumerate(message.content)]
+
+
+def _system_turn(blocks: list[tuple[str, ContentBlock]]) -> list[Message]:
+    return [{"role": "system", "content": text_content([_text(block, param) for param, block in blocks])}]
 
 
 def _user_turn(blocks: list[tuple[str, ContentBlock]]) -> list[Message]:
@@ -171,6 +186,9 @@ def _assistant_turn(blocks: list[tuple[str, ContentBlock]]) -> list[Message]:
     if calls:
         message["tool_calls"] = calls
     return [message]
+
+
+_TURNS = {"system": _system_turn, "user": _user_turn, "assistant": _assistant_turn}
 
 
 def _tool_call(block: ContentBlock, param: str) -> dict[str, Any]:

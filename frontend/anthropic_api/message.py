@@ -72,11 +72,13 @@ def stop_fields(choice: dict[str, Any]) -> dict[str, Any]:
 def usage_of(usage: dict[str, Any]) -> dict[str, Any]:
     """Chat's token counts; Anthropic counts what came from the cache apart from the other input."""
     num_cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    num_thinking = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0)
     return {
         "input_tokens": usage["prompt_tokens"] - num_cached,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": num_cached,
         "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {"thinking_tokens": num_thinking},
         "service_tier": "standard",
     }
 

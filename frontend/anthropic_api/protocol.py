@@ -21,6 +21,7 @@ _KEEP_ALL_THINKING = {"edits": [{"type": "clear_thinking_20251015", "keep": "all
 UNSUPPORTED: dict[str, Unsupported] = {
     "container": Unsupported((), "running code on the server"),
     "context_management": Unsupported(({}, {"edits": []}, _KEEP_ALL_THINKING), "shortening the conversation"),
+    "diagnostics": Unsupported(({},), "why the prompt was not in the cache"),
     "inference_geo": Unsupported((), "a place to compute"),
     "mcp_servers": Unsupported(([],), "tools that the server runs"),
     "output_format": Unsupported((), "an older name of `output_config.format`"),
@@ -71,7 +72,7 @@ ContentBlocks = Annotated[list[ContentBlock], Field(fail_fast=True, max_length=M
 class AnthropicMessage(Body):
     """One message of a conversation."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: str | ContentBlocks
 
 
@@ -99,9 +100,10 @@ class AnthropicToolChoice(Body):
 class ThinkingConfig(Body):
     """Whether the model thinks before it answers."""
 
-    type: Literal["enabled", "disabled", "adaptive"]
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: int | None = Field(None, ge=1024)
-    """A target of thinking, which Anthropic's models may exceed too."""
+    """A target, which Anthropic's models may exceed too."""
+    display: Literal["summarized", "omitted"] | None = None
 
 
 class OutputFormat(Body):

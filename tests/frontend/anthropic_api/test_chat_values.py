@@ -40,6 +40,10 @@ def test_the_system_prompt_comes_first(system, content):
     assert translated(system=system)["messages"] == [{"role": "system", "content": content}, HI]
 
 
+def test_a_system_message_may_come_later():
+    assert messages_of(HI, {"role": "system", "content": "Be brief."})[1] == {"role": "system", "content": "Be brief."}
+
+
 def test_messages_of_one_role_are_one():
     assert messages_of(HI, {"role": "user", "content": [text("a")]}) == [
         {"role": "user", "content": [text("hi"), text("a")]}
@@ -112,6 +116,8 @@ def test_the_use_of_a_tool_needs_a_result():
         ({"system": [{"type": "image"}]}, "system.0.type"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0"),
         ({"tools": [{**TOOL, "defer_loading": True}]}, "tools.0.defer_loading"),
+        ({"thinking": {"type": "between_tools"}}, "thinking.type"),
+        ({"thinking": {"type": "adaptive", "display": "omitted"}}, "thinking.display"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(fields, param):

@@ -25,6 +25,7 @@ def test_a_text():
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 4,
             "output_tokens": 5,
+            "output_tokens_details": {"thinking_tokens": 2},
             "service_tier": "standard",
         },
     }
