@@ -33,6 +33,7 @@ _PARAM_NAMES = {
     "structured_outputs": "output_config.format",
     "reasoning_effort": "output_config.effort",
     "chat_template_kwargs": "thinking",
+    "continue_final_message": "messages",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
 }
 _PASSED_ON = ("temperature", "top_p", "top_k", "seed", "min_p", "ignore_eos", "priority", "cache_salt", "timeout")

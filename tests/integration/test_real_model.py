@@ -1,15 +1,26 @@
 """A whole server with SmolLM2, talked to through the real OpenAI client."""
 
+import json
 import math
+from typing import Literal
 
 import pytest
+from pydantic import BaseModel
 
 from tests.servers import Server
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
 MODEL = "smollm2-135m-instruct"
+PARIS = "The capital of France is Paris."
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+class Animal(BaseModel):
+    """What a structured answer is read as."""
+
+    name: Literal["cat", "dog"]
+    legs: int
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +47,7 @@ def read(stream):
 
 def test_it_knows_the_capital_of_france(client):
     answer = client.chat.completions.create(model=MODEL, messages=FRANCE, temperature=0, max_tokens=20)
-    assert answer.choices[0].message.content == "The capital of France is Paris."
+    assert answer.choices[0].message.content == PARIS
     assert answer.choices[0].finish_reason == "stop"
 
 
@@ -126,3 +137,42 @@ def test_tokens_become_the_same_text_again(server):
 def test_it_is_served_under_its_name_and_the_alias(client, name):
     assert name in [model.id for model in client.models.list()]
     assert client.models.retrieve(name).id == name
+
+
+def test_a_response_is_that_of_the_chat_completion(client):
+    response = client.responses.create(model=MODEL, input=FRANCE[0]["content"], temperature=0)
+    assert (response.status, response.output_text) == ("completed", PARIS)
+
+
+def test_a_streamed_response_is_the_whole_one(client):
+    request = {"model": MODEL, "input": "Write one sentence about the sea. Use an emoji.", "temperature": 0}
+    whole = client.responses.create(**request)
+    with client.responses.stream(**request) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        final = stream.get_final_response()
+    assert text == final.output_text == whole.output_text
+    assert final.usage.output_tokens == whole.usage.output_tokens
+
+
+def test_a_response_can_be_sent_back(client):
+    first = client.responses.create(model=MODEL, input=FRANCE[0]["content"], temperature=0)
+    items = [*FRANCE, *first.output, {"role": "user", "content": "Repeat the answer."}]
+    response = client.responses.create(model=MODEL, input=items, temperature=0, max_output_tokens=20)
+    assert "Paris" in response.output_text
+
+
+def test_a_response_follows_a_schema(client):
+    response = client.responses.parse(model=MODEL, input="Describe a cat.", text_format=Animal, temperature=0)
+    assert isinstance(response.output_parsed, Animal)
+
+
+def test_a_message_of_anthropics_api_is_it_too(server):
+    body = {"model": MODEL, "max_tokens": 20, "temperature": 0, "messages": FRANCE}
+    with server.http() as http:
+        message = http.post("/v1/messages", json=body).json()
+        with http.stream("POST", "/v1/messages", json=body | {"stream": True}) as stream:
+            events = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
+    assert message["content"][0]["text"] == PARIS
+    assert message["stop_reason"] == "end_turn"
+    deltas = [event["delta"]["text"] for event in events if event["type"] == "content_block_delta"]
+    assert "".join(deltas) == PARIS
