@@ -1,9 +1,14 @@
 """Bodies of /v1/messages as bodies of chat completions."""
 
+from itertools import pairwise
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frontend.anthropic_api.chat_values import chat_values, param_name
 from frontend.anthropic_api.protocol import MessagesRequest
+from frontend.openai.protocol import ChatMessage
 from frontend.request_body import validate_body
 from ipc.errors import InvalidRequestError, UnsupportedParameterError
 
@@ -237,3 +242,47 @@ def test_wrong_tools_are_named(fields, param):
 )
 def test_fields_of_chat_completions_have_names_here(chat_param, param):
     assert param_name(chat_param) == param
+
+
+blocks = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "thinking", "redacted_thinking", "tool_use", "tool_result", "image"])},
+    optional={
+        "text": st.text(max_size=3),
+        "thinking": st.text(max_size=3),
+        "id": st.text(max_size=3),
+        "name": st.text(max_size=3),
+        "input": st.dictionaries(st.text(max_size=3), st.integers(-9, 9), max_size=2),
+        "tool_use_id": st.text(max_size=3),
+        "content": st.text(max_size=3) | st.lists(st.just({"type": "text", "text": "a"}), max_size=2),
+        "is_error": st.booleans(),
+    },
+)
+conversations = st.lists(
+    st.fixed_dictionaries(
+        {
+            "role": st.sampled_from(["user", "assistant", "system"]),
+            "content": st.text(max_size=3) | st.lists(blocks, max_size=3),
+        }
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(conversations)
+def test_any_messages_are_translated_or_refused_by_name(conversation):
+    outcome = messages_or_error(conversation)
+    if isinstance(outcome, InvalidRequestError):
+        assert outcome.param.startswith("messages")
+    else:
+        assert all(validate_body(ChatMessage, message) for message in outcome)
+        assert all(message["content"] is not None or message.get("tool_calls") for message in outcome)
+        roles = [message["role"] for message in outcome]
+        assert all(pair != ("assistant", "assistant") for pair in pairwise(roles))
+
+
+def messages_or_error(conversation):
+    try:
+        return messages_of(*conversation)
+    except InvalidRequestError as error:
+        return error

@@ -1,7 +1,10 @@
 """Bodies of /v1/responses as bodies of chat completions."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from frontend.openai.protocol import ChatMessage
 from frontend.request_body import validate_body
 from frontend.responses_api.chat_values import chat_values, param_name
 from frontend.responses_api.protocol import ResponsesRequest
@@ -234,3 +237,39 @@ def test_there_must_be_tools_to_require_one():
 )
 def test_fields_of_chat_completions_have_names_here(chat_param, param):
     assert param_name(chat_param) == param
+
+
+parts = st.fixed_dictionaries(
+    {"type": st.sampled_from(["input_text", "output_text", "refusal", "input_image"])},
+    optional={"text": st.text(max_size=3), "refusal": st.text(max_size=3)},
+)
+contents = st.none() | st.text(max_size=3) | st.lists(parts, max_size=2)
+items = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["message", "function_call", "function_call_output", "reasoning", "item_reference"]),
+        "role": st.sampled_from(["user", "assistant", "system", "developer"]),
+        "content": contents,
+        "call_id": st.text(max_size=3),
+        "name": st.text(max_size=3),
+        "arguments": st.text(max_size=3),
+        "output": contents,
+    },
+)
+
+
+@given(st.lists(items, min_size=1, max_size=5))
+def test_any_items_are_messages_or_refused_by_name(given_items):
+    outcome = messages_or_error(given_items)
+    if isinstance(outcome, InvalidRequestError):
+        assert outcome.param.startswith("input")
+    else:
+        assert all(validate_body(ChatMessage, message) for message in outcome)
+        assert all(message["role"] == "assistant" or message["content"] is not None for message in outcome)
+
+
+def messages_or_error(given_items):
+    try:
+        return messages_of(*given_items)
+    except InvalidRequestError as error:
+        return error
