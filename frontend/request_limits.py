@@ -16,8 +16,11 @@ MAX_REPEATED_IDS = 2**22
 """Most `allowed_token_ids` and `logit_bias` of all answers together; each answer is a request of its own."""
 
 
-def check_limits(body: GenerationBody, inputs: Sequence[EngineInput]) -> None:
-    """Raise `InvalidRequestError` for a body that asks for too much in all; `param` is a field to ask less with."""
+def check_limits(body: GenerationBody, inputs: Sequence[EngineInput], *, is_kept: bool) -> None:
+    """Raise `InvalidRequestError` for a body that asks for too much in all; `param` is a field to ask less with.
+
+    `is_kept` says that the log-probabilities of answers are kept until their end, as all but plain streams do.
+    """
     num_ids = len(body.allowed_token_ids or ()) + len(body.logit_bias)
     if num_ids * len(inputs) > MAX_REPEATED_IDS:
         param = "allowed_token_ids" if body.allowed_token_ids else "logit_bias"
@@ -31,7 +34,7 @@ def check_limits(body: GenerationBody, inputs: Sequence[EngineInput]) -> None:
     num_answer_entries = sum(
         item.sampling_params.max_tokens * (item.sampling_params.num_logprobs + 1) for item in inputs
     )
-    num_entries = num_prompt_entries + (0 if body.stream else num_answer_entries)
+    num_entries = num_prompt_entries + (num_answer_entries if is_kept else 0)
     if num_entries > MAX_LOGPROB_ENTRIES:
         param = "logprobs" if body.num_logprobs is not None else "prompt_logprobs"
         raise InvalidRequestError(

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.requests import Request
@@ -20,13 +21,14 @@ from frontend.errors import json_response
 from frontend.openai.answer_writer import choices_of
 from frontend.openai.chat_completions import OpenAIServingChat
 from frontend.openai.protocol import Body, ChatCompletionRequest
-from frontend.openai.serving import BegunAnswer
+from frontend.openai.serving import INLINE_TOKENS, BegunAnswer
 from frontend.openai.streaming import Events, EventStreamResponse, named_event
 from frontend.openai.usage import usage_of
 from frontend.request_body import INLINE_BODY_BYTES, check_fields, read_body, validate_body
 from frontend.state import FrontendState, ServedModel
 
 BodyT = TypeVar("BodyT", bound=Body)
+ResultT = TypeVar("ResultT")
 
 
 class EventTranslator(Protocol):
@@ -78,11 +80,14 @@ class TranslatedServing(ABC, Generic[BodyT]):
         with renamed_params(self.param_name):
             if not chat_body.stream:
                 completion = await self._chat.complete(request, model, chat_body)
-                return json_response(self.whole_answer(body, completion), headers=headers)
-            begun = await self._chat.begin(request, model, chat_body)
+                is_long = chat_body.logprobs and completion["usage"]["completion_tokens"] > INLINE_TOKENS
+                return await _in_turn(
+                    is_long, lambda: json_response(self.whole_answer(body, completion), headers=headers)
+                )
+            begun = await self._chat.begin(request, model, chat_body, is_kept=True)
         translator = self.events_of(body, begun.head)
         return EventStreamResponse(
-            _events(begun, translator),
+            _events(begun, translator, has_logprobs=chat_body.logprobs),
             begun.generation.close,
             headers,
             write_error=lambda error_body: _encoded(translator.fail(error_body)),
@@ -116,16 +121,27 @@ class Translation:
         return body
 
 
-async def _events(begun: BegunAnswer, translator: EventTranslator) -> Events:
+async def _events(begun: BegunAnswer, translator: EventTranslator, *, has_logprobs: bool) -> Events:
     answers = begun.generation.answers
+    is_long = False  # true at the end of an answer whose events repeat something about many tokens
     yield _encoded(translator.start(usage_of(answers, 1)))
     async with aclosing(begun.generation.deltas()) as deltas:
         async for index, delta in deltas:
             choices = choices_of(begun.writer, index, delta)
-            item = b"".join(_encoded(translator.choice(choice)) for choice in choices)
+            is_long = has_logprobs and delta.finish is not None and delta.num_output_tokens > INLINE_TOKENS
+            item = await _in_turn(is_long, partial(_encoded_choices, translator, choices))
             if item:
                 yield item
-    yield _encoded(translator.finish(usage_of(answers, 1)))
+    yield await _in_turn(is_long, lambda: _encoded(translator.finish(usage_of(answers, 1))))
+
+
+async def _in_turn(is_long: bool, work: Callable[[], ResultT]) -> ResultT:
+    """Do it at once, or in a thread where it would keep everybody waiting."""
+    return await asyncio.to_thread(work) if is_long else work()
+
+
+def _encoded_choices(translator: EventTranslator, choices: list[dict[str, Any]]) -> bytes:
+    return b"".join(_encoded(translator.choice(choice)) for choice in choices)
 
 
 def _encoded(events: Iterable[dict[str, Any]]) -> bytes:

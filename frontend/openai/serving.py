@@ -91,12 +91,15 @@ class OpenAIServing(ABC, Generic[BodyT]):
         head = self._head(model, body)
         return {**head, **await run_while_connected(request, self._whole(model, body, options))}
 
-    async def begin(self, request: Request, model: ServedModel, body: BodyT) -> BegunAnswer:
-        """An answer to be streamed, once it has begun; raises as `serve` does. The caller closes its generation."""
+    async def begin(self, request: Request, model: ServedModel, body: BodyT, *, is_kept: bool = False) -> BegunAnswer:
+        """An answer to be streamed, once it has begun; raises as `serve` does. The caller closes its generation.
+
+        `is_kept` says that what was sent is kept until the end.
+        """
         model.check_name(body.model)
         options = request_options(body, request.headers)
         head = self._head(model, body)
-        generation, writer = await run_while_connected(request, self._start(model, body, options))
+        generation, writer = await run_while_connected(request, self._start(model, body, options, is_kept))
         return BegunAnswer(head, generation, writer)
 
     def _head(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
@@ -112,18 +115,20 @@ class OpenAIServing(ABC, Generic[BodyT]):
         return head if tier is None else {**head, "service_tier": tier}
 
     async def _submit(
-        self, model: ServedModel, body: BodyT, options: RequestOptions
+        self, model: ServedModel, body: BodyT, options: RequestOptions, *, is_kept: bool
     ) -> tuple[Generation, AnswerWriter]:
         check_num_answers(body)
         self._state.check_admission(model, body.num_answers)
         inputs = await self.engine_inputs(model, body)
-        check_limits(body, inputs)
+        check_limits(body, inputs, is_kept=is_kept)
         writer = await self.writer(model, body, inputs)
         return Generation(self._state.client, model, inputs, _text_options(body), **options), writer
 
-    async def _start(self, model: ServedModel, body: BodyT, options: RequestOptions) -> tuple[Generation, AnswerWriter]:
+    async def _start(
+        self, model: ServedModel, body: BodyT, options: RequestOptions, is_kept: bool
+    ) -> tuple[Generation, AnswerWriter]:
         """Submit, and wait until every answer has begun."""
-        generation, writer = await self._submit(model, body, options)
+        generation, writer = await self._submit(model, body, options, is_kept=is_kept)
         try:
             with _named_errors(body):
                 await generation.prime()
@@ -133,7 +138,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         return generation, writer
 
     async def _whole(self, model: ServedModel, body: BodyT, options: RequestOptions) -> dict[str, Any]:
-        generation, writer = await self._submit(model, body, options)
+        generation, writer = await self._submit(model, body, options, is_kept=True)
         try:
             with _named_errors(body):
                 answers = await generation.collect()

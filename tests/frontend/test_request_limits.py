@@ -14,7 +14,7 @@ from ipc.sampling_params import SamplingParams
 def check(num_answers: int, num_prompt_tokens: int = 1, params: dict[str, Any] | None = None, **fields: Any) -> None:
     body = CompletionRequest.model_validate({"model": "m", "prompt": "x", **fields})
     sampling_params = SamplingParams(**{"max_tokens": 1, **(params or {})})
-    check_limits(body, [EngineInput([5] * num_prompt_tokens, sampling_params)] * num_answers)
+    check_limits(body, [EngineInput([5] * num_prompt_tokens, sampling_params)] * num_answers, is_kept=not body.stream)
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,11 @@ def test_long_lists_are_limited_in_all(name: str):
     with pytest.raises(InvalidRequestError) as caught:
         check(MAX_REPEATED_IDS // 4096 + 1, **{name: ids})
     assert caught.value.param == name
+
+
+def test_a_stream_that_repeats_its_answer_keeps_it():
+    body = CompletionRequest.model_validate({"model": "m", "prompt": "x", "logprobs": 1, "stream": True})
+    params = SamplingParams(max_tokens=MAX_LOGPROB_ENTRIES, num_logprobs=1)
+    with pytest.raises(InvalidRequestError) as caught:
+        check_limits(body, [EngineInput([5], params)], is_kept=True)
+    assert caught.value.param == "logprobs"

@@ -131,3 +131,10 @@ def test_the_tier_that_was_used_is_told(core: CoreProcess):
 @pytest.mark.parametrize("path", [RESPONSES, MESSAGES])
 def test_nobody_knows_a_model_of_another_name(core: CoreProcess, path: str):
     assert error_of(post(core, path, model="other")) == (404, "model", "model_not_found")
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_long_answer_with_log_probabilities_is_whole(core: CoreProcess, is_stream: bool):
+    answer = post(core, RESPONSES, top_logprobs=1, max_output_tokens=1500, ignore_eos=True, stream=is_stream)
+    last = json.loads(answer.text.rpartition("data: ")[2])["response"] if is_stream else answer.json()
+    assert len(last["output"][0]["content"][0]["logprobs"]) == last["usage"]["output_tokens"] == 1500
