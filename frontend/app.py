@@ -15,6 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from frontend.access import ApiKeyMiddleware
+from frontend.cors import CrossOriginMiddleware
+from frontend.docs_pages import add_docs_pages
+from frontend.edge import EdgeSettings
 from frontend.errors import error_response, http_exception_response
 from frontend.health import Health, package_version
 from frontend.middleware import BodyLimitMiddleware, RequestContextMiddleware
@@ -49,14 +53,26 @@ def create_app(state: FrontendState) -> FastAPI:
             await state.close()
 
     app = FastAPI(
-        title="fast-inference", version=package_version(), lifespan=lifespan, root_path=state.config.root_path
+        title="fast-inference",
+        version=package_version(),
+        lifespan=lifespan,
+        root_path=state.config.root_path,
+        openapi_url="/openapi.json" if state.config.docs else None,
+        docs_url=None,
+        redoc_url=None,
     )
+    app.state.edge = EdgeSettings.of(state.config)
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=state.config.max_body_bytes)
+    app.add_middleware(ApiKeyMiddleware, config=state.config)
+    if state.config.allowed_origins:
+        app.add_middleware(CrossOriginMiddleware, config=state.config)
     app.add_middleware(RequestContextMiddleware, echo_request_id=state.config.request_id_headers)
     _add_error_handlers(app)
     _add_probes(app, Health(state))
     _add_endpoints(app, state)
-    install_openapi(app)
+    if state.config.docs:
+        add_docs_pages(app)
+    install_openapi(app, needs_key=bool(state.config.api_key))
     return app
 
 

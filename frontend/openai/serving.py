@@ -1,10 +1,13 @@
 """What chat and text completions have in common: the steps of a request, whole or streamed.
 
 Body, admission, token ids, engine streams, text, JSON or SSE. Whatever fails before every answer has begun is an HTTP
-status for the whole request; later failures of a stream are error events. Subclasses say how a choice looks.
+status for the whole request; later failures of a stream are error events. A stream that has not begun within
+`--sse-ping-interval` gets its 200 all the same, and comments from then on. Subclasses say how a choice looks.
 Next: `chat_completions`, `completions`.
 """
 
+import asyncio
+import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -14,6 +17,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from frontend.access import Caller, caller_of
 from frontend.disconnect import run_while_connected
 from frontend.errors import json_response
 from frontend.generation import Answer, Generation
@@ -24,6 +28,8 @@ from frontend.openai.usage import usage_of
 from frontend.output_processor import Finish, TextOptions
 from frontend.request_body import read_body
 from frontend.state import FrontendState, ServedModel
+
+log = logging.getLogger(__name__)
 
 BodyT = TypeVar("BodyT", bound=GenerationBody)
 
@@ -74,13 +80,14 @@ class OpenAIServing(ABC, Generic[BodyT]):
             "model": body.model,
             "system_fingerprint": model.system_fingerprint,
         }
+        caller = caller_of(request)
         if body.stream:
-            generation = await run_while_connected(request, self._start(model, body))
+            generation = await run_while_connected(request, self._start(model, body, caller))
             return EventStreamResponse(self._events(generation, body, head), generation.close, headers)
-        whole = await run_while_connected(request, self._whole(model, body))
+        whole = await run_while_connected(request, self._whole(model, body, caller))
         return json_response({**head, **whole}, headers=headers)
 
-    async def _submit(self, model: ServedModel, body: BodyT) -> Generation:
+    async def _submit(self, model: ServedModel, body: BodyT, caller: Caller) -> Generation:
         check_num_answers(body)
         self._state.check_admission(model, body.num_answers)
         inputs = await self.engine_inputs(model, body)
@@ -96,22 +103,30 @@ class OpenAIServing(ABC, Generic[BodyT]):
             inputs,
             options,
             priority=body.priority,
-            flow=body.user,
-            cache_salt=body.cache_salt,
+            flow=caller.flow(body.user),
+            cache_salt=caller.cache_salt(body.cache_salt),
         )
 
-    async def _start(self, model: ServedModel, body: BodyT) -> Generation:
-        """Submit, and wait until every answer has begun."""
-        generation = await self._submit(model, body)
+    async def _start(self, model: ServedModel, body: BodyT, caller: Caller) -> Generation:
+        """Submit, and wait until every answer has begun, or for as long as a stream may be silent."""
+        generation = await self._submit(model, body, caller)
         try:
-            await generation.prime()
+            await self._wait_for_first_outputs(generation)
         except BaseException:
             generation.close()
             raise
         return generation
 
-    async def _whole(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
-        generation = await self._submit(model, body)
+    async def _wait_for_first_outputs(self, generation: Generation) -> None:
+        """Raises what an answer failed with meanwhile; nothing is lost when the time is over first."""
+        try:
+            async with asyncio.timeout(self._state.config.sse_ping_interval or None):
+                await generation.prime()
+        except TimeoutError:
+            log.debug("a stream begins before its answers")
+
+    async def _whole(self, model: ServedModel, body: BodyT, caller: Caller) -> dict[str, Any]:
+        generation = await self._submit(model, body, caller)
         try:
             answers = await generation.collect()
         finally:
