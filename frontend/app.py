@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from frontend.access import ApiKeyMiddleware
 from frontend.cors import CrossOriginMiddleware
@@ -82,8 +84,10 @@ def _add_error_handlers(app: FastAPI) -> None:
         return error_response(error)
 
     @app.exception_handler(HTTPException)
-    async def _http_error(_: Request, error: HTTPException) -> Response:
+    async def _http_error(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers) if error.headers else None
+        if error.status_code == 405:
+            headers = {"allow": ", ".join(_allowed_methods(app, request.scope))}
         return http_exception_response(error.status_code, str(error.detail), headers)
 
     @app.exception_handler(RequestValidationError)
@@ -92,6 +96,12 @@ def _add_error_handlers(app: FastAPI) -> None:
         detail = error.errors()[0]
         param = ".".join(str(step) for step in detail["loc"][1:])
         return error_response(InvalidRequestError(f"{param}: {detail['msg']}", param=param or None))
+
+
+def _allowed_methods(app: FastAPI, scope: Scope) -> list[str]:
+    """Of all routes with this path together; the router names those of the first one."""
+    matching = [route for route in app.routes if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL]
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 def _add_probes(app: FastAPI, health: Health) -> None:

@@ -109,20 +109,30 @@ def _request_body(known: Operation) -> Document:
 def _success(known: Operation) -> Document:
     content: Document = {"application/json": {"schema": _reference(known.answer)}}
     if known.event is not None:
-        content["text/event-stream"] = {
-            "schema": {
-                "type": "string",
-                "description": f"With `stream: true`: events whose data is a {known.event.__name__}, then "
-                "`data: [DONE]`. A failure is one event with an error envelope instead, and no `[DONE]`.",
-            },
-            "itemSchema": {"type": "object", "properties": {"data": {"contentSchema": _reference(known.event)}}},
-        }
+        content["text/event-stream"] = {"itemSchema": _event_schema(known.event)}
     answer: Document = {"description": "Success.", "content": content}
     if known.body is not None:
         answer["headers"] = {
             "X-Ignored-Params": {"schema": {"type": "string"}, "description": "Fields of the body that nothing reads."}
         }
     return answer
+
+
+def _event_schema(event: type[BaseModel]) -> Document:
+    """One event of a stream (OpenAPI 3.2's `itemSchema`)."""
+    data = {"anyOf": [_reference(event), _reference(ErrorEnvelope)]}
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "data": {
+                "type": "string",
+                "description": "A chunk, or `[DONE]` when the answer is complete. A failure is one last event with an "
+                "error envelope instead, and no `[DONE]`.",
+                "anyOf": [{"const": "[DONE]"}, {"contentMediaType": "application/json", "contentSchema": data}],
+            }
+        },
+    }
 
 
 def _error_statuses(operation: Document, known: Operation | None, *, is_public: bool) -> list[int]:
