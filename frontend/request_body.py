@@ -37,7 +37,7 @@ MAX_FIELDS = 256
 _JSON_NODE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]', re.DOTALL)
 _JSON_MEDIA_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)\s*(;.*)?", re.IGNORECASE)
 _KNOWN_PARAMETERS = HARMLESS_PARAMETERS | UNSUPPORTED_PARAMETERS.keys()
-_HEADER_SAFE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_HEADER_SAFE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 async def read_body(
@@ -66,7 +66,7 @@ def _checked_body(raw: bytes, model: type[BodyT], is_strict: bool) -> tuple[Body
     values = parse_json_object(raw)
     body = validate_body(model, values)
     check_supported(values, set(model.model_fields))
-    ignored = unknown_fields(values, model, _KNOWN_PARAMETERS)
+    ignored = ignored_params(values, model)
     if is_strict and ignored:
         raise _unknown_parameter(ignored[0])
     return body, ignored_params_header(ignored)
@@ -104,6 +104,11 @@ def validate_body(model: type[BodyT], values: dict[str, Any]) -> BodyT:
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
         raise _invalid_field(values, details) from None
+
+
+def ignored_params(values: dict[str, Any], model: type[BaseModel]) -> list[str]:
+    """The fields of a body that nothing reads and whose names we do not know from the APIs that we follow."""
+    return unknown_fields(values, model, _KNOWN_PARAMETERS)
 
 
 def ignored_params_header(names: list[str]) -> dict[str, str]:
