@@ -32,7 +32,7 @@ PUBLIC_ROUTES = frozenset(
         ("POST", "/ping"),
     }
 )
-"""What probes may ask without a key; they tell nothing about requests."""
+"""What probes may ask without a key; they tell no more than how busy the server is."""
 
 _SCOPE_KEY = "fast_inference.caller"
 _BEARER = "bearer "

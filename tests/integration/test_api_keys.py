@@ -86,14 +86,19 @@ def test_probes_need_no_key(server):
         assert status_of(server, f"{line} HTTP/1.1", "host: x", "content-length: 0") == 200
 
 
-def cached_tokens(server, key: str) -> int:
-    with client(server, key) as api:
-        answer = api.completions.create(model="fake", prompt="the same words " * 20, max_tokens=1)
-        return answer.usage.prompt_tokens_details.cached_tokens
+def cached_tokens(server, path: str, key: str) -> int:
+    words = "the same words " * 20
+    body = {"model": "fake", "prompt": words, "messages": [{"role": "user", "content": words}], "max_tokens": 1}
+    with server.http() as http:
+        answer = http.post(path, json=body, headers={"x-api-key": key}).json()
+    tokens: int = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+    return tokens
 
 
-def test_no_key_finds_the_prefixes_of_another(server):
-    assert [cached_tokens(server, key) > 0 for key in (KEY, KEY, FILE_KEY, FILE_KEY)] == [False, True, False, True]
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_no_key_finds_the_prefixes_of_another(server, path):
+    cached = [cached_tokens(server, path, key) > 0 for key in (KEY, KEY, FILE_KEY, FILE_KEY)]
+    assert cached == [False, True, False, True]
 
 
 def test_keys_are_nowhere_to_be_seen(server):
