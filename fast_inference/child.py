@@ -17,11 +17,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fast_inference.flags import environment_name
+from ipc.config import SECRET_SETTINGS
 from ipc.process import LAUNCHER_PID_VARIABLE
 
 log = logging.getLogger(__name__)
 
 READY_MESSAGE = b"ready\n"
+_SECRET_VARIABLES = frozenset(map(environment_name, SECRET_SETTINGS))
 _CODE_ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -154,11 +157,12 @@ async def stop_children(children: Sequence[Child], timeout_s: float) -> None:
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Ours, unbuffered, with the launcher's pid; in a checkout also with the folder that holds the packages.
+    """Ours without keys, unbuffered, with the launcher's pid; in a checkout also with the folder of the packages.
 
     Children run with `-P`, so that a folder `frontend` in the user's working directory is never taken for ours.
     """
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", LAUNCHER_PID_VARIABLE: str(os.getpid()), **(extra or {})}
+    ours = {name: value for name, value in os.environ.items() if name.upper() not in _SECRET_VARIABLES}
+    environment = {**ours, "PYTHONUNBUFFERED": "1", LAUNCHER_PID_VARIABLE: str(os.getpid()), **(extra or {})}
     if (_CODE_ROOT / "pyproject.toml").is_file():
         paths = [str(_CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)

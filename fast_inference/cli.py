@@ -43,12 +43,15 @@ def run_command(command: Callable[[], int]) -> int:
 
 def serve_with(settings: "Settings") -> int:
     """Start a server with resolved settings; warns of what was set and has no effect."""
+    from fast_inference.api_keys import exposure_warning
     from fast_inference.launcher import serve
     from fast_inference.settings import environment_warnings, unused_setting_warnings
 
     configure_logging(settings, "launcher")
     for line in (*environment_warnings(os.environ), *unused_setting_warnings(settings)):
         print(f"warning: {line}", file=sys.stderr)
+    if warning := exposure_warning(settings, settings):
+        print(warning, file=sys.stderr)
     return serve(settings)
 
 

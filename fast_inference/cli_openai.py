@@ -21,7 +21,6 @@ from ipc.config import DEFAULT_MODEL_ALIAS
 
 DEFAULT_MODEL_PATH = "models/final_model1.pt"
 DEFAULT_TOKENIZER_PATH = "HuggingFaceTB/SmolLM-135M"
-_LOOPBACK = ("127.", "localhost", "::1")
 
 
 class OpenAIServerSettings(Settings):
@@ -71,12 +70,6 @@ def _serve(flags: Mapping[str, Any]) -> int:
     settings = openai_settings(flags, os.environ)
     if not _names_a_model(settings):
         print(f"no --model-path and no {DEFAULT_MODEL_PATH}: serving {settings.model}", file=sys.stderr)
-    if not settings.host.startswith(_LOOPBACK):
-        print(
-            f"WARNING: listening on {settings.host} and no API key protects this server: everybody who reaches "
-            "this machine can use it. --host 127.0.0.1 keeps it local.",
-            file=sys.stderr,
-        )
     return serve_with(settings)
 
 

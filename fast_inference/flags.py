@@ -48,9 +48,10 @@ class FlagParser(argparse.ArgumentParser):
         """Parse all arguments; unlike the base class, exit with status 2 where one is left over."""
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            first = unknown[0]
-            hint = nearest(first.partition("=")[0], self._option_string_actions) if first.startswith("-") else ""
-            self.error(f"unknown argument {first}{hint}")
+            name = unknown[0].partition("=")[0]
+            hint = nearest(name, self._option_string_actions) if name.startswith("-") else ""
+            shown = name if "key" in name else unknown[0]  # what was meant as a secret is not repeated
+            self.error(f"unknown argument {shown}{hint}")
         return namespace, unknown
 
     def error(self, message: str) -> NoReturn:
@@ -115,7 +116,9 @@ def _add_flag(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -> 
 def _shown_default(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value in (None, (), "") else str(value)
+    if value in (None, (), ""):
+        return "none"
+    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _metavar(annotation: Any) -> str:

@@ -313,7 +313,8 @@ class Launcher:
         assert welcome is not None
         try:
             sys.stdout.write(ready_line(self._url, self._model_name, len(self._frontends), welcome.num_blocks) + "\n")
-            sys.stdout.write(example_request(local_url_of(self._settings.host, self._port), self._model_name) + "\n")
+            url = local_url_of(self._settings.host, self._port)
+            sys.stdout.write(example_request(url, self._model_name, needs_key=bool(self._settings.api_key)) + "\n")
             sys.stdout.flush()
         except OSError as error:
             log.warning("cannot write the ready line: %s", error.strerror)  # nobody reads it; serve on
@@ -321,6 +322,12 @@ class Launcher:
 
 def _write_config(settings: Settings, path: Path) -> None:
     try:
-        path.write_text(json.dumps(settings.model_dump(mode="json", exclude={"config"}), indent=2) + "\n")
+        with open(path, "w", opener=_open_private) as file:
+            os.fchmod(file.fileno(), 0o600)  # it may be there from before
+            file.write(json.dumps(settings.model_dump(mode="json", exclude={"config"}), indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -15,8 +15,8 @@ def ready_line(url: str, model_name: str, num_frontends: int, num_blocks: int) -
     return f"ready: {url} (model {model_name}, {frontends}, {num_blocks} blocks)"
 
 
-def example_request(url: str, model_name: str) -> str:
-    """A `curl` line to paste."""
+def example_request(url: str, model_name: str, *, needs_key: bool = False) -> str:
+    """A `curl` line to paste; it names the variable that holds the key, never a key."""
     body = {
         "model": model_name,
         "messages": [{"role": "user", "content": EXAMPLE_QUESTION}],
@@ -24,4 +24,5 @@ def example_request(url: str, model_name: str) -> str:
         "max_tokens": 20,
     }
     argv = ["curl", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", json.dumps(body)]
-    return shlex.join(argv)
+    key = ' -H "Authorization: Bearer $FAST_INFERENCE_API_KEY"' if needs_key else ""
+    return shlex.join(argv) + key

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,10 +23,12 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from fast_inference.api_keys import read_key_file
 from fast_inference.flags import ENVIRONMENT_PREFIX, SECTIONS, environment_name, flag_name, nearest
 from ipc.config import (
     DEFAULT_MODEL_ALIAS,
     FAKE_MODEL,
+    SECRET_SETTINGS,
     CacheConfig,
     FakeModelConfig,
     FrontendConfig,
@@ -78,10 +81,18 @@ class Settings(
 
     config: Path | None = Field(None, description="YAML file with settings")
 
-    @field_validator("served_model_name", mode="before")
+    @field_validator(
+        "served_model_name",
+        "api_key",
+        "admin_api_key",
+        "allowed_origins",
+        "allowed_methods",
+        "allowed_headers",
+        mode="before",
+    )
     @classmethod
-    def _split_names(cls, value: Any) -> Any:
-        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+    def _split_list(cls, value: Any) -> Any:
+        return tuple(item.strip() for item in value.split(",")) if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(
@@ -103,13 +114,14 @@ def resolve_settings(flags: Mapping[str, Any], settings_class: type[Settings] = 
         ConfigError: one line that names the flag, variable or key that is wrong.
     """
     try:
-        return settings_class(**flags)
+        settings = settings_class(**flags)
     except ValidationError as error:
-        messages = dict.fromkeys(
-            f"{_source_of(str(item['loc'][0]), flags)}: {item['msg']}, not {item['input']!r}"
-            for item in error.errors(include_url=False)
-        )
-        raise ConfigError("; ".join(messages)) from error
+        messages = dict.fromkeys(_problem(item, flags) for item in error.errors(include_url=False))
+        raise ConfigError("; ".join(messages)) from (None if _is_about_secrets(error) else error)
+    if settings.api_key_file is None:
+        return settings
+    keys = dict.fromkeys((*settings.api_key, *read_key_file(settings.api_key_file)))
+    return settings.model_copy(update={"api_key": tuple(keys)})
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:
@@ -187,6 +199,16 @@ def settings_as_yaml(settings: Settings) -> str:
     names = [name for section in SECTIONS for name in section.model_fields]
     text: str = yaml.safe_dump({name.replace("_", "-"): values[name] for name in names}, sort_keys=False)
     return text
+
+
+def _problem(item: ErrorDetails, flags: Mapping[str, Any]) -> str:
+    field = str(item["loc"][0])
+    value = "" if field in SECRET_SETTINGS else f", not {item['input']!r}"
+    return f"{_source_of(field, flags)}: {item['msg']}{value}"
+
+
+def _is_about_secrets(error: ValidationError) -> bool:
+    return any(item["loc"][0] in SECRET_SETTINGS for item in error.errors(include_url=False))
 
 
 def _source_of(field: str, flags: Mapping[str, Any]) -> str:

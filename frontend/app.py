@@ -14,10 +14,16 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
+from frontend.access import ApiKeyMiddleware
 from frontend.anthropic_api.error_envelope import AnthropicEnvelopeMiddleware
 from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest
 from frontend.anthropic_api.serving import ServingCountTokens, ServingMessages
+from frontend.cors import CrossOriginMiddleware
+from frontend.docs_pages import add_docs_pages
+from frontend.edge import EdgeSettings
 from frontend.errors import error_response, http_exception_response
 from frontend.health import Health, package_version
 from frontend.middleware import BodyLimitMiddleware, RequestContextMiddleware
@@ -54,15 +60,27 @@ def create_app(state: FrontendState) -> FastAPI:
             await state.close()
 
     app = FastAPI(
-        title="fast-inference", version=package_version(), lifespan=lifespan, root_path=state.config.root_path
+        title="fast-inference",
+        version=package_version(),
+        lifespan=lifespan,
+        root_path=state.config.root_path,
+        openapi_url="/openapi.json" if state.config.docs else None,
+        docs_url=None,
+        redoc_url=None,
     )
+    app.state.edge = EdgeSettings.of(state.config)
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=state.config.max_body_bytes)
+    app.add_middleware(ApiKeyMiddleware, config=state.config)
+    if state.config.allowed_origins:
+        app.add_middleware(CrossOriginMiddleware, config=state.config)
     app.add_middleware(RequestContextMiddleware, echo_request_id=state.config.request_id_headers)
     app.add_middleware(AnthropicEnvelopeMiddleware)
     _add_error_handlers(app)
     _add_probes(app, Health(state))
     _add_endpoints(app, state)
-    install_openapi(app)
+    if state.config.docs:
+        add_docs_pages(app)
+    install_openapi(app, needs_key=bool(state.config.api_key))
     return app
 
 
@@ -72,8 +90,10 @@ def _add_error_handlers(app: FastAPI) -> None:
         return error_response(error)
 
     @app.exception_handler(HTTPException)
-    async def _http_error(_: Request, error: HTTPException) -> Response:
+    async def _http_error(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers) if error.headers else None
+        if error.status_code == 405:
+            headers = {"allow": ", ".join(_allowed_methods(app, request.scope))}
         return http_exception_response(error.status_code, str(error.detail), headers)
 
     @app.exception_handler(RequestValidationError)
@@ -82,6 +102,12 @@ def _add_error_handlers(app: FastAPI) -> None:
         detail = error.errors()[0]
         param = ".".join(str(step) for step in detail["loc"][1:])
         return error_response(InvalidRequestError(f"{param}: {detail['msg']}", param=param or None))
+
+
+def _allowed_methods(app: FastAPI, scope: Scope) -> list[str]:
+    """Of all routes with this path together; the router names those of the first one."""
+    matching = [route for route in app.routes if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL]
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 def _add_probes(app: FastAPI, health: Health) -> None:

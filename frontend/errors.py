@@ -37,6 +37,24 @@ class MalformedRequestError(ClientError):
     code = "invalid_http"
 
 
+class HeadTooLargeError(ClientError):
+    """Target and headers of a request exceed their limits."""
+
+    code = "headers_too_large"
+
+
+class InvalidApiKeyError(ClientError):
+    """The request carries no API key, or a wrong one."""
+
+    code = "invalid_api_key"
+
+
+class AdminKeyRequiredError(ClientError):
+    """A control route was called without an admin key."""
+
+    code = "admin_key_required"
+
+
 class BodyTooLargeError(ClientError):
     """The request body exceeds `max_body_bytes`."""
 
@@ -83,6 +101,9 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     UnsupportedParameterError: HttpStatus(400, _INVALID_REQUEST),
     ModelNotFoundError: HttpStatus(404, _INVALID_REQUEST),
     MalformedRequestError: HttpStatus(400, _INVALID_REQUEST),
+    HeadTooLargeError: HttpStatus(431, _INVALID_REQUEST),
+    InvalidApiKeyError: HttpStatus(401, "authentication_error"),
+    AdminKeyRequiredError: HttpStatus(403, "permission_error"),
     BodyTooLargeError: HttpStatus(413, _INVALID_REQUEST),
     UnsupportedMediaTypeError: HttpStatus(415, _INVALID_REQUEST),
     QueueFullError: HttpStatus(429, "rate_limit_error"),
@@ -132,6 +153,8 @@ def error_response(error: FastInferenceError) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, BodyTooLargeError):
         headers["connection"] = "close"  # the rest of the body is not read
+    if isinstance(error, InvalidApiKeyError):
+        headers["www-authenticate"] = 'Bearer realm="fast-inference"'
     body = error_body(error)
     return json_response(body, status=body["error"]["status"], headers=headers)
 

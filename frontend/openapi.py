@@ -1,6 +1,8 @@
-"""The OpenAPI document: our endpoints read their bodies themselves, so the bodies' schemas are added here.
+"""The OpenAPI document: what FastAPI knows of the routes, completed from the table in `openai/operations.py`.
 
-Used by `app`; served at /openapi.json, which /docs and /redoc show.
+Our endpoints read bodies and build answers themselves, so their schemas, the errors and the API keys are added here.
+Used by `app`; served at /openapi.json, which /docs and /redoc show. Invariant: the document promises no more than the
+server does: an explicit null is allowed wherever a field may be left out, and 422 is never answered.
 """
 
 from typing import Any
@@ -10,44 +12,182 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest
-from frontend.openai.protocol import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    DetokenizeRequest,
-    EmbeddingRequest,
-    TokenizeRequest,
-)
-from frontend.responses_api.protocol import ResponsesRequest
+from frontend.access import PUBLIC_ROUTES
+from frontend.openai.answers import ErrorEnvelope
+from frontend.openai.operations import OPERATIONS, Operation
 
-_BODIES: tuple[type[BaseModel], ...] = (
-    ChatCompletionRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    TokenizeRequest,
-    DetokenizeRequest,
-    ResponsesRequest,
-    MessagesRequest,
-    CountTokensRequest,
+Document = dict[str, Any]
+
+DESCRIPTION = (
+    "An OpenAI-compatible API. Every error has the same envelope, with a stable `code`. Unknown fields of a body are "
+    "accepted and named in the header `X-Ignored-Params`, unless the server was started with `--strict-params`; an "
+    "explicit null is the same as no value."
 )
 _REF_TEMPLATE = "#/components/schemas/{model}"
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key of this server."},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same, as some send it."},
+}
+_ERRORS = {
+    400: "The request is malformed, or a field is wrong or not supported.",
+    401: "The API key is missing or wrong.",
+    404: "There is no such route or model.",
+    413: "The body is too large.",
+    415: "The body is not declared as JSON.",
+    429: "Too many requests are waiting.",
+    500: "Internal error, or the engine failed on this request.",
+    503: "The engine is starting, draining or gone.",
+    504: "The request ran longer than it may.",
+}
+_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+_ERROR_HEADERS = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
+}
+_RANGES: dict[str, Document] = {
+    "min_tokens": {"minimum": 0},
+    "temperature": {"minimum": 0, "maximum": 2},
+    "top_p": {"exclusiveMinimum": 0, "maximum": 1},
+    "top_k": {"minimum": -1, "maximum": 2**31 - 1},
+    "min_p": {"minimum": 0, "maximum": 1},
+    "seed": {"minimum": -(2**63), "maximum": 2**63 - 1},
+}
+"""Of sampling parameters, which `ipc/sampling_params.py` checks and the bodies' own schemas do not know."""
 
 
-def body_schema(body_type: type[BaseModel]) -> dict[str, Any]:
+def body_schema(body_type: type[BaseModel]) -> Document:
     """The `requestBody` of an operation."""
-    reference = {"$ref": _REF_TEMPLATE.format(model=body_type.__name__)}
-    return {"required": True, "content": {"application/json": {"schema": reference}}}
+    return {"required": True, "content": {"application/json": {"schema": _reference(body_type)}}}
 
 
-def install_openapi(app: FastAPI) -> None:
-    """Have the application's document contain the schemas of all bodies and of the error envelope."""
+def install_openapi(app: FastAPI, *, needs_key: bool) -> None:
+    """Have the application give the complete document; `needs_key` says whether its routes ask for one."""
 
-    def document() -> dict[str, Any]:
+    def document() -> Document:
         if app.openapi_schema is None:
-            schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            _, bodies = models_json_schema([(body, "validation") for body in _BODIES], ref_template=_REF_TEMPLATE)
-            schema.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
+            schema = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
+            for path, operations in schema["paths"].items():
+                for method, operation in operations.items():
+                    _complete(operation, method, path, needs_key=needs_key)
+            components = schema.setdefault("components", {})
+            components["schemas"] = {**components.get("schemas", {}), **_schemas()}
+            components["securitySchemes"] = _SECURITY_SCHEMES
             app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _complete(operation: Document, method: str, path: str, *, needs_key: bool) -> None:
+    """Add what we know to one operation; one that a user added keeps its own answers."""
+    known = OPERATIONS.get((method, path))
+    responses = operation.setdefault("responses", {})
+    responses.pop("422", None)
+    if known is not None:
+        operation["summary"] = known.summary
+        responses["200"] = _success(known)
+    if known is not None and known.body is not None:
+        operation["requestBody"] = _request_body(known)
+    if path == "/v1/models/{model_id}":
+        operation["parameters"] = [{"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}]
+    is_public = (method.upper(), path) in PUBLIC_ROUTES
+    operation["security"] = [] if is_public else [*([] if needs_key else [{}]), {"bearer": []}, {"x-api-key": []}]
+    for status in _error_statuses(operation, known, is_public=is_public):
+        responses.setdefault(str(status), _error(status))
+
+
+def _request_body(known: Operation) -> Document:
+    assert known.body is not None
+    body = body_schema(known.body)
+    body["content"]["application/json"]["examples"] = {
+        title: {"summary": title, "value": value} for title, value in known.examples.items()
+    }
+    return body
+
+
+def _success(known: Operation) -> Document:
+    content: Document = {"application/json": {"schema": _reference(known.answer)}}
+    if known.event is not None:
+        content["text/event-stream"] = {"itemSchema": _event_schema(known.event)}
+    answer: Document = {"description": "Success.", "content": content}
+    if known.body is not None:
+        answer["headers"] = {
+            "X-Ignored-Params": {"schema": {"type": "string"}, "description": "Fields of the body that nothing reads."}
+        }
+    return answer
+
+
+def _event_schema(event: type[BaseModel]) -> Document:
+    """One event of a stream (OpenAPI 3.2's `itemSchema`)."""
+    data = {"anyOf": [_reference(event), _reference(ErrorEnvelope)]}
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "data": {
+                "type": "string",
+                "description": "A chunk, or `[DONE]` when the answer is complete. A failure is one last event with an "
+                "error envelope instead, and no `[DONE]`.",
+                "anyOf": [{"const": "[DONE]"}, {"contentMediaType": "application/json", "contentSchema": data}],
+            }
+        },
+    }
+
+
+def _error_statuses(operation: Document, known: Operation | None, *, is_public: bool) -> list[int]:
+    statuses = {500, 503} if known is None or known.needs_model else {500}
+    if not is_public:
+        statuses |= {401}
+    if "requestBody" in operation:
+        statuses |= {400, 404, 413, 415, 429, 504}
+    if operation.get("parameters"):
+        statuses |= {400, 404}
+    return sorted(statuses)
+
+
+def _error(status: int) -> Document:
+    answer: Document = {
+        "description": _ERRORS[status],
+        "content": {"application/json": {"schema": _reference(ErrorEnvelope)}},
+    }
+    if status in _ERROR_HEADERS:
+        answer["headers"] = _ERROR_HEADERS[status]
+    return answer
+
+
+def _schemas() -> Document:
+    bodies = {known.body for known in OPERATIONS.values() if known.body is not None}
+    answers = {known.answer for known in OPERATIONS.values()} | {
+        known.event for known in OPERATIONS.values() if known.event is not None
+    }
+    schemas = {**_schemas_of(answers | {ErrorEnvelope}), **_schemas_of(bodies)}
+    for body in _schemas_of(bodies):
+        _describe_as_read(schemas[body])
+    return schemas
+
+
+def _schemas_of(models: set[type[BaseModel]]) -> Document:
+    ordered = sorted(models, key=lambda model: model.__name__)
+    _, schemas = models_json_schema([(model, "validation") for model in ordered], ref_template=_REF_TEMPLATE)
+    definitions: Document = schemas["$defs"]
+    return definitions
+
+
+def _describe_as_read(schema: Document) -> None:
+    """Add the ranges of sampling parameters, and null wherever a field may be absent."""
+    required = set(schema.get("required", ()))
+    for name, field in schema.get("properties", {}).items():
+        ranges = _RANGES.get(name, {})
+        for part in field.get("anyOf", [field]):
+            if part.get("type") in ("integer", "number"):
+                part.update(ranges)
+        if name not in required and {"type": "null"} not in field.get("anyOf", ()):
+            described = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+            alternatives = field.pop("anyOf", None) or [dict(field)]
+            field.clear()
+            field.update({"anyOf": [*alternatives, {"type": "null"}], **described})
+
+
+def _reference(model: type[BaseModel]) -> Document:
+    return {"$ref": _REF_TEMPLATE.format(model=model.__name__)}

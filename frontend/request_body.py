@@ -1,8 +1,9 @@
 """From the bytes of a request to a checked pydantic body; shared by all POST endpoints.
 
-JSON is read strictly (no NaN, no lone surrogates, no byte order mark) and scalars keep their type. An explicit null
-counts as absent. Errors name the field as a dotted path (`messages.0.content`) and never repeat its value. Fields that
-nobody knows are accepted and reported in the `X-Ignored-Params` header.
+JSON is read strictly (no NaN, no lone surrogates, no byte order mark, at most 64 levels) and scalars keep their type;
+of a key that is there twice the last value counts. An explicit null counts as absent. Errors name the field as a dotted
+path (`messages.0.content`) and never repeat its value. Fields that nobody knows (`unknown_fields.py`) are accepted and
+reported in the `X-Ignored-Params` header; with `--strict-params` they are refused.
 Invariant: no body keeps the event loop for long: large ones are read in a thread, one at a time, because parsing holds
 the interpreter lock, and what is built from them has a limit. Next: `openai/protocol/`, the bodies themselves.
 """
@@ -16,9 +17,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
+from frontend.edge import edge_settings
 from frontend.errors import UnsupportedMediaTypeError
+from frontend.json_depth import MAX_JSON_DEPTH, is_too_deep
 from frontend.openai.protocol.body import Body
 from frontend.openai.unsupported import check_supported
+from frontend.unknown_fields import unknown_fields
 from ipc.errors import InvalidRequestError, UnsupportedParameterError
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -31,7 +35,6 @@ MAX_JSON_NODES = 100_000
 MAX_FIELDS = 256
 """Most fields of a body."""
 
-_MAX_IGNORED_NAMES = 20
 _CODES = {"extra_forbidden": UnsupportedParameterError.code}
 _JSON_NODE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]', re.DOTALL)
 _JSON_MEDIA_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)\s*(;.*)?", re.IGNORECASE)
@@ -46,23 +49,28 @@ async def read_body(
     Raises:
         UnsupportedMediaTypeError: the content type is given and is not JSON.
         UnsupportedParameterError: a known field that is not honoured has a value that would matter.
-        InvalidRequestError: malformed JSON (`invalid_json`), or the first field that is missing or wrong.
+        InvalidRequestError: malformed JSON (`invalid_json`), the first field that is missing or wrong, or with
+            `--strict-params` one that nobody knows (`unknown_parameter`).
     """
     content_type = request.headers.get("content-type")
     if content_type is not None and not _JSON_MEDIA_TYPE.fullmatch(content_type.strip()):
         raise UnsupportedMediaTypeError("The content type must be application/json.")
     raw = await request.body()
+    is_strict = edge_settings(request.scope).strict_params
     if len(raw) <= INLINE_BODY_BYTES:
-        return _checked_body(raw, model)
+        return _checked_body(raw, model, is_strict)
     async with large_body_slot:
-        return await asyncio.to_thread(_checked_body, raw, model)
+        return await asyncio.to_thread(_checked_body, raw, model, is_strict)
 
 
-def _checked_body(raw: bytes, model: type[BodyT]) -> tuple[BodyT, dict[str, str]]:
+def _checked_body(raw: bytes, model: type[BodyT], is_strict: bool) -> tuple[BodyT, dict[str, str]]:
     values = parse_json_object(raw)
     body = validate_body(model, values)
     check_fields(model, values)
-    return body, ignored_params_header(values, model)
+    ignored = ignored_params(values, model)
+    if is_strict and ignored:
+        raise _unknown_parameter(ignored[0])
+    return body, ignored_params_header(ignored)
 
 
 def check_fields(model: type[Body], values: dict[str, Any]) -> None:
@@ -73,6 +81,8 @@ def check_fields(model: type[Body], values: dict[str, Any]) -> None:
 def parse_json_object(raw: bytes) -> dict[str, Any]:
     """Parse a JSON object; raises `InvalidRequestError` (`invalid_json`) for anything else, or for too much of it."""
     _check_num_nodes(raw)
+    if is_too_deep(raw):
+        raise InvalidRequestError(f"The body nests deeper than {MAX_JSON_DEPTH} levels.", code="json_too_deep")
     try:
         values = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -102,11 +112,22 @@ def validate_body(model: type[BodyT], values: dict[str, Any]) -> BodyT:
         raise _invalid_field(values, details) from None
 
 
-def ignored_params_header(values: dict[str, Any], model: type[Body]) -> dict[str, str]:
-    """The header that lists the fields that nothing reads; empty if there are none."""
-    known = model.model_fields.keys() | model.harmless_parameters.keys() | model.unsupported_parameters.keys()
-    ignored = sorted(name for name in values.keys() - known if _HEADER_SAFE.fullmatch(name))
-    return {IGNORED_PARAMS_HEADER: ", ".join(ignored[:_MAX_IGNORED_NAMES])} if ignored else {}
+def ignored_params(values: dict[str, Any], model: type[Body]) -> list[str]:
+    """The fields of a body that nothing reads and whose names we do not know from the APIs that we follow."""
+    known = frozenset(model.harmless_parameters) | model.unsupported_parameters.keys()
+    return unknown_fields(values, model, known)
+
+
+def ignored_params_header(names: list[str]) -> dict[str, str]:
+    """The header that lists the fields that nothing reads; empty if there are none that a header can name."""
+    safe = [name for name in names if _HEADER_SAFE.fullmatch(name)]
+    return {IGNORED_PARAMS_HEADER: ", ".join(safe)} if safe else {}
+
+
+def _unknown_parameter(name: str) -> InvalidRequestError:
+    is_safe = _HEADER_SAFE.fullmatch(name) is not None
+    shown = f": {name}" if is_safe else ""
+    return InvalidRequestError(f"Unknown parameter{shown}.", param=name if is_safe else None, code="unknown_parameter")
 
 
 def _invalid_field(values: dict[str, Any], details: list[ErrorDetails]) -> InvalidRequestError:

@@ -7,17 +7,25 @@ Rules between fields raise `ConfigError` with the names of the flags.
 """
 
 import json
+import re
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from ipc.api_keys import digests_of
 from ipc.errors import ConfigError
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_MODEL_ALIAS = "fast-inference-model"
 FAKE_MODEL = "fake"
 """The value of `--model` that means no model at all."""
+SECRET_SETTINGS = frozenset({"api_key", "admin_api_key"})
+"""Settings whose values are never repeated, not even in an error about them."""
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
+
+Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
+"""Keys, of which only the digests are kept."""
 
 
 class _Section(BaseModel):
@@ -107,7 +115,34 @@ class FakeModelConfig(_Section):
     )
 
 
-class FrontendConfig(_Section):
+class AccessConfig(_Section):
+    """Who may use the API, and from which web pages. A part of `FrontendConfig`."""
+
+    api_key: Digests = Field((), description="key that requests must carry, or its sha256:HEX")
+    api_key_file: Path | None = Field(None, description="file with more such keys, one per line, '#' for comments")
+    admin_api_key: Digests = Field((), description="key that also opens the control routes, or its sha256:HEX")
+    isolate_cache_by_key: bool = Field(False, description="let no API key find cached prefixes of another")
+    allowed_origins: tuple[str, ...] = Field((), description="origin of web pages that may call (CORS), or '*'")
+    allow_credentials: bool = Field(False, description="let these pages send cookies; not together with '*'")
+    allowed_methods: tuple[str, ...] = Field(("*",), description="method that these pages may use")
+    allowed_headers: tuple[str, ...] = Field(("*",), description="header that these pages may send")
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.allow_credentials and "*" in self.allowed_origins:
+            raise ConfigError("--allow-credentials and --allowed-origins '*' would open this server to every web page")
+        if self.allow_credentials and not self.allowed_origins:
+            raise ConfigError("--allow-credentials needs --allowed-origins")
+        for origin in self.allowed_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ConfigError(f"--allowed-origins: {origin!r} is no origin, such as https://example.com:8443")
+        if self.isolate_cache_by_key and not (self.api_key or self.api_key_file):
+            raise ConfigError("--isolate-cache-by-key needs --api-key")
+        return self
+
+
+class FrontendConfig(AccessConfig):
     """The HTTP side."""
 
     served_model_name: tuple[str, ...] = Field(
@@ -117,6 +152,11 @@ class FrontendConfig(_Section):
     request_id_headers: bool = Field(True, description="echo X-Request-Id, or make one")
     chat_template: str | None = Field(None, description="file with a chat template, instead of the tokenizer's own")
     root_path: str = Field("", description="path prefix that a proxy strips")
+    strict_params: bool = Field(False, description="refuse unknown fields of a body instead of only naming them")
+    sse_ping_interval: float = Field(
+        15.0, ge=0, description="seconds of silence after which a stream sends a comment; 0 never"
+    )
+    docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
 
 
 class LogConfig(_Section):

@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from frontend.access import Caller, caller_of
 from frontend.disconnect import run_while_connected
 from frontend.errors import json_response
 from frontend.input_processor import prompt_token_ids
@@ -46,17 +47,17 @@ class OpenAIServingEmbedding:
         if model.welcome.embedding_size == 0:
             raise UnsupportedParameterError("This model gives no embeddings.", param="model")
         self._state.check_admission(model, min(num_inputs(body.input), model.welcome.max_num_seqs))
-        answer = await run_while_connected(request, self._embed(model, body))
+        answer = await run_while_connected(request, self._embed(model, body, caller_of(request)))
         return json_response(answer, headers=headers)
 
-    async def _embed(self, model: ServedModel, body: EmbeddingRequest) -> dict[str, Any]:
+    async def _embed(self, model: ServedModel, body: EmbeddingRequest, caller: Caller) -> dict[str, Any]:
         prompts: list[list[int]] = []
         for item in split_inputs(body.input):
             ids = await prompt_token_ids(model, item, param="input", add_special_tokens=body.add_special_tokens)
             prompts.append(ids)
             await asyncio.sleep(0)  # others go on between inputs
         slots = asyncio.Semaphore(model.welcome.max_num_seqs)
-        embedding = [asyncio.create_task(self._embed_one(ids, body, slots)) for ids in prompts]
+        embedding = [asyncio.create_task(self._embed_one(ids, body, caller, slots)) for ids in prompts]
         try:
             vectors = await asyncio.gather(*embedding)
         finally:
@@ -73,15 +74,17 @@ class OpenAIServingEmbedding:
             "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
         }
 
-    async def _embed_one(self, ids: list[int], body: EmbeddingRequest, slots: asyncio.Semaphore) -> list[float]:
+    async def _embed_one(
+        self, ids: list[int], body: EmbeddingRequest, caller: Caller, slots: asyncio.Semaphore
+    ) -> list[float]:
         async with slots:
             stream = self._state.client.submit(
                 ids,
                 _NO_SAMPLING,
                 task=Task.EMBED,
                 priority=body.priority,
-                flow=body.user,
-                cache_salt=body.cache_salt,
+                flow=caller.flow(body.user),
+                cache_salt=caller.cache_salt(body.cache_salt),
             )
             try:
                 async for output in stream:

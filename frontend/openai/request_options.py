@@ -5,6 +5,7 @@ Invariant: the tier that an answer names is the one that was used. Called by `se
 
 from starlette.datastructures import Headers
 
+from frontend.access import ANYBODY, Caller
 from frontend.openai.protocol import MAX_INT32, MAX_TIMEOUT_S, GenerationBody
 from ipc.errors import InvalidRequestError
 from ipc.sampling_params import check_range
@@ -16,13 +17,15 @@ TIER_PRIORITIES = {"auto": 0, "default": 0, "flex": 10, "priority": -10}
 """Added to `priority`, of which a lower one goes first."""
 
 
-def request_options(body: GenerationBody, headers: Headers) -> RequestOptions:
+def request_options(body: GenerationBody, headers: Headers, caller: Caller = ANYBODY) -> RequestOptions:
     """The options of a body and its headers.
 
     Raises:
         InvalidRequestError: the header is no number of seconds, or out of range.
     """
-    options = RequestOptions(priority=_priority(body), flow=body.user, cache_salt=body.cache_salt)
+    options = RequestOptions(
+        priority=_priority(body), flow=caller.flow(body.user), cache_salt=caller.cache_salt(body.cache_salt)
+    )
     timeouts_s = [timeout for timeout in (body.timeout, _header_timeout(headers)) if timeout is not None]
     if timeouts_s:
         options["timeout_s"] = min(timeouts_s)

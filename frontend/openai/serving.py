@@ -1,11 +1,13 @@
 """What chat and text completions have in common: the steps of a request, whole or streamed.
 
 Body, admission, token ids, engine streams, text, JSON or SSE. Whatever fails before every answer has begun is an HTTP
-status for the whole request; later failures of a stream are error events. Subclasses say how prompts become token ids,
+status for the whole request; later failures of a stream are error events. A stream that has not begun within
+`--sse-ping-interval` gets its 200 all the same, and comments from then on. Subclasses say how prompts become token ids,
 and with which writer answers become choices. Next: `chat_completions`, `completions`, `answer_writer`.
 """
 
 import asyncio
+import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -17,6 +19,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from frontend.access import caller_of
 from frontend.disconnect import run_while_connected
 from frontend.errors import json_response
 from frontend.generation import Answer, Generation
@@ -33,6 +36,8 @@ from frontend.request_limits import check_limits
 from frontend.state import FrontendState, ServedModel
 from ipc.errors import InvalidRequestError
 from ipc.session import RequestOptions
+
+log = logging.getLogger(__name__)
 
 BodyT = TypeVar("BodyT", bound=GenerationBody)
 
@@ -87,7 +92,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
     async def complete(self, request: Request, model: ServedModel, body: BodyT) -> dict[str, Any]:
         """The whole answer to a body; raises as `serve` does."""
         model.check_name(body.model)
-        options = request_options(body, request.headers)
+        options = request_options(body, request.headers, caller_of(request))
         head = self._head(model, body)
         return {**head, **await run_while_connected(request, self._whole(model, body, options))}
 
@@ -97,7 +102,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         `is_kept` says that what was sent is kept until the end.
         """
         model.check_name(body.model)
-        options = request_options(body, request.headers)
+        options = request_options(body, request.headers, caller_of(request))
         head = self._head(model, body)
         generation, writer = await run_while_connected(request, self._start(model, body, options, is_kept))
         return BegunAnswer(head, generation, writer)
@@ -127,15 +132,23 @@ class OpenAIServing(ABC, Generic[BodyT]):
     async def _start(
         self, model: ServedModel, body: BodyT, options: RequestOptions, is_kept: bool
     ) -> tuple[Generation, AnswerWriter]:
-        """Submit, and wait until every answer has begun."""
+        """Submit, and wait until every answer has begun, or for as long as a stream may be silent."""
         generation, writer = await self._submit(model, body, options, is_kept=is_kept)
         try:
             with _named_errors(body):
-                await generation.prime()
+                await self._wait_for_first_outputs(generation)
         except BaseException:
             generation.close()
             raise
         return generation, writer
+
+    async def _wait_for_first_outputs(self, generation: Generation) -> None:
+        """Raises what an answer failed with meanwhile; nothing is lost when the time is over first."""
+        try:
+            async with asyncio.timeout(self._state.config.sse_ping_interval or None):
+                await generation.prime()
+        except TimeoutError:
+            log.debug("a stream begins before its answers")
 
     async def _whole(self, model: ServedModel, body: BodyT, options: RequestOptions) -> dict[str, Any]:
         generation, writer = await self._submit(model, body, options, is_kept=True)

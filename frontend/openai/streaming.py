@@ -2,7 +2,8 @@
 
 A chunk is put together from a prefix that is encoded once per request and the escaped text, because one is sent per
 token. `data: [DONE]` always means that the answer is complete: a failure after the status line becomes one
-`data: {"error": …}` event and no [DONE]. Used by `answer_writer` and `serving`.
+`data: {"error": …}` event and no [DONE]. Silence is filled with comments (`keep_alive.py`). Used by `answer_writer` and
+`serving`.
 """
 
 import asyncio
@@ -16,7 +17,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from frontend.disconnect import wait_for_disconnect
+from frontend.edge import edge_settings
 from frontend.errors import ShuttingDownError, error_body, internal_error_body
+from frontend.openai.keep_alive import KeepAlive
 from ipc.errors import FastInferenceError
 
 log = logging.getLogger(__name__)
@@ -101,7 +104,7 @@ class EventStreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
-        sending = asyncio.create_task(self._send(send))
+        sending = asyncio.create_task(self._send(send, edge_settings(scope).sse_ping_interval_s))
         watching = asyncio.create_task(wait_for_disconnect(receive))
         try:
             await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
@@ -120,17 +123,21 @@ class EventStreamResponse(Response):
             await self._events.aclose()
             self._close()
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send, ping_interval_s: float) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         self._is_started = True
         last = b""
+        keep_alive = KeepAlive(send, ping_interval_s)
         try:
             async for item in self._events:
                 await send({"type": "http.response.body", "body": item, "more_body": True})
+                keep_alive.touch()
         except FastInferenceError as error:
             log.warning("a stream failed: %s (%s)", error.message, error.code)
             last = self._write_error(error_body(error))
         except Exception:
             log.exception("a stream failed")
             last = self._write_error(internal_error_body())
+        finally:
+            await keep_alive.stop()
         await send({"type": "http.response.body", "body": last, "more_body": False})

@@ -82,6 +82,10 @@ def test_without_a_core_the_process_still_answers(tmp_path: Path, path: str):
     assert call(tmp_path, "GET", path).status_code == 200
 
 
+def test_a_wrong_method_names_the_methods_of_all_routes_with_this_path(tmp_path: Path):
+    assert call(tmp_path, "DELETE", "/ping").headers["allow"] == "GET, HEAD, POST"
+
+
 def test_the_openapi_document_describes_the_bodies(tmp_path: Path):
     document = call(tmp_path, "GET", "/openapi.json").json()
     operation = document["paths"]["/v1/chat/completions"]["post"]

@@ -5,7 +5,16 @@ import json
 import pytest
 
 import frontend.app  # noqa: F401  loads every module that defines errors
-from frontend.errors import HTTP_STATUSES, BodyTooLargeError, ShuttingDownError, error_body, error_response
+from frontend.errors import (
+    HTTP_STATUSES,
+    AdminKeyRequiredError,
+    BodyTooLargeError,
+    HeadTooLargeError,
+    InvalidApiKeyError,
+    ShuttingDownError,
+    error_body,
+    error_response,
+)
 from ipc.errors import (
     ConfigError,
     ContextLengthError,
@@ -31,6 +40,9 @@ def test_every_error_class_has_a_status():
         (ContextLengthError("too long", param="prompt"), 400, "context_length_exceeded"),
         (ModelNotFoundError("no", param="model"), 404, "model_not_found"),
         (BodyTooLargeError("big"), 413, "body_too_large"),
+        (HeadTooLargeError("big"), 431, "headers_too_large"),
+        (InvalidApiKeyError("no"), 401, "invalid_api_key"),
+        (AdminKeyRequiredError("no"), 403, "admin_key_required"),
         (QueueFullError("full"), 429, "queue_full"),
         (RequestFailedError("nan", code="nan_logits"), 500, "nan_logits"),
         (EngineUnavailableError("loading"), 503, "engine_unavailable"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from frontend.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS
 from tests.processes import core_process
 
 
@@ -107,6 +108,51 @@ def test_what_is_no_http_gets_the_envelope(address: tuple[str, int], request_byt
     error = json.loads(body)["error"]
     assert set(error) == {"message", "type", "param", "code", "status"}
     assert (error["status"], error["code"]) == (400, "invalid_http")
+
+
+def head_of(num_headers: int, num_bytes: int = 0) -> bytes:
+    """A request with this many headers, the first of which brings the head to this length."""
+    others = b"".join(b"x-%d: 1\r\n" % number for number in range(num_headers - 2))
+    start = b"GET /health/live HTTP/1.1\r\nconnection: close\r\n" + others + b"host: x"
+    return start + b"x" * (num_bytes - len(start)) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("request_bytes", [head_of(MAX_HEADERS), head_of(2, MAX_HEAD_BYTES - 100)])
+def test_a_head_up_to_the_limits_passes(address: tuple[str, int], request_bytes: bytes):
+    assert exchange(address, request_bytes)[0].startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        head_of(MAX_HEADERS + 1),
+        head_of(2, MAX_HEAD_BYTES + 100),
+        b"GET /" + b"x" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    ],
+    ids=["number", "length", "target"],
+)
+def test_a_head_over_the_limits_is_431(address: tuple[str, int], request_bytes: bytes):
+    head, body = exchange(address, request_bytes)
+    assert head.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(body)["error"]["code"] == "headers_too_large"
+
+
+@pytest.mark.parametrize(
+    "start", [b"GET / HTTP/1.1\r\nx: ", b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: "]
+)
+def test_a_header_that_never_ends_is_cut_off(address: tuple[str, int], start: bytes):
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(start)
+        pieces = (connection.send(b"x" * 2**16) for _ in range(1024))
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            sum(pieces)
+
+
+def test_a_large_body_behind_a_head_in_pieces_is_no_head(address: tuple[str, int]):
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(b"POST /ping HTTP/1.1\r\nconnection: close\r\ncontent-le")
+        connection.sendall(b"ngth: 300000\r\n\r\n" + b"x" * 300_000)
+        assert connection.recv(12) == b"HTTP/1.1 503"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

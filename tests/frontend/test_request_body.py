@@ -11,11 +11,13 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.types import Message
 
+from frontend.json_depth import MAX_JSON_DEPTH
 from frontend.openai.protocol import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 from frontend.request_body import (
     INLINE_BODY_BYTES,
     MAX_FIELDS,
     MAX_JSON_NODES,
+    ignored_params,
     ignored_params_header,
     parse_json_object,
     read_body,
@@ -33,6 +35,22 @@ def test_what_is_no_strict_json_object_is_refused(raw: bytes):
     with pytest.raises(InvalidRequestError) as caught:
         parse_json_object(raw)
     assert caught.value.code == "invalid_json"
+
+
+def nested(depth: int) -> bytes:
+    """A body of this many levels."""
+    return b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+
+
+def test_the_depth_of_a_body_is_limited():
+    assert parse_json_object(nested(MAX_JSON_DEPTH))
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_json_object(nested(MAX_JSON_DEPTH + 1))
+    assert caught.value.code == "json_too_deep"
+
+
+def test_of_a_key_that_is_there_twice_the_last_value_counts():
+    assert parse_json_object(b'{"a": 1, "a": 2}') == {"a": 2}
 
 
 def test_nul_is_a_legal_character():
@@ -74,13 +92,14 @@ def test_errors_do_not_repeat_values():
 
 
 def test_unknown_fields_are_reported():
-    values = {"model": "m", "foo": 1, "bar": 2, "metadata": {}, "logprobs": None}
-    assert ignored_params_header(values, ChatCompletionRequest) == {"x-ignored-params": "bar, foo"}
+    values = {"model": "m", "foo": 1, "bar": 2, "absent": None, "metadata": {}, "logprobs": None}
+    names = ignored_params(values, ChatCompletionRequest)
+    assert ignored_params_header(names) == {"x-ignored-params": "bar, foo"}
 
 
 def test_the_report_of_ignored_fields_is_safe_in_a_header():
     values = {"a\r\nset-cookie: x": 1, "é": 1, "x" * 1000: 1, **{f"p{index}": 1 for index in range(1000)}}
-    header = ignored_params_header(values, ChatCompletionRequest)["x-ignored-params"]
+    header = ignored_params_header(ignored_params(values, ChatCompletionRequest))["x-ignored-params"]
     assert header.isascii()
     assert header.isprintable()
     assert len(header) < 2000

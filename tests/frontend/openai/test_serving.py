@@ -5,9 +5,11 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from starlette.types import Message
 
+from frontend.openai.keep_alive import PING
 from ipc.messages import CallMethod
-from tests.frontend.applications import application
+from tests.frontend.applications import Application, application
 from tests.processes import CoreProcess, core_process
 
 
@@ -72,5 +74,76 @@ def test_more_answers_than_a_body_may_ask_for_are_no_matter_of_load(core: CorePr
             body = {"model": "fake", "prompt": ["a"] * 9, "n": 128}
             answer = await served.http.post("/v1/completions", json=body)
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
+
+    asyncio.run(run())
+
+
+LONG = {"model": "fake", "prompt": "a", "max_tokens": 400, "ignore_eos": True}
+
+
+async def messages_of(served: Application, body: dict[str, object]) -> list[Message]:
+    """What the application sends, in order, for one POST to /v1/completions."""
+    sent: list[Message] = []
+    raw = [json.dumps(body).encode()]
+
+    async def receive() -> Message:
+        if raw:
+            return {"type": "http.request", "body": raw.pop(), "more_body": False}
+        await asyncio.Event().wait()
+        raise AssertionError("never")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    path = "/v1/completions"
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": headers}
+    await served.app({**scope, "query_string": b"", "client": ("x", 1), "server": ("x", 1)}, receive, send)
+    return sent
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_stream_that_waits_has_its_status_and_comments_meanwhile(core: CoreProcess, n: int):
+    async def run() -> None:
+        async with application(core.run_dir, sse_ping_interval=0.05) as served:
+            before = [asyncio.create_task(served.http.post("/v1/completions", json=LONG)) for _ in range(2)]
+            async with asyncio.timeout(10):
+                while served.state.client.load.num_running < 2:  # noqa: ASYNC110  the core publishes it
+                    await asyncio.sleep(0.01)
+            sent = await messages_of(served, {**LONG, "max_tokens": 3, "stream": True, "n": n})
+            bodies = [message["body"] for message in sent[1:]]
+            assert sent[0]["status"] == 200
+            assert bodies[0] == PING
+            events = b"".join(bodies).replace(PING, b"")
+            assert events.endswith(b"data: [DONE]\n\n")
+            assert events.count(b'"finish_reason":"length"') == n
+            await asyncio.gather(*before)
+
+    asyncio.run(run())
+
+
+def test_what_a_stream_says_does_not_depend_on_when_it_began(core: CoreProcess):
+    async def texts(served: Application) -> list[str]:
+        sent = await messages_of(served, {**LONG, "max_tokens": 30, "stream": True, "seed": 5})
+        lines = b"".join(message.get("body", b"") for message in sent).replace(PING, b"").split(b"\n\n")
+        return [json.loads(line[6:])["choices"][0]["text"] for line in lines[:-2]]
+
+    async def run() -> None:
+        async with application(core.run_dir, sse_ping_interval=0) as served:
+            plain = "".join(await texts(served))
+        async with application(core.run_dir, sse_ping_interval=0.001) as served:
+            assert "".join(await texts(served)) == plain
+
+    asyncio.run(run())
+
+
+def test_unknown_fields_are_refused_where_that_was_asked_for(core: CoreProcess):
+    async def run() -> None:
+        async with application(core.run_dir, strict_params=True) as served:
+            body = {"model": "fake", "prompt": "a", "max_tokens": 1}
+            assert (await served.http.post("/v1/completions", json={**body, "metadata": {}})).status_code == 200
+            for extra, param in (({"x": 1}, "x"), ({"stream": True, "stream_options": {"y": 1}}, "stream_options.y")):
+                error = (await served.http.post("/v1/completions", json={**body, **extra})).json()["error"]
+                assert (error["status"], error["code"], error["param"]) == (400, "unknown_parameter", param)
 
     asyncio.run(run())

@@ -1,0 +1,198 @@
+"""The form of what the API answers, for the OpenAPI document: endpoints build their answers as plain dicts.
+
+Used by `frontend/openapi.py`. A model names the fields that every answer has; an answer may have more.
+Tests check real answers against these schemas.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class PromptTokensDetails(BaseModel):
+    """Where the tokens of a prompt came from."""
+
+    cached_tokens: int
+
+
+class Usage(BaseModel):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | None = None
+
+
+class _Choice(BaseModel):
+    index: int
+    logprobs: dict[str, Any] | None = None
+    finish_reason: str | None
+    stop_reason: int | str | None = None
+
+
+class _Completion(BaseModel):
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str | None = None
+
+
+class AssistantMessage(BaseModel):
+    """What the model said."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: str | None = None
+
+
+class ChatChoice(_Choice):
+    """One answer of a chat completion."""
+
+    message: AssistantMessage
+
+
+class ChatCompletion(_Completion):
+    """Answer of `POST /v1/chat/completions`."""
+
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(BaseModel):
+    """What a chunk adds to a message."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(_Choice):
+    """A piece of one answer."""
+
+    delta: ChatDelta
+
+
+class ChatCompletionChunk(_Completion):
+    """Data of an event of a streamed chat completion."""
+
+    object: Literal["chat.completion.chunk"]
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+
+
+class CompletionChoice(_Choice):
+    """One continuation, or a piece of it."""
+
+    text: str
+
+
+class Completion(_Completion):
+    """Answer of `POST /v1/completions`."""
+
+    object: Literal["text_completion"]
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class CompletionChunk(_Completion):
+    """Data of an event of a streamed completion."""
+
+    object: Literal["text_completion"]
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class Embedding(BaseModel):
+    """The vector of one input; base64 holds little-endian 32-bit floats."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """Token counts of embeddings."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(BaseModel):
+    """Answer of `POST /v1/embeddings`."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
+class ModelCard(BaseModel):
+    """A name under which the model is served."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int
+
+
+class ModelList(BaseModel):
+    """Answer of `GET /v1/models`."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class Tokenized(BaseModel):
+    """Answer of `POST /v1/tokenize`."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class Detokenized(BaseModel):
+    """Answer of `POST /v1/detokenize`."""
+
+    prompt: str
+
+
+class Readiness(BaseModel):
+    """Answer of `GET /health`."""
+
+    status: str
+    engine: dict[str, Any]
+
+
+class Liveness(BaseModel):
+    """Answer of `GET /health/live`."""
+
+    status: Literal["live"]
+    pid: int
+
+
+class ServerVersion(BaseModel):
+    """Answer of `GET /version`."""
+
+    version: str
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    """The field that is wrong, as a dotted path."""
+    code: str
+    """Stable; clients match on it."""
+    status: int
+    """The HTTP status again."""
+
+
+class ErrorEnvelope(BaseModel):
+    """Every answer that is not 2xx."""
+
+    error: ErrorDetail

@@ -1,0 +1,112 @@
+"""What the OpenAPI document says about each of our routes: one line, one example, the forms of body and answer.
+
+`frontend/openapi.py` turns this table into the document; a test fails on a route that is not in it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from frontend.openai.answers import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    Detokenized,
+    EmbeddingList,
+    Liveness,
+    ModelCard,
+    ModelList,
+    Readiness,
+    ServerVersion,
+    Tokenized,
+)
+from frontend.openai.protocol import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    TokenizeRequest,
+)
+
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One route."""
+
+    summary: str
+    answer: type[BaseModel]
+    body: type[BaseModel] | None = None
+    event: type[BaseModel] | None = None
+    """Data of the events that are sent instead where the body asks for a stream."""
+    examples: dict[str, Example] = field(default_factory=dict)
+    """Bodies, by title."""
+    needs_model: bool = True
+    """It answers 503 while there is none."""
+
+
+_MODEL = "fast-inference-model"
+_QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+_CHAT = Operation(
+    "Answer a conversation",
+    ChatCompletion,
+    ChatCompletionRequest,
+    ChatCompletionChunk,
+    {
+        "A question": {"model": _MODEL, "messages": _QUESTION, "temperature": 0, "max_tokens": 20},
+        "A stream": {
+            "model": _MODEL,
+            "messages": [{"role": "system", "content": "Be brief."}, *_QUESTION],
+            "max_tokens": 20,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
+    },
+)
+_COMPLETION = Operation(
+    "Continue one or several texts",
+    Completion,
+    CompletionRequest,
+    CompletionChunk,
+    {
+        "A text": {"model": _MODEL, "prompt": "Once upon a time", "max_tokens": 16},
+        "Two texts, two continuations each": {"model": _MODEL, "prompt": ["One", "Two"], "n": 2, "max_tokens": 4},
+    },
+)
+_EMBEDDING = Operation(
+    "Embed texts as normalized vectors",
+    EmbeddingList,
+    EmbeddingRequest,
+    examples={"Two texts": {"model": _MODEL, "input": ["a text", "another"], "encoding_format": "base64"}},
+)
+_TOKENIZE = Operation(
+    "Token ids of a text or of a conversation",
+    Tokenized,
+    TokenizeRequest,
+    examples={"A text": {"prompt": "Hello", "return_token_strs": True}, "A conversation": {"messages": _QUESTION}},
+)
+_DETOKENIZE = Operation(
+    "Text of token ids", Detokenized, DetokenizeRequest, examples={"Two tokens": {"tokens": [72, 105]}}
+)
+_READY = Operation("Whether requests are served now", Readiness)
+
+OPERATIONS: dict[tuple[str, str], Operation] = {
+    ("post", "/v1/chat/completions"): _CHAT,
+    ("post", "/v1/completions"): _COMPLETION,
+    ("post", "/v1/embeddings"): _EMBEDDING,
+    ("post", "/v1/tokenize"): _TOKENIZE,
+    ("post", "/tokenize"): _TOKENIZE,
+    ("post", "/v1/detokenize"): _DETOKENIZE,
+    ("post", "/detokenize"): _DETOKENIZE,
+    ("get", "/v1/models"): Operation("Names under which the model is served", ModelList),
+    ("get", "/v1/models/{model_id}"): Operation("One of these names", ModelCard),
+    ("get", "/health"): _READY,
+    ("get", "/ping"): _READY,
+    ("post", "/ping"): _READY,
+    ("get", "/health/live"): Operation("Whether this process lives", Liveness, needs_model=False),
+    ("get", "/version"): Operation("Version of the server", ServerVersion, needs_model=False),
+}
+"""By method and path of the document."""

@@ -1,0 +1,114 @@
+"""A server that asks for keys, as real processes: what opens it, and where its keys can be seen."""
+
+import socket
+import stat
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.servers import Server
+
+KEY, FILE_KEY, ADMIN_KEY = "sk-environment-7f3a", "sk-file-91bc", "sk-admin-55de"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A key from the environment, one from a file, an admin key; caches are isolated; debug logging."""
+    folder = tmp_path_factory.mktemp("keys")
+    file = folder / "keys"
+    file.write_text(f"# for a test\n{FILE_KEY}\n")
+    (folder / "run").mkdir(mode=0o755)
+    flags = ["--api-key-file", str(file), "--isolate-cache-by-key", "--log-level", "debug", "--frontends", "1"]
+    environment = {"FAST_INFERENCE_API_KEY": KEY, "FAST_INFERENCE_ADMIN_API_KEY": ADMIN_KEY}
+    server = Server(folder, "fake", *flags, **environment)
+    yield server
+    server.close()
+
+
+def client(server: Server, key: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=30)
+
+
+@pytest.mark.parametrize("key", [KEY, FILE_KEY, ADMIN_KEY], ids=["environment", "file", "admin"])
+def test_the_real_client_gets_in_with_each_key(server, key):
+    with client(server, key) as api:
+        assert api.models.list().data
+
+
+def test_the_real_client_is_told_that_its_key_is_wrong(server):
+    with client(server, "sk-wrong") as api, pytest.raises(openai.AuthenticationError) as caught:
+        api.models.list()
+    assert caught.value.code == "invalid_api_key"
+
+
+def status_of(server, line: str, *headers: str) -> int:
+    """The answer to a request line exactly as it is here."""
+    host, port = server.url.removeprefix("http://").split(":")
+    lines = [line, *(headers or ("host: x",)), "connection: close", "", ""]
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        return int(connection.recv(12)[9:])
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/models",
+        "//v1/models",
+        "/v1/models/",
+        "/v1//models",
+        "/health/../v1/models",
+        "/health/%2e%2e/v1/models",
+        "/health%2f..%2fv1/models",
+        "/%76%31/models",
+        "/v1/models?x=/health",
+        "/v1/models#/health",
+        "/v1/models;/health",
+        "/docs",
+        "/openapi.json",
+        "/tokenize",
+        "/nothing",
+        "http://x/v1/models",
+    ],
+)
+def test_no_spelling_of_a_path_gets_in_without_a_key(server, target):
+    assert status_of(server, f"GET {target} HTTP/1.1") in (400, 401)
+
+
+@pytest.mark.parametrize("host", ["host: a/health/live?", "host: a/health", "x-forwarded-prefix: /health"])
+def test_no_header_gets_in_without_a_key(server, host):
+    assert status_of(server, "GET /v1/models HTTP/1.1", host) == 401
+
+
+def test_probes_need_no_key(server):
+    for line in ("GET /health", "HEAD /health", "GET /health/live", "GET /ping", "POST /ping"):
+        assert status_of(server, f"{line} HTTP/1.1", "host: x", "content-length: 0") == 200
+
+
+def cached_tokens(server, path: str, key: str) -> int:
+    words = "the same words " * 20
+    body = {"model": "fake", "prompt": words, "messages": [{"role": "user", "content": words}], "max_tokens": 1}
+    with server.http() as http:
+        answer = http.post(path, json=body, headers={"x-api-key": key}).json()
+    tokens: int = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+    return tokens
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_no_key_finds_the_prefixes_of_another(server, path):
+    cached = [cached_tokens(server, path, key) > 0 for key in (KEY, KEY, FILE_KEY, FILE_KEY)]
+    assert cached == [False, True, False, True]
+
+
+def test_keys_are_nowhere_to_be_seen(server):
+    with client(server, "sk-wrong-0000") as api, pytest.raises(openai.AuthenticationError):
+        api.models.list()
+    places = [server.stderr_file, *(file for file in server.run_dir.rglob("*") if file.is_file())]
+    places += [Path(f"/proc/{pid}/{name}") for pid in server.child_pids for name in ("cmdline", "environ")]
+    for key in (KEY, FILE_KEY, ADMIN_KEY, "sk-wrong-0000"):
+        assert [place for place in places if key.encode() in place.read_bytes()] == []
+
+
+def test_the_settings_of_the_children_are_private_in_any_folder(server):
+    assert stat.S_IMODE((server.run_dir / "config.json").stat().st_mode) == 0o600
