@@ -94,7 +94,7 @@ def _complete(operation: Document, method: str, path: str, *, needs_key: bool) -
     is_public = (method.upper(), path) in PUBLIC_ROUTES
     operation["security"] = [] if is_public else [*([] if needs_key else [{}]), {"bearer": []}, {"x-api-key": []}]
     for status in _error_statuses(operation, known, is_public=is_public):
-        responses.setdefault(str(status), _error(status))
+        responses.setdefault(str(status), _error(status, ErrorEnvelope if known is None else known.error))
 
 
 def _request_body(known: Operation) -> Document:
@@ -109,7 +109,7 @@ def _request_body(known: Operation) -> Document:
 def _success(known: Operation) -> Document:
     content: Document = {"application/json": {"schema": _reference(known.answer)}}
     if known.event is not None:
-        content["text/event-stream"] = {"itemSchema": _event_schema(known.event)}
+        content["text/event-stream"] = {"itemSchema": _event_schema(known, known.event)}
     answer: Document = {"description": "Success.", "content": content}
     if known.body is not None:
         answer["headers"] = {
@@ -118,21 +118,24 @@ def _success(known: Operation) -> Document:
     return answer
 
 
-def _event_schema(event: type[BaseModel]) -> Document:
+def _event_schema(known: Operation, event: type[BaseModel]) -> Document:
     """One event of a stream (OpenAPI 3.2's `itemSchema`)."""
-    data = {"anyOf": [_reference(event), _reference(ErrorEnvelope)]}
-    return {
-        "type": "object",
-        "required": ["data"],
-        "properties": {
-            "data": {
-                "type": "string",
-                "description": "A chunk, or `[DONE]` when the answer is complete. A failure is one last event with an "
-                "error envelope instead, and no `[DONE]`.",
-                "anyOf": [{"const": "[DONE]"}, {"contentMediaType": "application/json", "contentSchema": data}],
-            }
-        },
-    }
+    if not known.ends_with_done:
+        data: Document = {"contentMediaType": "application/json", "contentSchema": _reference(event)}
+        description = "The event's fields; its `type` is also the event's name. A failure is one last event."
+        return _data_schema(description, data)
+    chunk = {"anyOf": [_reference(event), _reference(ErrorEnvelope)]}
+    data = {"anyOf": [{"const": "[DONE]"}, {"contentMediaType": "application/json", "contentSchema": chunk}]}
+    description = (
+        "A chunk, or `[DONE]` when the answer is complete. A failure is one last event with an error envelope instead, "
+        "and no `[DONE]`."
+    )
+    return _data_schema(description, data)
+
+
+def _data_schema(description: str, data: Document) -> Document:
+    data_field = {"type": "string", "description": description, **data}
+    return {"type": "object", "required": ["data"], "properties": {"data": data_field}}
 
 
 def _error_statuses(operation: Document, known: Operation | None, *, is_public: bool) -> list[int]:
@@ -146,10 +149,10 @@ def _error_statuses(operation: Document, known: Operation | None, *, is_public: 
     return sorted(statuses)
 
 
-def _error(status: int) -> Document:
+def _error(status: int, envelope: type[BaseModel]) -> Document:
     answer: Document = {
         "description": _ERRORS[status],
-        "content": {"application/json": {"schema": _reference(ErrorEnvelope)}},
+        "content": {"application/json": {"schema": _reference(envelope)}},
     }
     if status in _ERROR_HEADERS:
         answer["headers"] = _ERROR_HEADERS[status]
@@ -161,7 +164,8 @@ def _schemas() -> Document:
     answers = {known.answer for known in OPERATIONS.values()} | {
         known.event for known in OPERATIONS.values() if known.event is not None
     }
-    schemas = {**_schemas_of(answers | {ErrorEnvelope}), **_schemas_of(bodies)}
+    errors: set[type[BaseModel]] = {ErrorEnvelope, *(known.error for known in OPERATIONS.values())}
+    schemas = {**_schemas_of(answers | errors), **_schemas_of(bodies)}
     for body in _schemas_of(bodies):
         _describe_as_read(schemas[body])
     return schemas

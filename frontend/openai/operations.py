@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from frontend.anthropic_api.answers import AnthropicErrorEnvelope, MessageEvent, MessageObject, TokenCount
+from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest
 from frontend.openai.answers import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -15,6 +17,7 @@ from frontend.openai.answers import (
     CompletionChunk,
     Detokenized,
     EmbeddingList,
+    ErrorEnvelope,
     Liveness,
     ModelCard,
     ModelList,
@@ -29,6 +32,8 @@ from frontend.openai.protocol import (
     EmbeddingRequest,
     TokenizeRequest,
 )
+from frontend.responses_api.answers import ResponseEvent, ResponseObject
+from frontend.responses_api.protocol import ResponsesRequest
 
 Example = dict[str, Any]
 
@@ -46,6 +51,9 @@ class Operation:
     """Bodies, by title."""
     needs_model: bool = True
     """It answers 503 while there is none."""
+    error: type[BaseModel] = ErrorEnvelope
+    ends_with_done: bool = True
+    """A complete stream ends with `[DONE]`; else the type of its last event says that it is complete."""
 
 
 _MODEL = "fast-inference-model"
@@ -91,11 +99,50 @@ _TOKENIZE = Operation(
 _DETOKENIZE = Operation(
     "Text of token ids", Detokenized, DetokenizeRequest, examples={"Two tokens": {"tokens": [72, 105]}}
 )
+_RESPONSE = Operation(
+    "Answer a text or a conversation (OpenAI's Responses)",
+    ResponseObject,
+    ResponsesRequest,
+    ResponseEvent,
+    {
+        "A question": {"model": _MODEL, "input": "What is the capital of France?", "max_output_tokens": 20},
+        "A stream": {
+            "model": _MODEL,
+            "instructions": "Be brief.",
+            "input": _QUESTION,
+            "max_output_tokens": 20,
+            "stream": True,
+        },
+    },
+    ends_with_done=False,
+)
+_MESSAGE = Operation(
+    "Answer a conversation (Anthropic's Messages)",
+    MessageObject,
+    MessagesRequest,
+    MessageEvent,
+    {
+        "A question": {"model": _MODEL, "max_tokens": 20, "messages": _QUESTION},
+        "A stream": {"model": _MODEL, "max_tokens": 20, "system": "Be brief.", "messages": _QUESTION, "stream": True},
+    },
+    error=AnthropicErrorEnvelope,
+    ends_with_done=False,
+)
+_COUNT_TOKENS = Operation(
+    "Number of tokens of a conversation",
+    TokenCount,
+    CountTokensRequest,
+    examples={"A question": {"model": _MODEL, "messages": _QUESTION}},
+    error=AnthropicErrorEnvelope,
+)
 _READY = Operation("Whether requests are served now", Readiness)
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v1/chat/completions"): _CHAT,
     ("post", "/v1/completions"): _COMPLETION,
+    ("post", "/v1/responses"): _RESPONSE,
+    ("post", "/v1/messages"): _MESSAGE,
+    ("post", "/v1/messages/count_tokens"): _COUNT_TOKENS,
     ("post", "/v1/embeddings"): _EMBEDDING,
     ("post", "/v1/tokenize"): _TOKENIZE,
     ("post", "/tokenize"): _TOKENIZE,

@@ -147,3 +147,8 @@ def test_a_client_that_does_not_wait_stops_its_request(fake_server):
         with pytest.raises(httpx.ReadTimeout):
             http.post("/v1/messages", json=LONG, timeout=0.3)
         wait_until(lambda: stats(core)["num_running"] == 0, timeout_s=2)
+
+
+def test_an_answer_that_is_sent_back_has_no_unknown_fields(post):
+    turn = {"role": "assistant", "content": post().json()["content"]}
+    assert "x-ignored-params" not in post(messages=[*HI, turn, *HI]).headers
