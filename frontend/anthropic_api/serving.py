@@ -15,6 +15,7 @@ from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest
 from frontend.chat_translation import renamed_params
 from frontend.errors import json_response
 from frontend.openai.chat_completions import OpenAIServingChat
+from frontend.openai.protocol import ChatCompletionRequest
 from frontend.openai.tokenization import OpenAIServingTokenization
 from frontend.request_body import read_body
 from frontend.state import FrontendState, ServedModel
@@ -70,4 +71,6 @@ class ServingCountTokens:
 
 
 def _can_think(model: ServedModel) -> bool:
-    return model.tokenizer.chat_template.has_thinking_switch
+    """Whether the model's template can be told to think, and chat completions can tell it."""
+    has_kwargs = "chat_template_kwargs" in ChatCompletionRequest.model_fields
+    return has_kwargs and model.tokenizer.chat_template.has_thinking_switch
