@@ -68,6 +68,7 @@ def document_of(server: Server) -> dict[str, Any]:
     names = [model["id"] for model in models["data"]]
     for name, schema in document["components"]["schemas"].items():
         if name.endswith("Request") and "model" in schema["properties"]:
+            schema["properties"].pop("timeout", None)  # a short one is a 504, as it should be
             is_required = "model" in schema.get("required", ())
             schema["properties"]["model"] = {"enum": names if is_required else [*names, None]}
     return document
@@ -78,6 +79,9 @@ def run_schemathesis(server: Server, folder: Path, count: int, seed: int) -> tup
     document = document_of(server)
     file = folder / "openapi.json"
     file.write_text(json.dumps(document))
+    (folder / "schemathesis.toml").write_text(
+        '[checks]\nnegative_data_rejection.expected-statuses = ["400", "401", "404", "405", "413", "415"]\n'
+    )
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     num_with_body = sum("requestBody" in operation for operation in operations)
     command = [str(install()), "run", str(file), "--url", server.url, "--header", f"Authorization: Bearer {KEY}"]
