@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
@@ -51,17 +52,28 @@ class ChatTemplate:
             ConfigError: the template has a syntax error, or is nested too deeply.
         """
         try:
-            self._template = _environment().from_string(source)
+            environment = _environment()
+            self._template = environment.from_string(source)
+            variables = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"chat template, line {error.lineno}: {error.message}") from error
         except RecursionError as error:
             raise ConfigError("the chat template is nested too deeply") from error
+        self.source = source
+        self.knows_tools = "tools" in variables
+        """True if the template writes the tools that it is given."""
         self._special_tokens = dict(special_tokens)
         self._knows_developer = "developer" in source
         self.has_thinking_switch = THINKING_SWITCH in source
         """True if the template can be told whether the model should think."""
 
-    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool,
+    ) -> str:
         """The prompt text, with the template's special tokens written out.
 
         Raises:
@@ -73,7 +85,7 @@ class ChatTemplate:
         try:
             text = self._template.render(
                 messages=conversation,
-                tools=None,
+                tools=tools,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,

@@ -8,6 +8,8 @@ Next: `generation.py` submits the result.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from frontend.fill_in_middle import fill_prompt
 from frontend.openai.inputs import split_inputs
@@ -120,23 +122,32 @@ async def render_chat(
     model: ServedModel,
     messages: Sequence[ChatMessage],
     *,
+    tools: list[dict[str, Any]] | None = None,
     add_generation_prompt: bool,
     add_special_tokens: bool,
     max_tokens: int | None,
 ) -> list[int]:
     """Token ids of a conversation in the model's chat template."""
-    text = await render_chat_text(model, messages, add_generation_prompt=add_generation_prompt)
+    text = await render_chat_text(model, messages, tools=tools, add_generation_prompt=add_generation_prompt)
     return await model.tokenizer.encode(
         text, add_special_tokens=add_special_tokens, max_tokens=max_tokens, param="messages"
     )
 
 
-async def render_chat_text(model: ServedModel, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
-    """A conversation in the model's chat template."""
-    template = model.tokenizer.chat_template
-    if sum(map(_num_parts, messages)) > INLINE_PARTS:
-        return await asyncio.to_thread(template.render, messages, add_generation_prompt=add_generation_prompt)
-    return template.render(messages, add_generation_prompt=add_generation_prompt)
+async def render_chat_text(
+    model: ServedModel,
+    messages: Sequence[ChatMessage],
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    add_generation_prompt: bool,
+) -> str:
+    """A conversation in the model's chat template, with the tools where the template knows them (`knows_tools`)."""
+    render = partial(
+        model.tokenizer.chat_template.render, messages, tools=tools, add_generation_prompt=add_generation_prompt
+    )
+    if tools or sum(map(_num_parts, messages)) > INLINE_PARTS:
+        return await asyncio.to_thread(render)
+    return render()
 
 
 def _num_parts(message: ChatMessage) -> int:

@@ -136,3 +136,16 @@ def test_text_that_is_no_unicode_is_the_callers_error(text: str):
         with pytest.raises(InvalidRequestError) as caught:
             render("{{ messages[0].content | tojson }}", message)
         assert caught.value.param == "messages"
+
+
+def test_a_template_says_whether_it_knows_tools():
+    assert ChatTemplate("{% if tools %}{{ tools | tojson }}{% endif %}", {}).knows_tools
+    assert not ChatTemplate(FALLBACK_TEMPLATE, {}).knows_tools
+    assert not ChatTemplate("{# tools #}{% set tools = 1 %}{{ tools }}", {}).knows_tools
+    assert ChatTemplate("x", {}).source == "x"
+
+
+def test_tools_are_written_by_the_template():
+    template = ChatTemplate("{% for tool in tools %}{{ tool.function.name }}{% endfor %}", {})
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert template.render(messages(USER), tools=tools, add_generation_prompt=True) == "f"
