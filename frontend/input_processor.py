@@ -11,18 +11,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from frontend.answer_parser.tool_prompt import with_tool_texts
 from frontend.fill_in_middle import fill_prompt
 from frontend.openai.inputs import split_inputs
 from frontend.openai.protocol import ChatCompletionRequest, ChatMessage, CompletionRequest, GenerationBody
+from frontend.openai.tool_calls import call_grammar, shown_tools
 from frontend.sampling import fitted, nth_seed, sampling_params_of
 from frontend.state import ServedModel
 from ipc.errors import ContextLengthError, InvalidRequestError
 from ipc.sampling_params import NO_LOGPROBS, SamplingParams
+from ipc.structured_output import StructuredOutput
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default of `max_tokens` in text completions."""
 INLINE_PARTS = 100
 """Conversations of more messages and parts are rendered in a thread, so that nobody waits for them."""
+INLINE_TOOLS = 8
+"""The grammar of more tools is written in a thread, so that nobody waits for it."""
 MAX_CUT_TOKENS = 2**18
 """Longest text that is tokenized only to be cut off."""
 MAX_REQUESTS_PER_BODY = 1024
@@ -60,15 +65,24 @@ async def chat_inputs(model: ServedModel, body: ChatCompletionRequest) -> list[E
     prompt = await render_chat(
         model,
         body.messages,
+        tools=shown_tools(body),
         add_generation_prompt=body.add_generation_prompt,
         add_special_tokens=body.add_special_tokens,
         max_tokens=_max_text_tokens(model, body),
     )
     prompt = _checked_prompt(model, _truncated(model, body, prompt), "messages")
+    if body.may_call_tools:
+        params = replace(params, structured_output=await _call_grammar(model, body, prompt))
     default = model.max_model_len
     return _fan_out(
         body, prompt, fitted(params, model, body, len(prompt), param="messages", default_max_tokens=default)
     )
+
+
+async def _call_grammar(model: ServedModel, body: ChatCompletionRequest, prompt: list[int]) -> StructuredOutput:
+    if len(body.tools) > INLINE_TOOLS:
+        return await asyncio.to_thread(call_grammar, model, body, prompt)
+    return call_grammar(model, body, prompt)
 
 
 async def completion_inputs(model: ServedModel, body: CompletionRequest) -> list[EngineInput]:
@@ -141,10 +155,13 @@ async def render_chat_text(
     tools: list[dict[str, Any]] | None = None,
     add_generation_prompt: bool,
 ) -> str:
-    """A conversation in the model's chat template, with the tools where the template knows them (`knows_tools`)."""
-    render = partial(
-        model.tokenizer.chat_template.render, messages, tools=tools, add_generation_prompt=add_generation_prompt
-    )
+    """A conversation in the model's chat template; a template that knows no tools gets them as text."""
+    template = model.tokenizer.chat_template
+    if not template.knows_tools and (
+        tools or any(message.tool_calls or message.role == "tool" for message in messages)
+    ):
+        messages, tools = with_tool_texts(messages, tools or []), None
+    render = partial(template.render, messages, tools=tools or None, add_generation_prompt=add_generation_prompt)
     if tools or sum(map(_num_parts, messages)) > INLINE_PARTS:
         return await asyncio.to_thread(render)
     return render()

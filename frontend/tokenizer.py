@@ -31,6 +31,8 @@ class FrontendTokenizer:
         self.chat_template = chat_template
         self.token_texts = TokenTexts(tokenizer)
         self.vocab_size = tokenizer.get_vocab_size()
+        added = tokenizer.get_added_tokens_decoder().items()
+        self._special_token_ids = {token.content: token_id for token_id, token in added if token.special}
         longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
         self._max_chars_per_token = longest_token * (_NORMALIZED_SHRINK if tokenizer.normalizer is not None else 1)
 
@@ -75,6 +77,10 @@ class FrontendTokenizer:
         """`encode_batch_fast` is `encode` without offsets, and lets other threads go on."""
         ids: list[int] = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         return ids
+
+    def special_token_id(self, text: str) -> int | None:
+        """The id of a special token, which ordinary text never becomes; None for anything else."""
+        return self._special_token_ids.get(text)
 
     def encode_several(self, texts: list[str]) -> list[list[int]]:
         """Token ids of texts, without special tokens around them; lets other threads go on."""

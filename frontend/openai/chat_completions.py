@@ -15,13 +15,9 @@ from frontend.openai.chat_parts import delta_of, has_tool_calls, message_of
 from frontend.openai.logprobs import LogprobsWriter
 from frontend.openai.protocol import ChatCompletionRequest
 from frontend.openai.serving import OpenAIServing
+from frontend.openai.tool_calls import answer_parser, shows_special_tokens
 from frontend.output_processor import Finish, TextDelta
 from frontend.state import FrontendState, ServedModel
-
-
-def answer_parser(model: ServedModel, body: ChatCompletionRequest) -> AnswerParser | None:
-    """A parser for one answer, or None where its text is its content."""
-    return None
 
 
 class OpenAIServingChat(OpenAIServing[ChatCompletionRequest]):
@@ -40,7 +36,12 @@ class OpenAIServingChat(OpenAIServing[ChatCompletionRequest]):
 
     async def writer(self, model: ServedModel, body: ChatCompletionRequest, inputs: list[EngineInput]) -> AnswerWriter:
         """Messages and their deltas."""
-        return ChatWriter(model, body, inputs, [answer_parser(model, body) for _ in inputs])
+        parsers = [answer_parser(model, body, item.prompt_token_ids) for item in inputs]
+        return ChatWriter(model, body, inputs, parsers)
+
+    def skips_special_tokens(self, model: ServedModel, body: ChatCompletionRequest) -> bool:
+        """Not where calls are marked by special tokens."""
+        return body.skip_special_tokens and not shows_special_tokens(model.tokenizer, body)
 
 
 class ChatWriter(AnswerWriter):

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from frontend.openai.protocol import GenerationBody, ResponseFormat, StructuredOutputs
+from frontend.openai.protocol import ChatCompletionRequest, GenerationBody, ResponseFormat, StructuredOutputs
 from ipc.errors import InvalidRequestError
 from ipc.structured_output import MAX_SPEC_BYTES, NO_STRUCTURE, GrammarKind, StructuredOutput
 
@@ -37,6 +37,9 @@ def grammar_of(body: GenerationBody) -> StructuredOutput:
 
 def named_grammar_error(error: InvalidRequestError, body: GenerationBody) -> InvalidRequestError:
     """The core's refusal of a grammar, under the name that the grammar has in the body."""
+    if isinstance(body, ChatCompletionRequest) and body.may_call_tools:
+        reason = error.message.split("\n", 1)[0]  # behind it comes the whole grammar, which is not the client's
+        return InvalidRequestError(f"the parameters of a tool: {reason}", param="tools", code=INVALID_SCHEMA)
     if body.response_format is not None and body.response_format.type != "text":
         return InvalidRequestError(error.message, param="response_format", code=INVALID_SCHEMA)
     if body.structured_outputs is not None and body.structured_outputs.json_ is not None:
@@ -58,11 +61,11 @@ def _of_structured_outputs(wanted: StructuredOutputs) -> StructuredOutput:
     if wanted.choice is not None:
         if not all(wanted.choice):
             raise InvalidRequestError("a choice must not be empty", param=param)
-        return StructuredOutput(GrammarKind.CHOICE, _checked_size(orjson.dumps(wanted.choice), param))
+        return StructuredOutput(GrammarKind.CHOICE, checked_spec(orjson.dumps(wanted.choice), param))
     if wanted.regex is not None:
-        return StructuredOutput(GrammarKind.REGEX, _checked_size(wanted.regex.encode(), param))
+        return StructuredOutput(GrammarKind.REGEX, checked_spec(wanted.regex.encode(), param))
     if wanted.grammar is not None:
-        return StructuredOutput(GrammarKind.LARK, _checked_size(wanted.grammar.encode(), param))
+        return StructuredOutput(GrammarKind.LARK, checked_spec(wanted.grammar.encode(), param))
     return StructuredOutput(GrammarKind.JSON_OBJECT)
 
 
@@ -73,7 +76,7 @@ def schema_text(schema: dict[str, Any] | str, param: str) -> str:
         InvalidRequestError: it is no JSON object (`invalid_schema`), or exceeds a limit.
     """
     if isinstance(schema, str):
-        text = _checked_size(schema.encode(), param)
+        text = checked_spec(schema.encode(), param)
         try:
             schema = orjson.loads(text)
         except orjson.JSONDecodeError as error:
@@ -83,10 +86,11 @@ def schema_text(schema: dict[str, Any] | str, param: str) -> str:
         _check_shape(schema, param)
         return text
     _check_shape(schema, param)  # before it is written: the writer has a limit of depth too
-    return _checked_size(orjson.dumps(schema), param)
+    return checked_spec(orjson.dumps(schema), param)
 
 
-def _checked_size(spec: bytes, param: str) -> str:
+def checked_spec(spec: bytes, param: str) -> str:
+    """A grammar as text; raises `InvalidRequestError` for one that is too long."""
     if len(spec) > MAX_SPEC_BYTES:
         raise InvalidRequestError(f"the grammar is longer than {MAX_SPEC_BYTES // 1024} KiB", param=param)
     return spec.decode()

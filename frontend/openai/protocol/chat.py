@@ -4,6 +4,7 @@ from pydantic import Field, model_validator
 
 from frontend.openai.protocol.generation import MAX_INT32, GenerationBody
 from frontend.openai.protocol.messages import Messages
+from frontend.openai.protocol.tools import AllowedToolsChoice, ToolChoice, ToolReference, Tools
 from ipc.errors import InvalidRequestError
 from ipc.sampling_params import MAX_LOGPROBS
 
@@ -19,6 +20,14 @@ class ChatCompletionRequest(GenerationBody):
     """Report the log-probability of each token of the answer."""
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
     """Also report this many best tokens at each position; needs `logprobs`."""
+    tools: Tools = Field(default_factory=list)
+    """Functions that the answer may call."""
+    tool_choice: ToolChoice | None = None
+    """`none`, `auto`, `required`, one function by name, or `allowed_tools`; `auto` where there are tools."""
+    parallel_tool_calls: bool = True
+    """An answer may have more than one call."""
+    include_reasoning: bool = True
+    """Show the reasoning of models that think (`reasoning_content`)."""
     add_generation_prompt: bool = True
     """End the conversation with what an answer follows."""
     add_special_tokens: bool = False
@@ -29,6 +38,27 @@ class ChatCompletionRequest(GenerationBody):
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequestError("top_logprobs needs logprobs", param="top_logprobs")
         return self
+
+    @model_validator(mode="after")
+    def _check_tool_choice(self) -> "ChatCompletionRequest":
+        choice, names = self.tool_choice, {tool.function.name for tool in self.tools}
+        wanted: set[str] = set()
+        if isinstance(choice, ToolReference):
+            wanted = {choice.function.name}
+        elif isinstance(choice, AllowedToolsChoice):
+            wanted = {item.function.name for item in choice.allowed_tools.tools}
+        if not self.tools and (wanted or choice == "required"):
+            raise InvalidRequestError("tool_choice needs tools", param="tool_choice")
+        if wanted - names:
+            raise InvalidRequestError("tool_choice names a function that is not in tools", param="tool_choice")
+        if self.may_call_tools and self.structured_outputs is not None:
+            raise InvalidRequestError("structured_outputs cannot go with tools", param="structured_outputs")
+        return self
+
+    @property
+    def may_call_tools(self) -> bool:
+        """True unless there are no tools, or none is to be called."""
+        return bool(self.tools) and self.tool_choice != "none"
 
     @property
     def num_max_tokens(self) -> int | None:

@@ -1,0 +1,87 @@
+"""Reasoning before the answer: `<think>…</think>`.
+
+Wraps the parser of what follows. Invariant: only the first block is reasoning; whitespace at its edges and behind it
+is dropped. Whether an answer begins inside of the block depends on the chat template (`formats.py`).
+"""
+
+from frontend.answer_parts import AnswerParser, ContentDelta, Part, ReasoningDelta
+
+THINK_TAG, END_OF_THINK_TAG = "<think>", "</think>"
+
+
+class ReasoningParser:
+    """An `AnswerParser` around another; without one, what follows the reasoning is content."""
+
+    def __init__(self, inner: AnswerParser | None, *, starts_inside: bool, is_shown: bool = True) -> None:
+        """`starts_inside`: the prompt ends with the opening tag. `is_shown`: False leaves the reasoning out."""
+        self._inner = inner
+        self._is_shown = is_shown
+        self._is_inside = starts_inside
+        self._is_behind = False
+        self._has_text = False
+        """The part that is being read has anything but whitespace so far."""
+        self._held = ""
+
+    def push(self, text: str) -> list[Part]:
+        """Take in more text; returns what is certain."""
+        self._held += text
+        parts: list[Part] = []
+        if not self._is_inside and not self._is_behind:
+            self._begin()
+        if self._is_inside:
+            parts += self._read_reasoning()
+        if self._is_behind:
+            parts += self._read_answer()
+        return parts
+
+    def finish(self) -> list[Part]:
+        """What is left when the answer is over."""
+        parts: list[Part] = []
+        if self._is_inside:
+            parts += self._reasoning(self._held.rstrip())
+        elif self._held and not self._is_behind:
+            parts += self._pass_on(self._held)
+        return parts + (self._inner.finish() if self._inner is not None else [])
+
+    def _begin(self) -> None:
+        stripped = self._held.lstrip()
+        if stripped.startswith(THINK_TAG):
+            self._is_inside = True
+            self._held = stripped.removeprefix(THINK_TAG)
+        elif not THINK_TAG.startswith(stripped):
+            self._is_behind = self._has_text = True  # its whitespace is part of the content
+
+    def _read_reasoning(self) -> list[Part]:
+        at = self._held.find(END_OF_THINK_TAG)
+        if at < 0:
+            size = min(len(END_OF_THINK_TAG) - 1, len(self._held))
+            while size and not self._held.endswith(END_OF_THINK_TAG[:size]):
+                size -= 1
+            end = len(self._held[: len(self._held) - size].rstrip())
+            text, self._held = self._held[:end], self._held[end:]
+            return self._reasoning(text)
+        text, self._held = self._held[:at].rstrip(), self._held[at + len(END_OF_THINK_TAG) :]
+        self._is_inside, self._is_behind = False, True
+        parts = self._reasoning(text)
+        self._has_text = False
+        return parts
+
+    def _reasoning(self, text: str) -> list[Part]:
+        if not self._has_text:
+            text = text.lstrip()
+        if not text:
+            return []
+        self._has_text = True
+        return [ReasoningDelta(text)] if self._is_shown else []
+
+    def _read_answer(self) -> list[Part]:
+        text, self._held = self._held, ""
+        if not self._has_text:
+            text = text.lstrip()
+        if not text:
+            return []
+        self._has_text = True
+        return self._pass_on(text)
+
+    def _pass_on(self, text: str) -> list[Part]:
+        return self._inner.push(text) if self._inner is not None else [ContentDelta(text)]

@@ -1,0 +1,121 @@
+"""What `tools` and `tool_choice` mean for one chat completion: what the template shows, the grammar, the parser.
+
+With `none` the model does not see the tools. A call that must come (`required`, a named function, `allowed_tools` with
+mode `required`) and its arguments are enforced by a grammar, and schemas that cannot be enforced are refused. Calls
+that may come (`auto`) are enforced from their opening tag on, without `strict` as far as their schema can be.
+Called by `input_processor.py` and `chat_completions.py`. Next: `frontend/answer_parser/`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from frontend.answer_parser.formats import call_parser, ends_in_reasoning, may_think, tool_format
+from frontend.answer_parser.reasoning import ReasoningParser
+from frontend.answer_parser.tool_grammar import CallableTool, Thinking, tool_grammar
+from frontend.answer_parts import AnswerParser
+from frontend.openai.grammars import INVALID_SCHEMA, checked_spec, schema_text
+from frontend.openai.protocol import ChatCompletionRequest
+from frontend.openai.protocol.tools import AllowedToolsChoice, Tool, ToolReference
+from frontend.state import ServedModel
+from frontend.tokenizer import FrontendTokenizer
+from ipc.errors import InvalidRequestError
+from ipc.structured_output import GrammarKind, StructuredOutput
+
+_NUM_LAST_TOKENS = 8
+"""Of a prompt; enough for a tag and whitespace."""
+
+
+def shown_tools(body: ChatCompletionRequest) -> list[dict[str, Any]]:
+    """The tools as the chat template takes them."""
+    if body.tool_choice == "none":
+        return []
+    return [
+        {"type": "function", "function": tool.function.model_dump(exclude_none=True, exclude={"strict"})}
+        for tool in body.tools
+    ]
+
+
+def call_grammar(model: ServedModel, body: ChatCompletionRequest, prompt_token_ids: Sequence[int]) -> StructuredOutput:
+    """The grammar of an answer that may, or must, call a tool.
+
+    Raises:
+        InvalidRequestError: a schema exceeds a limit or cannot be enforced.
+    """
+    tools, is_required = _callable(body)
+    template = model.tokenizer.chat_template.source
+    thinking = Thinking.NEVER
+    if may_think(template):
+        thinking = Thinking.BEGUN if _ends_in_reasoning(model, prompt_token_ids) else Thinking.PERHAPS
+    text = tool_grammar(
+        tool_format(template),
+        tools,
+        is_required=is_required,
+        is_parallel=body.parallel_tool_calls and not isinstance(body.tool_choice, ToolReference),
+        thinking=thinking,
+        content_schema=_content_schema(body),
+        special_token_id=model.tokenizer.special_token_id,
+    )
+    return StructuredOutput(GrammarKind.LARK, checked_spec(text.encode(), "tools"))
+
+
+def answer_parser(
+    model: ServedModel, body: ChatCompletionRequest, prompt_token_ids: Sequence[int]
+) -> AnswerParser | None:
+    """A parser for one answer to this prompt, or None where its text is its content."""
+    template = model.tokenizer.chat_template.source
+    calls: AnswerParser | None = None
+    if body.may_call_tools:
+        calls = call_parser(tool_format(template), {tool.function.name for tool in body.tools})
+    if not may_think(template):
+        return calls
+    starts_inside = _ends_in_reasoning(model, prompt_token_ids)
+    return ReasoningParser(calls, starts_inside=starts_inside, is_shown=body.include_reasoning)
+
+
+def shows_special_tokens(tokenizer: FrontendTokenizer, body: ChatCompletionRequest) -> bool:
+    """True where the parser needs tags that are special tokens, which would not be part of the text otherwise."""
+    if not body.may_call_tools:
+        return False
+    tags = tool_format(tokenizer.chat_template.source).tags
+    return any(tokenizer.special_token_id(tag) is not None for tag in tags)
+
+
+def _ends_in_reasoning(model: ServedModel, prompt_token_ids: Sequence[int]) -> bool:
+    return ends_in_reasoning(model.tokenizer.decode(list(prompt_token_ids[-_NUM_LAST_TOKENS:])))
+
+
+def _callable(body: ChatCompletionRequest) -> tuple[list[CallableTool], bool]:
+    """The tools that may be called, and whether one of them must be."""
+    choice = body.tool_choice
+    names: set[str] | None = None
+    is_required = choice == "required"
+    if isinstance(choice, ToolReference):
+        names, is_required = {choice.function.name}, True
+    elif isinstance(choice, AllowedToolsChoice):
+        names = {item.function.name for item in choice.allowed_tools.tools}
+        is_required = choice.allowed_tools.mode == "required"
+    return [
+        _checked_tool(tool, f"tools.{index}.function.parameters", is_lenient=not is_required)
+        for index, tool in enumerate(body.tools)
+        if names is None or tool.function.name in names
+    ], is_required
+
+
+def _checked_tool(tool: Tool, param: str, *, is_lenient: bool) -> CallableTool:
+    parameters = tool.function.parameters
+    if parameters:
+        schema_text(parameters, param)
+        if parameters.get("type", "object") != "object":
+            raise InvalidRequestError("parameters must be the schema of an object", param=param, code=INVALID_SCHEMA)
+    return CallableTool(tool.function.name, parameters, param, is_lenient=is_lenient and not tool.function.strict)
+
+
+def _content_schema(body: ChatCompletionRequest) -> dict[str, Any] | None:
+    """What an answer without a call must match."""
+    wanted = body.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.json_schema is None:
+        return {"type": "object"}
+    schema_text(wanted.json_schema.schema_, "response_format")
+    return wanted.json_schema.schema_

@@ -1,0 +1,50 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frontend.answer_parser.formats import ToolFormat, call_parser
+from frontend.answer_parser.reasoning import ReasoningParser
+from tests.frontend.answer_parser.folding import cut, parse
+
+
+def make_parser(*, starts_inside=False, has_tools=False, is_shown=True):
+    inner = call_parser(ToolFormat.HERMES, {"f"}) if has_tools else None
+    return ReasoningParser(inner, starts_inside=starts_inside, is_shown=is_shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "starts_inside", "reasoning", "content"),
+    [
+        ("<think>\nI think.\n</think>\n\nYes.", False, "I think.", "Yes."),
+        ("I think.</think>Yes. ", True, "I think.", "Yes. "),
+        (" Yes.", False, "", " Yes."),
+        ("<think>never ends", False, "never ends", ""),
+        ("<thin", False, "", "<thin"),
+        ("a </think> b", False, "", "a </think> b"),
+        ("<think></think>\n", False, "", ""),
+        ("<think>a</think>b<think>c</think>", False, "a", "b<think>c</think>"),
+    ],
+)
+def test_the_first_block_is_reasoning(text, starts_inside, reasoning, content):
+    for pieces in ([text], list(text)):
+        assert parse(make_parser(starts_inside=starts_inside), *pieces) == (reasoning, content, [])
+
+
+def test_calls_may_follow():
+    text = '<think>a</think>\n<tool_call>{"name": "f", "arguments": {}}</tool_call>'
+    assert parse(make_parser(has_tools=True), *text) == ("a", "", [("f", "{}")])
+
+
+def test_reasoning_can_be_left_out():
+    assert parse(make_parser(is_shown=False), "<think>a</think>b") == ("", "b", [])
+
+
+@given(
+    text=st.lists(st.sampled_from(["<think>", "</think>", "<", "think", " ", "\n", "a", "<tool_call>"])).map("".join),
+    positions=st.lists(st.integers(0, 200), max_size=8),
+    starts_inside=st.booleans(),
+    has_tools=st.booleans(),
+)
+def test_how_the_text_is_cut_does_not_matter(text, positions, starts_inside, has_tools):
+    whole = parse(make_parser(starts_inside=starts_inside, has_tools=has_tools), text)
+    assert parse(make_parser(starts_inside=starts_inside, has_tools=has_tools), *cut(text, positions)) == whole

@@ -1,0 +1,183 @@
+"""The grammars of calls: what they let a model write, and that the parsers read all of it."""
+
+import json
+import random
+
+import jsonschema
+import llguidance.numpy
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+
+from frontend.answer_parser.formats import ToolFormat, call_parser
+from frontend.answer_parser.reasoning import ReasoningParser
+from frontend.answer_parser.tool_grammar import CallableTool, Thinking, tool_grammar
+from ipc.errors import InvalidRequestError
+from tests.frontend.answer_parser.folding import parse
+
+TOKENIZER = LLTokenizer("byte")
+ADD = {
+    "type": "object",
+    "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "kind": {"enum": ["x", "y"]}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+MOVE = {
+    "properties": {
+        "to": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2},
+        "note": {"maxLength": 3, "type": "string"},
+    },
+    "additionalProperties": False,
+}
+SCHEMAS = {"add": ADD, "move-it": MOVE, "stop": None}
+TOOLS = [CallableTool(name, schema, "tools") for name, schema in SCHEMAS.items()]
+NO_ARGUMENTS = {"type": "object", "additionalProperties": False}
+
+
+def matcher_of(form, tools=TOOLS, **options):
+    options = {"is_required": True, "is_parallel": True, **options}
+    spec = json.dumps({"grammars": [{"lark_grammar": tool_grammar(form, tools, **options)}]})
+    matcher = LLMatcher(TOKENIZER, spec)
+    assert not matcher.is_error(), matcher.get_error()
+    return matcher
+
+
+def accepts(matcher, text):
+    """True where the text is a whole answer under the grammar."""
+    data = list(text.encode())
+    return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+
+
+def sample(matcher, generator, max_tokens=2000):
+    """A random answer; it ends where it may, with some probability."""
+    bitmask = llguidance.numpy.allocate_token_bitmask(1, TOKENIZER.vocab_size)
+    written = bytearray()
+    for _ in range(max_tokens):
+        if matcher.is_accepting() and (matcher.is_stopped() or generator.random() < 0.5):
+            return bytes(written)
+        llguidance.numpy.fill_next_token_bitmask(matcher, bitmask)
+        bits = llguidance.numpy.np.unpackbits(bitmask.view("uint8"), bitorder="little")[:256]
+        token = generator.choice(bits.nonzero()[0].tolist())
+        assert matcher.consume_token(token)
+        written.append(token)
+    raise AssertionError("the answer does not end")
+
+
+def tools_of(form):
+    """Names with a dash are none in Python."""
+    return [tool for tool in TOOLS if form is not ToolFormat.PYTHON or tool.name != "move-it"]
+
+
+@pytest.mark.parametrize("is_parallel", [True, False])
+@pytest.mark.parametrize("form", ToolFormat)
+def test_whatever_a_model_writes_is_read_as_valid_calls(form, is_parallel):
+    generator = random.Random(5)
+    for _ in range(60):
+        text = sample(matcher_of(form, tools_of(form), is_parallel=is_parallel), generator)
+        reasoning, content, calls = parse(call_parser(form, set(SCHEMAS)), text.decode(errors="replace"))
+        assert (reasoning, content) == ("", "")
+        assert 1 <= len(calls) <= (16 if is_parallel and form is not ToolFormat.LLAMA_JSON else 1)
+        for name, arguments in calls:
+            jsonschema.validate(json.loads(arguments), SCHEMAS[name] or NO_ARGUMENTS)
+
+
+CALLS = {
+    ToolFormat.HERMES: '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>',
+    ToolFormat.MISTRAL: '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}}]',
+    ToolFormat.MISTRAL_NAMED: '[TOOL_CALLS]add[ARGS]{"a": 1}',
+    ToolFormat.LLAMA_JSON: '{"name": "add", "parameters": {"a": 1}}',
+    ToolFormat.PYTHON: "[add(a=1)]",
+}
+
+
+@pytest.mark.parametrize("form", ToolFormat)
+def test_required_allows_nothing_but_calls(form):
+    assert accepts(matcher_of(form, tools_of(form)), CALLS[form])
+    for text in ("", "Hello", CALLS[form].replace("add", "sub"), CALLS[form].replace("1", '"1"')):
+        assert not accepts(matcher_of(form, tools_of(form)), text)
+
+
+@pytest.mark.parametrize("form", ToolFormat)
+def test_auto_allows_text_and_calls_but_no_wrong_call(form):
+    options = {"tools": tools_of(form), "is_required": False}
+    for text in ("", "Hello 🙂\nyou < >", CALLS[form]):
+        assert accepts(matcher_of(form, **options), text), text
+    for text in (CALLS[form].replace("add", "sub"), CALLS[form].replace("1", '"1"')):
+        assert not accepts(matcher_of(form, **options), text), text
+
+
+@pytest.mark.parametrize("form", [ToolFormat.HERMES, ToolFormat.MISTRAL, ToolFormat.MISTRAL_NAMED])
+def test_auto_allows_text_before_a_call(form):
+    assert accepts(matcher_of(form, is_required=False), f"Let me see. {CALLS[form]}")
+
+
+def test_without_parallel_calls_there_is_one():
+    two = f"{CALLS[ToolFormat.HERMES]}\n{CALLS[ToolFormat.HERMES]}"
+    for is_required in (True, False):
+        assert accepts(matcher_of(ToolFormat.HERMES, is_required=is_required), two)
+        assert not accepts(matcher_of(ToolFormat.HERMES, is_required=is_required, is_parallel=False), two)
+
+
+@pytest.mark.parametrize("is_required", [True, False])
+@pytest.mark.parametrize(
+    ("thinking", "thought", "is_right"),
+    [
+        (Thinking.PERHAPS, "<think>\nHm.\n</think>\n\n", True),
+        (Thinking.PERHAPS, "", True),
+        (Thinking.BEGUN, "goes on</think>", True),
+        (Thinking.BEGUN, "\n\n</think>\n\n", True),
+        (Thinking.NEVER, "<think>\n\n</think>", False),
+    ],
+)
+def test_a_model_that_thinks_may_do_so_first(is_required, thinking, thought, is_right):
+    call = CALLS[ToolFormat.HERMES]
+    matcher = matcher_of(ToolFormat.HERMES, is_required=is_required, thinking=thinking)
+    assert accepts(matcher, thought + call) is (is_right or not is_required)
+    parser = ReasoningParser(call_parser(ToolFormat.HERMES, {"add"}), starts_inside=thinking is Thinking.BEGUN)
+    assert parse(parser, thought + call)[2] == [("add", '{"a": 1}')]
+
+
+def test_reasoning_that_was_begun_comes_to_an_end_before_a_call_that_must_come():
+    matcher = matcher_of(ToolFormat.HERMES, thinking=Thinking.BEGUN)
+    assert not accepts(matcher, CALLS[ToolFormat.HERMES])
+
+
+def test_an_answer_without_a_call_may_have_a_schema():
+    schema = {"type": "object", "properties": {"b": {"type": "null"}}, "required": ["b"], "additionalProperties": False}
+    for text, is_right in (('{"b": null}', True), ("Hello", False), (CALLS[ToolFormat.HERMES], True)):
+        matcher = matcher_of(ToolFormat.HERMES, is_required=False, content_schema=schema)
+        assert accepts(matcher, text) is is_right
+
+
+def test_lenient_tools_leave_out_what_cannot_be_enforced():
+    schema = {**ADD, "not": {"required": ["b"]}}
+    with pytest.raises(AssertionError, match="not"):
+        matcher_of(ToolFormat.HERMES, [CallableTool("add", schema, "p")])
+    lenient = [CallableTool("add", schema, "p", is_lenient=True)]
+    assert accepts(matcher_of(ToolFormat.HERMES, lenient), CALLS[ToolFormat.HERMES])
+
+
+def test_special_tokens_are_named_by_their_ids():
+    grammar = tool_grammar(
+        ToolFormat.HERMES,
+        TOOLS,
+        is_required=True,
+        is_parallel=False,
+        special_token_id={"<tool_call>": 7, "</tool_call>": 8}.get,
+    )
+    assert "<[7]>" in grammar
+    assert "<[8]>" in grammar
+    assert "tool_call>" not in grammar
+
+
+@pytest.mark.parametrize("schema", [{"properties": {"a-b": {}}}, {"properties": {"a": {}}, "minProperties": 1}])
+def test_what_python_calls_cannot_enforce_is_refused(schema):
+    tool = CallableTool("f", schema, "tools.0.function.parameters")
+    with pytest.raises(InvalidRequestError) as raised:
+        tool_grammar(ToolFormat.PYTHON, [tool], is_required=True, is_parallel=True)
+    assert (raised.value.param, raised.value.code) == ("tools.0.function.parameters", "invalid_schema")
+
+
+@pytest.mark.parametrize("arguments", ["", "a=1", "b=2", "a=1, b=2"])
+def test_python_arguments_may_be_left_out(arguments):
+    tools = [CallableTool("f", {"properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}, "p")]
+    assert accepts(matcher_of(ToolFormat.PYTHON, tools), f"[f({arguments})]")
