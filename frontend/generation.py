@@ -107,14 +107,18 @@ class Generation:
     async def prime(self) -> None:
         """Wait for the first output of every answer, so that a refusal of any is still an HTTP status.
 
+        May be cancelled and called again until `deltas` is read; once all have begun it returns at once.
+
         Raises:
             FastInferenceError: an answer failed before that; the others go on until `close`.
         """
         if len(self._streams) == 1:
-            self._primed = await self._streams[0].next_delta()
+            if self._primed is None:
+                self._primed = await self._streams[0].next_delta()
             return
-        for stream in self._streams:
-            self._read(stream)
+        if not self._readers:
+            for stream in self._streams:
+                self._read(stream)
         done, _ = await asyncio.wait(self._readers, return_when=asyncio.FIRST_EXCEPTION)
         for reader in done:
             reader.result()  # raises what this answer failed with

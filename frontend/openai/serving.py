@@ -90,7 +90,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         if body.stream:
             begun = await self.begin(request, model, body)
             events = AnswerEvents(begun.writer, begun.generation.answers, body, begun.head)
-            return EventStreamResponse(_events(begun.generation, events), begun.generation.close, headers)
+            return EventStreamResponse(_events(begun.generation, events, body), begun.generation.close, headers)
         return json_response(await self.complete(request, model, body), headers=headers)
 
     async def complete(self, request: Request, model: ServedModel, body: BodyT) -> dict[str, Any]:
@@ -175,7 +175,9 @@ def _whole_answer(writer: AnswerWriter, answers: list[Answer], body: GenerationB
     }
 
 
-async def _events(generation: Generation, events: AnswerEvents) -> Events:
+async def _events(generation: Generation, events: AnswerEvents, body: GenerationBody) -> Events:
+    with _named_errors(body):
+        await generation.prime()  # what comes first may tell of the prompt, which the first outputs bring
     is_long = sum(len(answer.prompt_logprobs) for answer in generation.answers) > INLINE_TOKENS
     if begin := await asyncio.to_thread(events.begin) if is_long else events.begin():
         yield begin

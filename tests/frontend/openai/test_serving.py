@@ -102,14 +102,20 @@ async def messages_of(served: Application, body: dict[str, object]) -> list[Mess
     return sent
 
 
+async def occupy(served: Application) -> list[asyncio.Task[object]]:
+    """Requests that take all places of the core; they run when this returns."""
+    requests = [asyncio.create_task(served.http.post("/v1/completions", json=LONG)) for _ in range(2)]
+    async with asyncio.timeout(10):
+        while served.state.client.load.num_running < 2:  # noqa: ASYNC110  the core publishes it
+            await asyncio.sleep(0.01)
+    return requests
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_stream_that_waits_has_its_status_and_comments_meanwhile(core: CoreProcess, n: int):
     async def run() -> None:
         async with application(core.run_dir, sse_ping_interval=0.05) as served:
-            before = [asyncio.create_task(served.http.post("/v1/completions", json=LONG)) for _ in range(2)]
-            async with asyncio.timeout(10):
-                while served.state.client.load.num_running < 2:  # noqa: ASYNC110  the core publishes it
-                    await asyncio.sleep(0.01)
+            before = await occupy(served)
             sent = await messages_of(served, {**LONG, "max_tokens": 3, "stream": True, "n": n})
             bodies = [message["body"] for message in sent[1:]]
             assert sent[0]["status"] == 200
@@ -122,17 +128,28 @@ def test_a_stream_that_waits_has_its_status_and_comments_meanwhile(core: CorePro
     asyncio.run(run())
 
 
-def test_what_a_stream_says_does_not_depend_on_when_it_began(core: CoreProcess):
-    async def texts(served: Application) -> list[str]:
-        sent = await messages_of(served, {**LONG, "max_tokens": 30, "stream": True, "seed": 5})
+@pytest.mark.parametrize("fields", [{}, {"n": 2}, {"prompt": "several tokens", "echo": True, "logprobs": 1}])
+def test_what_a_stream_says_does_not_depend_on_when_it_began(core: CoreProcess, fields: dict[str, object]):
+    async def said(served: Application) -> list[object]:
+        """Text and tokens of each answer."""
+        sent = await messages_of(served, {**LONG, "max_tokens": 30, "stream": True, "seed": 5, **fields})
         lines = b"".join(message.get("body", b"") for message in sent).replace(PING, b"").split(b"\n\n")
-        return [json.loads(line[6:])["choices"][0]["text"] for line in lines[:-2]]
+        assert lines[-2:] == [b"data: [DONE]", b""]
+        answers: dict[int, tuple[list[str], list[object]]] = {}
+        for choice in (json.loads(line[6:])["choices"][0] for line in lines[:-2]):
+            texts, tokens = answers.setdefault(choice["index"], ([], []))
+            texts.append(choice["text"])
+            if choice["logprobs"]:
+                tokens += zip(choice["logprobs"]["tokens"], choice["logprobs"]["token_logprobs"], strict=True)
+        return [("".join(texts), tokens) for _, (texts, tokens) in sorted(answers.items())]
 
     async def run() -> None:
         async with application(core.run_dir, sse_ping_interval=0) as served:
-            plain = "".join(await texts(served))
-        async with application(core.run_dir, sse_ping_interval=0.001) as served:
-            assert "".join(await texts(served)) == plain
+            plain = await said(served)
+        async with application(core.run_dir, sse_ping_interval=0.05) as served:
+            before = await occupy(served)
+            assert await said(served) == plain
+            await asyncio.gather(*before)
 
     asyncio.run(run())
 
