@@ -49,7 +49,7 @@ A field is honoured or refused, never accepted and ignored. Scalars are strict: 
 stand for 1.0; NaN and Infinity are not JSON (400 `invalid_json`). An explicit null counts as absent. What is wrong is
 400, with the field as `param` and a `code`: `invalid_type`, `invalid_value`, `missing_required_parameter`,
 `context_length_exceeded`, `invalid_grammar`, `invalid_schema`, `unsupported_parameter`. Fields that nobody knows are
-accepted and named in the header `X-Ignored-Params`.
+accepted and named in the header `X-Ignored-Params`, or refused ([access.md](access.md) has this and all limits).
 
 ## What the answers say
 

@@ -5,7 +5,7 @@ Invariant: the tier that an answer names is the one that was used. Called by `se
 
 from starlette.datastructures import Headers
 
-from frontend.access import ANYBODY, Caller
+from frontend.access import Caller
 from frontend.openai.protocol import MAX_INT32, MAX_TIMEOUT_S, GenerationBody
 from ipc.errors import InvalidRequestError
 from ipc.sampling_params import check_range
@@ -17,8 +17,8 @@ TIER_PRIORITIES = {"auto": 0, "default": 0, "flex": 10, "priority": -10}
 """Added to `priority`, of which a lower one goes first."""
 
 
-def request_options(body: GenerationBody, headers: Headers, caller: Caller = ANYBODY) -> RequestOptions:
-    """The options of a body and its headers.
+def request_options(body: GenerationBody, headers: Headers, caller: Caller) -> RequestOptions:
+    """The options of a body, its headers and the key that they carry.
 
     Raises:
         InvalidRequestError: the header is no number of seconds, or out of range.

@@ -86,19 +86,34 @@ def test_probes_need_no_key(server):
         assert status_of(server, f"{line} HTTP/1.1", "host: x", "content-length: 0") == 200
 
 
-def cached_tokens(server, path: str, key: str) -> int:
-    words = "the same words " * 20
-    body = {"model": "fake", "prompt": words, "messages": [{"role": "user", "content": words}], "max_tokens": 1}
+WORDS = "the same words " * 20
+MESSAGES = [{"role": "user", "content": WORDS}]
+
+
+def cached_tokens(server, path: str, body: dict[str, object], key: str) -> int:
+    """How many tokens of the prompt came from the cache, wherever the API says so."""
     with server.http() as http:
-        answer = http.post(path, json=body, headers={"x-api-key": key}).json()
-    tokens: int = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+        usage = http.post(path, json={"model": "fake", **body}, headers={"x-api-key": key}).json()["usage"]
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+    tokens: int = details["cached_tokens"] if details else usage["cache_read_input_tokens"]
     return tokens
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
-def test_no_key_finds_the_prefixes_of_another(server, path):
-    cached = [cached_tokens(server, path, key) > 0 for key in (KEY, KEY, FILE_KEY, FILE_KEY)]
-    assert cached == [False, True, False, True]
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": WORDS, "max_tokens": 1}),
+        ("/v1/chat/completions", {"messages": [{"role": "system", "content": "chat"}, *MESSAGES], "max_tokens": 1}),
+        ("/v1/responses", {"input": WORDS, "instructions": "responses", "max_output_tokens": 16}),
+        ("/v1/messages", {"messages": MESSAGES, "system": "messages", "max_tokens": 1}),
+    ],
+    ids=["completions", "chat", "responses", "messages"],
+)
+def test_no_key_finds_the_prefixes_of_another(server, path, body):
+    first, again, other, other_again = (cached_tokens(server, path, body, k) for k in (KEY, KEY, FILE_KEY, FILE_KEY))
+    assert again > first
+    assert other == first
+    assert other_again == again
 
 
 def test_keys_are_nowhere_to_be_seen(server):

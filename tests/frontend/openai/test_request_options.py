@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
+from frontend.access import ANYBODY, Caller
 from frontend.openai.protocol import GenerationBody
 from frontend.openai.request_options import named_priority_error, request_options, used_tier
 from ipc.errors import InvalidRequestError, UnsupportedParameterError
@@ -27,7 +28,7 @@ def body(**fields: Any) -> GenerationBody:
     ],
 )
 def test_tiers_are_priorities(fields: dict[str, Any], priority: int):
-    assert request_options(body(**fields), Headers())["priority"] == priority
+    assert request_options(body(**fields), Headers(), ANYBODY)["priority"] == priority
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,14 @@ def test_tiers_are_priorities(fields: dict[str, Any], priority: int):
 )
 def test_the_shorter_timeout_counts(timeout: float | None, header: str | None, expected: float | None):
     headers = Headers({} if header is None else {"x-request-timeout": header})
-    assert request_options(body(timeout=timeout), headers).get("timeout_s") == expected
+    assert request_options(body(timeout=timeout), headers, ANYBODY).get("timeout_s") == expected
+
+
+def test_a_key_decides_about_the_flow_and_the_cache():
+    options = request_options(body(user="me", cache_salt="s"), Headers(), Caller("key-1", has_own_cache=True))
+    assert (options["flow"], options["cache_salt"]) == ("key-1", "key-1:s")
+    options = request_options(body(user="me", cache_salt="s"), Headers(), ANYBODY)
+    assert (options["flow"], options["cache_salt"]) == ("me", "s")
 
 
 def test_the_tier_is_named_only_where_somebody_asked():
