@@ -127,6 +127,48 @@ class EmbeddingList(BaseModel):
     usage: EmbeddingUsage
 
 
+class Score(BaseModel):
+    """How similar two texts are."""
+
+    index: int
+    object: Literal["score"]
+    score: float
+
+
+class ScoreList(BaseModel):
+    """Answer of `POST /v1/score`."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[Score]
+    usage: EmbeddingUsage
+
+
+class DocumentText(BaseModel):
+    """What was ranked."""
+
+    text: str
+
+
+class RankedDocument(BaseModel):
+    """A document's place in the request, and how similar it is to the query."""
+
+    index: int
+    relevance_score: float
+    document: DocumentText | None = None
+
+
+class Ranking(BaseModel):
+    """Answer of `POST /v1/rerank`, best document first."""
+
+    id: str
+    model: str
+    results: list[RankedDocument]
+    usage: EmbeddingUsage
+
+
 class ModelCard(BaseModel):
     """A name under which the model is served."""
 
