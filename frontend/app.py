@@ -45,6 +45,7 @@ from frontend.openai.tokenization import OpenAIServingTokenization
 from frontend.openapi import body_schema, install_openapi
 from frontend.responses_api.protocol import ResponsesRequest
 from frontend.responses_api.serving import ServingResponses
+from frontend.server_info import ServerInfo
 from frontend.state import FrontendState
 from ipc.errors import FastInferenceError, InvalidRequestError
 
@@ -141,6 +142,9 @@ def _add_endpoints(app: FastAPI, state: FrontendState) -> None:
     app.add_api_route(
         "/v1/models/{model_id:path}", models.retrieve_model, methods=["GET"], tags=["models"], response_model=None
     )
+    info = ServerInfo(state)
+    app.add_api_route("/load", info.load, methods=["GET"], tags=["server"], response_model=None)
+    app.add_api_route("/server_info", info.server_info, methods=["GET"], tags=["server"], response_model=None)
     chat = OpenAIServingChat(state)
     _add_post(app, "/v1/chat/completions", chat.serve, ChatCompletionRequest)
     _add_post(app, "/v1/completions", OpenAIServingCompletion(state).serve, CompletionRequest)

@@ -82,6 +82,9 @@ accepted and named in the header `X-Ignored-Params`.
 - **Scores** (`/v1/score`, `/score`) and `relevance_score` (`/v1/rerank`, `/v2/rerank`, `/rerank`) are cosines of
   embeddings, from -1 to 1. Equal texts of a body are computed once; `usage` counts every text as often as it is given.
   `text_1` is one text, or as many as `text_2` has. Documents of equal score keep their order.
+- **`GET /load`** describes the whole server, whichever frontend answers: `running`, `waiting`, `queued_tokens`,
+  `kv_usage` (0 to 1), `is_full` and what there is room for (`capacity`), as the core published it `age_s` ago.
+  **`GET /server_info`** has versions, model, precision, device and limits; no paths and no keys.
 
 ## Other APIs
 

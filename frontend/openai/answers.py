@@ -221,6 +221,46 @@ class ServerVersion(BaseModel):
     version: str
 
 
+class Capacity(BaseModel):
+    """How much the core can hold."""
+
+    running: int
+    waiting: int
+    queued_tokens: int
+    kv_blocks: int
+    kv_tokens: int
+
+
+class ServerLoad(BaseModel):
+    """Answer of `GET /load`, for the whole server."""
+
+    status: str
+    running: int
+    waiting: int
+    queued_tokens: int
+    kv_usage: float
+    """Part of the KV cache that running requests hold, from 0 to 1."""
+    is_full: bool
+    """Requests are refused with 429."""
+    retry_after_s: float
+    capacity: Capacity
+    age_s: float
+    """Seconds since the core was last heard."""
+
+
+class ServerDescription(BaseModel):
+    """Answer of `GET /server_info`."""
+
+    version: str
+    core_version: str
+    protocol_version: int
+    python_version: str
+    started_at: int
+    model: dict[str, Any]
+    kv_cache: dict[str, int]
+    limits: dict[str, int]
+
+
 class ErrorDetail(BaseModel):
     """What went wrong."""
 

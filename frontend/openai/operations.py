@@ -24,6 +24,8 @@ from frontend.openai.answers import (
     Ranking,
     Readiness,
     ScoreList,
+    ServerDescription,
+    ServerLoad,
     ServerVersion,
     Tokenized,
 )
@@ -174,6 +176,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/detokenize"): _DETOKENIZE,
     ("get", "/v1/models"): Operation("Names under which the model is served", ModelList),
     ("get", "/v1/models/{model_id}"): Operation("One of these names", ModelCard),
+    ("get", "/load"): Operation("How busy the server is", ServerLoad),
+    ("get", "/server_info"): Operation("Versions, model, device and limits", ServerDescription),
     ("get", "/health"): _READY,
     ("get", "/ping"): _READY,
     ("post", "/ping"): _READY,

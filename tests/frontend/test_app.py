@@ -28,6 +28,8 @@ ENGINE_ROUTES = [
     ("POST", "/tokenize"),
     ("POST", "/v1/detokenize"),
     ("POST", "/detokenize"),
+    ("GET", "/load"),
+    ("GET", "/server_info"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/org/name"),
 ]
