@@ -84,7 +84,7 @@ class ModelRunnerOutput:
     sampled_token_ids: dict[RequestKey, int] = field(default_factory=dict)
     """One token for each GENERATE request whose chunk was the last, except the failed."""
     embeddings: dict[RequestKey, list[float]] = field(default_factory=dict)
-    """L2-normalized mean of the last hidden states, for each EMBED request whose chunk was the last."""
+    """L2-normalized, pooled from the last hidden states, for each EMBED request whose chunk was the last."""
     failures: dict[RequestKey, str] = field(default_factory=dict)
     """Requests that failed alone, with an error code such as `nan_logits`; the others are unaffected."""
     logprobs: dict[RequestKey, Logprobs] = field(default_factory=dict)
@@ -110,6 +110,8 @@ class ModelInfo:
     """0 where the model gives no embeddings."""
     dtype: str
     device: str
+    pooling: str = "mean"
+    """Which positions an embedding is made of."""
 
 
 class ModelRunner(Protocol):

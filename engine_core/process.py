@@ -145,6 +145,7 @@ class EngineCoreProcess:
             dtype=info.dtype,
             device=info.device,
             core_version=version("fast-inference"),
+            pooling=info.pooling,
         )
 
     # --- the step loop ---

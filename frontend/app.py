@@ -36,12 +36,16 @@ from frontend.openai.protocol import (
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingRequest,
+    RerankRequest,
+    ScoreRequest,
     TokenizeRequest,
 )
+from frontend.openai.scoring import OpenAIServingRerank, OpenAIServingScore
 from frontend.openai.tokenization import OpenAIServingTokenization
 from frontend.openapi import body_schema, install_openapi
 from frontend.responses_api.protocol import ResponsesRequest
 from frontend.responses_api.serving import ServingResponses
+from frontend.server_info import ServerInfo
 from frontend.state import FrontendState
 from ipc.errors import FastInferenceError, InvalidRequestError
 
@@ -138,6 +142,9 @@ def _add_endpoints(app: FastAPI, state: FrontendState) -> None:
     app.add_api_route(
         "/v1/models/{model_id:path}", models.retrieve_model, methods=["GET"], tags=["models"], response_model=None
     )
+    info = ServerInfo(state)
+    app.add_api_route("/load", info.load, methods=["GET"], tags=["server"], response_model=None)
+    app.add_api_route("/server_info", info.server_info, methods=["GET"], tags=["server"], response_model=None)
     chat = OpenAIServingChat(state)
     _add_post(app, "/v1/chat/completions", chat.serve, ChatCompletionRequest)
     _add_post(app, "/v1/completions", OpenAIServingCompletion(state).serve, CompletionRequest)
@@ -146,9 +153,13 @@ def _add_endpoints(app: FastAPI, state: FrontendState) -> None:
     _add_post(app, "/v1/messages", ServingMessages(state, chat).serve, MessagesRequest, "anthropic")
     count_tokens = ServingCountTokens(state, tokenization)
     _add_post(app, "/v1/messages/count_tokens", count_tokens.serve, CountTokensRequest, "anthropic")
+    score, rerank = OpenAIServingScore(state), OpenAIServingRerank(state)
     for prefix in ("", "/v1"):
+        _add_post(app, f"{prefix}/score", score.serve, ScoreRequest)
         _add_post(app, f"{prefix}/tokenize", tokenization.tokenize, TokenizeRequest)
         _add_post(app, f"{prefix}/detokenize", tokenization.detokenize, DetokenizeRequest)
+    for prefix in ("", "/v1", "/v2"):
+        _add_post(app, f"{prefix}/rerank", rerank.serve, RerankRequest)
 
 
 def _add_post(app: FastAPI, path: str, endpoint: BodyEndpoint, body_type: type[BaseModel], tag: str = "openai") -> None:

@@ -118,20 +118,6 @@ async def _completion_prompt(model: ServedModel, body: CompletionRequest, prompt
     return _checked_prompt(model, ids, "prompt")
 
 
-async def prompt_token_ids(
-    model: ServedModel, prompt: str | list[int], *, param: str, add_special_tokens: bool
-) -> list[int]:
-    """Token ids of one prompt, of which there is at least one and at most what the context holds."""
-    if isinstance(prompt, str):
-        ids = await model.tokenizer.encode(
-            prompt, add_special_tokens=add_special_tokens, max_tokens=model.max_model_len, param=param
-        )
-        return _checked_prompt(model, ids, param)
-    ids = _checked_prompt(model, prompt, param)
-    model.check_token_ids(ids, param)
-    return ids
-
-
 async def render_chat(
     model: ServedModel,
     messages: Sequence[ChatMessage],
@@ -202,16 +188,24 @@ def _truncated(model: ServedModel, body: GenerationBody, ids: list[int]) -> list
     limit = body.truncate_prompt_tokens
     if limit is None:
         return ids
+    return last_tokens(model, ids, limit, max(1, model.max_model_len - max(1, body.num_max_tokens or 1)))
+
+
+def last_tokens(model: ServedModel, ids: list[int], limit: int, most: int) -> list[int]:
+    """The last `limit` tokens, for -1 the last `most`; raises `InvalidRequestError` for more than the context."""
     if limit > model.max_model_len:
         raise InvalidRequestError(
             f"truncate_prompt_tokens must not exceed the model's context of {model.max_model_len} tokens",
             param="truncate_prompt_tokens",
         )
-    if limit == -1:
-        limit = max(1, model.max_model_len - max(1, body.num_max_tokens or 1))
-    return ids[-limit:]
+    return ids[-(most if limit == -1 else limit) :]
 
 
 def _max_text_tokens(model: ServedModel, body: GenerationBody) -> int:
     """Texts that must have more tokens are refused before they are tokenized."""
-    return model.max_model_len if body.truncate_prompt_tokens is None else max(model.max_model_len, MAX_CUT_TOKENS)
+    return max_text_tokens(model, is_cut=body.truncate_prompt_tokens is not None)
+
+
+def max_text_tokens(model: ServedModel, *, is_cut: bool) -> int:
+    """The same for any text, which may be cut off before it is used."""
+    return max(model.max_model_len, MAX_CUT_TOKENS) if is_cut else model.max_model_len

@@ -49,6 +49,11 @@ class ModelConfig(_Section):
     model_impl: Literal["auto", "native", "transformers"] = Field(
         "auto", description="'native': our own code for the architecture; 'auto': that where it fits, else transformers"
     )
+    pooling: Literal["mean", "last", "cls"] = Field(
+        "mean",
+        description="what an embedding is made of: the mean of all positions, the last one, or the first one ('cls', "
+        "which sees no other in a causal model)",
+    )
     threads: int | None = Field(None, ge=1, description="intra-op threads of the core; all allowed CPUs where not set")
 
 

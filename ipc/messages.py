@@ -251,6 +251,8 @@ class Welcome:
     dtype: str
     device: str
     core_version: str
+    pooling: str = "mean"
+    """Which positions an embedding is made of: mean, last or cls."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from frontend.openai.protocol import (  # noqa: E402
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingRequest,
+    RerankRequest,
+    ScoreRequest,
     TokenizeRequest,
 )
 from frontend.responses_api.protocol import ResponsesRequest  # noqa: E402
@@ -36,6 +38,8 @@ ENDPOINTS: dict[str, type[Body]] = {
     "POST /v1/messages": MessagesRequest,
     "POST /v1/messages/count_tokens": CountTokensRequest,
     "POST /v1/embeddings": EmbeddingRequest,
+    "POST /v1/score": ScoreRequest,
+    "POST /v1/rerank": RerankRequest,
     "POST /tokenize": TokenizeRequest,
     "POST /detokenize": DetokenizeRequest,
 }
@@ -73,6 +77,14 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
   an error event.
 - **`prompt_logprobs`** has vLLM's shape. **`return_token_ids`** adds `token_ids` to choices and chunks and
   `prompt_token_ids` to a chat's answer (its first chunk) or to a completion's choice (its first chunk).
+- **Embeddings** are normalized; a text of the whole context fits. `truncate_prompt_tokens` keeps the last tokens. Their
+  pooling is a setting of the server, `--pooling`.
+- **Scores** (`/v1/score`, `/score`) and `relevance_score` (`/v1/rerank`, `/v2/rerank`, `/rerank`) are cosines of
+  embeddings, from -1 to 1. Equal texts of a body are computed once; `usage` counts every text as often as it is given.
+  `text_1` is one text, or as many as `text_2` has. Documents of equal score keep their order.
+- **`GET /load`** describes the whole server, whichever frontend answers: `running`, `waiting`, `queued_tokens`,
+  `kv_usage` (0 to 1), `is_full` and what there is room for (`capacity`), as the core published it `age_s` ago.
+  **`GET /server_info`** has versions, model, precision, device and limits; no paths and no keys.
 
 ## Other APIs
 

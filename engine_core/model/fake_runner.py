@@ -97,6 +97,7 @@ class FakeModelRunner:
             embedding_size=EMBEDDING_SIZE,
             dtype="int32",
             device="none",
+            pooling=model.pooling,
         )
 
     @property
@@ -141,7 +142,7 @@ class FakeModelRunner:
         if self._faults.nan and key % self._faults.nan == 0:
             output.failures[key] = "nan_logits"
         elif request.new.task is Task.EMBED:
-            output.embeddings[key] = _embedding(context)
+            output.embeddings[key] = _embedding(context, self._info.pooling)
         else:
             try:
                 self._generate(request, context, output)
@@ -221,8 +222,10 @@ def _fake_logprobs(token_ids: Sequence[int], start: int, num_best: int) -> Logpr
     return logprobs
 
 
-def _embedding(context: bytes) -> list[float]:
-    generator = np.random.default_rng(zlib.crc32(context))
+def _embedding(context: bytes, pooling: str) -> list[float]:
+    """Of all tokens, or of the first; the last position of a causal model has seen all, but is not their mean."""
+    seed = {"mean": context, "last": context + b"last", "cls": context[:4]}[pooling]
+    generator = np.random.default_rng(zlib.crc32(seed))
     vector = generator.standard_normal(EMBEDDING_SIZE)
     return [float(value) for value in vector / np.linalg.norm(vector)]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from engine_core.model.attention import RequestSpan
 from engine_core.model.growing_array import GrowingArray
+from engine_core.model.pooling import Pooling
 from engine_core.model.sampling.prompt_logprobs import PromptLogprobs
 from engine_core.model.sampling.state import SamplingState
 from engine_core.outputs import NewRequestData, RequestKey, ScheduledRequest, SchedulerOutput
@@ -26,7 +26,7 @@ Int64Array = npt.NDArray[np.int64]
 class CachedRequest:
     """What the runner keeps of one request."""
 
-    __slots__ = ("block_table", "hidden_sum", "key", "num_pooled", "prompt_logprobs", "sampling", "task")
+    __slots__ = ("block_table", "key", "pooling", "prompt_logprobs", "sampling", "task")
 
     def __init__(self, data: NewRequestData, vocab_size: int) -> None:
         self.key = data.key
@@ -39,9 +39,8 @@ class CachedRequest:
         if data.sampling_params.num_prompt_logprobs >= 0 and self.sampling.num_output_tokens == 0:
             prompt = self.token_ids.values
             self.prompt_logprobs = PromptLogprobs(prompt, data.sampling_params.num_prompt_logprobs, vocab_size)
-        self.hidden_sum: torch.Tensor | None = None
-        """EMBED: sum of the last hidden states so far, `[hidden_size]` fp32."""
-        self.num_pooled = 0
+        self.pooling: Pooling | None = None
+        """EMBED: what is kept of its hidden states, from its first chunk on."""
 
     @property
     def token_ids(self) -> GrowingArray:

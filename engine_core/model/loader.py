@@ -68,7 +68,7 @@ def load_model_runner(
             network.check(kv_tensors)
     except (UnsupportedAttentionError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ConfigError(f"cannot run models like {model.model}: {_line(error)}") from error
-    return TorchModelRunner(network, kv_tensors, info)
+    return TorchModelRunner(network, kv_tensors, info, model.pooling)
 
 
 # --- device, precision, threads ----------------------------------------------------------------------------------
@@ -149,6 +149,7 @@ def _model_info(
         embedding_size=network.hidden_size,
         dtype=_name(dtype),
         device=device.type,
+        pooling=model.pooling,
     )
 
 

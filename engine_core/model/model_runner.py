@@ -3,7 +3,7 @@
 Made by `loader.py`; the core calls `execute` once per step. All scheduled tokens form one row `[1, num_tokens]`, so
 prefill chunks and decodes go through the linear layers together; only attention sees requests (`attention.py`).
 Logits are computed for the rows that sample (and in slices for prompt logprobs), and for no others.
-Next: `input_batch.py`, `attention.py`, `sampling/batch_sampler.py`.
+Next: `input_batch.py`, `attention.py`, `sampling/batch_sampler.py`, `pooling.py`.
 """
 
 import logging
@@ -15,6 +15,7 @@ from engine_core.model.attention import RequestSpan, build_attention_metadata
 from engine_core.model.input_batch import CachedRequest, InputBatch, StepInputs
 from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.network import Network, flat_batch
+from engine_core.model.pooling import Pooling, PoolingType
 from engine_core.model.sampling.batch_sampler import BatchSampler
 from engine_core.outputs import Logprobs, ModelInfo, ModelRunnerOutput, RequestKey, SchedulerOutput
 
@@ -24,8 +25,9 @@ log = logging.getLogger(__name__)
 class TorchModelRunner:
     """A `ModelRunner` on any `Network`."""
 
-    def __init__(self, network: Network, kv_tensors: KVTensors, info: ModelInfo) -> None:
+    def __init__(self, network: Network, kv_tensors: KVTensors, info: ModelInfo, pooling: PoolingType = "mean") -> None:
         self._network = network
+        self._pooling: PoolingType = pooling
         self._kv_tensors = kv_tensors
         self._info = info
         self._device = kv_tensors.device
@@ -119,17 +121,17 @@ class TorchModelRunner:
         is_last_chunk: bool,
         output: ModelRunnerOutput,
     ) -> None:
-        """Add a chunk to the sum of an EMBED request; at the end, give the normalized mean."""
-        rows = hidden[span.query_start : span.query_start + span.num_queries]
-        chunk_sum = rows.sum(dim=0, dtype=torch.float32)
-        request.hidden_sum = chunk_sum if request.hidden_sum is None else request.hidden_sum + chunk_sum
-        request.num_pooled += span.num_queries
+        """Add a chunk to what an EMBED request pools; at the end, give its embedding."""
+        if request.pooling is None:
+            request.pooling = Pooling(self._pooling)
+        request.pooling.add(hidden[span.query_start : span.query_start + span.num_queries])
         if not is_last_chunk:
             return
-        norm = torch.linalg.vector_norm(request.hidden_sum)
-        if request.num_pooled != len(request.token_ids):
+        if request.pooling.num_positions != len(request.token_ids):
             output.failures[request.key] = "incomplete_embedding"  # a cached prefix has no hidden states
-        elif not bool(torch.isfinite(norm)) or norm == 0:
+            return
+        embedding = request.pooling.result()
+        if embedding is None:
             output.failures[request.key] = "nan_embedding"
         else:
-            output.embeddings[request.key] = (request.hidden_sum / norm).tolist()
+            output.embeddings[request.key] = embedding

@@ -127,6 +127,48 @@ class EmbeddingList(BaseModel):
     usage: EmbeddingUsage
 
 
+class Score(BaseModel):
+    """How similar two texts are."""
+
+    index: int
+    object: Literal["score"]
+    score: float
+
+
+class ScoreList(BaseModel):
+    """Answer of `POST /v1/score`."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[Score]
+    usage: EmbeddingUsage
+
+
+class DocumentText(BaseModel):
+    """What was ranked."""
+
+    text: str
+
+
+class RankedDocument(BaseModel):
+    """A document's place in the request, and how similar it is to the query."""
+
+    index: int
+    relevance_score: float
+    document: DocumentText | None = None
+
+
+class Ranking(BaseModel):
+    """Answer of `POST /v1/rerank`, best document first."""
+
+    id: str
+    model: str
+    results: list[RankedDocument]
+    usage: EmbeddingUsage
+
+
 class ModelCard(BaseModel):
     """A name under which the model is served."""
 
@@ -177,6 +219,46 @@ class ServerVersion(BaseModel):
     """Answer of `GET /version`."""
 
     version: str
+
+
+class Capacity(BaseModel):
+    """How much the core can hold."""
+
+    running: int
+    waiting: int
+    queued_tokens: int
+    kv_blocks: int
+    kv_tokens: int
+
+
+class ServerLoad(BaseModel):
+    """Answer of `GET /load`, for the whole server."""
+
+    status: str
+    running: int
+    waiting: int
+    queued_tokens: int
+    kv_usage: float
+    """Part of the KV cache that running requests hold, from 0 to 1."""
+    is_full: bool
+    """Requests are refused with 429."""
+    retry_after_s: float
+    capacity: Capacity
+    age_s: float
+    """Seconds since the core was last heard."""
+
+
+class ServerDescription(BaseModel):
+    """Answer of `GET /server_info`."""
+
+    version: str
+    core_version: str
+    protocol_version: int
+    python_version: str
+    started_at: int
+    model: dict[str, Any]
+    kv_cache: dict[str, int]
+    limits: dict[str, int]
 
 
 class ErrorDetail(BaseModel):

@@ -21,7 +21,11 @@ from frontend.openai.answers import (
     Liveness,
     ModelCard,
     ModelList,
+    Ranking,
     Readiness,
+    ScoreList,
+    ServerDescription,
+    ServerLoad,
     ServerVersion,
     Tokenized,
 )
@@ -30,6 +34,8 @@ from frontend.openai.protocol import (
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingRequest,
+    RerankRequest,
+    ScoreRequest,
     TokenizeRequest,
 )
 from frontend.responses_api.answers import ResponseEvent, ResponseObject
@@ -90,6 +96,21 @@ _EMBEDDING = Operation(
     EmbeddingRequest,
     examples={"Two texts": {"model": _MODEL, "input": ["a text", "another"], "encoding_format": "base64"}},
 )
+_SCORE = Operation(
+    "How similar texts are",
+    ScoreList,
+    ScoreRequest,
+    examples={"One text and two": {"model": _MODEL, "text_1": "a cat", "text_2": ["a kitten", "the stock market"]}},
+)
+_RERANK = Operation(
+    "Documents in order of their similarity to a query",
+    Ranking,
+    RerankRequest,
+    examples={
+        "The best of three": {"model": _MODEL, "query": "pets", "documents": ["cars", "a cat", "tax"], "top_n": 1},
+        "Documents as objects": {"model": _MODEL, "query": "pets", "documents": [{"text": "cats"}, "a dog"]},
+    },
+)
 _TOKENIZE = Operation(
     "Token ids of a text or of a conversation",
     Tokenized,
@@ -144,12 +165,19 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v1/messages"): _MESSAGE,
     ("post", "/v1/messages/count_tokens"): _COUNT_TOKENS,
     ("post", "/v1/embeddings"): _EMBEDDING,
+    ("post", "/v1/score"): _SCORE,
+    ("post", "/score"): _SCORE,
+    ("post", "/v1/rerank"): _RERANK,
+    ("post", "/v2/rerank"): _RERANK,
+    ("post", "/rerank"): _RERANK,
     ("post", "/v1/tokenize"): _TOKENIZE,
     ("post", "/tokenize"): _TOKENIZE,
     ("post", "/v1/detokenize"): _DETOKENIZE,
     ("post", "/detokenize"): _DETOKENIZE,
     ("get", "/v1/models"): Operation("Names under which the model is served", ModelList),
     ("get", "/v1/models/{model_id}"): Operation("One of these names", ModelCard),
+    ("get", "/load"): Operation("How busy the server is", ServerLoad),
+    ("get", "/server_info"): Operation("Versions, model, device and limits", ServerDescription),
     ("get", "/health"): _READY,
     ("get", "/ping"): _READY,
     ("post", "/ping"): _READY,

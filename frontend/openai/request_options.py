@@ -26,10 +26,19 @@ def request_options(body: GenerationBody, headers: Headers, caller: Caller) -> R
     options = RequestOptions(
         priority=_priority(body), flow=caller.flow(body.user), cache_salt=caller.cache_salt(body.cache_salt)
     )
-    timeouts_s = [timeout for timeout in (body.timeout, _header_timeout(headers)) if timeout is not None]
-    if timeouts_s:
-        options["timeout_s"] = min(timeouts_s)
+    timeout_s = asked_timeout_s(body.timeout, headers)
+    if timeout_s is not None:
+        options["timeout_s"] = timeout_s
     return options
+
+
+def asked_timeout_s(in_body: float | None, headers: Headers) -> float | None:
+    """The shorter one of the body's `timeout` and the header's; None where neither is given.
+
+    Raises:
+        InvalidRequestError: the header is no number of seconds, or out of range.
+    """
+    return min((timeout for timeout in (in_body, _header_timeout(headers)) if timeout is not None), default=None)
 
 
 def used_tier(body: GenerationBody) -> str | None:

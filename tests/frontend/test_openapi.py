@@ -114,7 +114,10 @@ def test_each_example_fits_its_schema_and_its_answer_too(core: CoreProcess, meth
         check(document, schema, json.loads(event))
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/fake", "/health", "/ping", "/health/live", "/version"])
+PROBES = ["/health", "/ping", "/health/live", "/version"]
+
+
+@pytest.mark.parametrize("path", [*PROBES, "/v1/models", "/v1/models/fake", "/load", "/server_info"])
 def test_answers_without_bodies_fit_too(core: CoreProcess, path: str):
     async def run() -> tuple[Document, httpx.Response]:
         async with application(core.run_dir) as served:

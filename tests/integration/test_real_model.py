@@ -122,6 +122,33 @@ def test_an_embedding_does_not_depend_on_its_neighbours(client):
         assert dot(alone, item.embedding) > 0.99999
 
 
+def test_embeddings_of_mixed_lengths_equal_those_made_one_by_one(server, client):
+    texts = ["The sea is wide. " * 90, "short", "A cat sleeps on the sofa. " * 7]
+    together = client.embeddings.create(model=MODEL, input=texts, encoding_format="float").data
+    for text, item in zip(texts, together, strict=True):
+        alone = client.embeddings.create(model=MODEL, input=text, encoding_format="float").data[0].embedding
+        assert max(abs(one - other) for one, other in zip(alone, item.embedding, strict=True)) < 1e-5
+
+
+def test_shorter_embeddings_still_know_what_is_similar(client):
+    texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The stock market fell by two percent."]
+    vectors = [item.embedding for item in client.embeddings.create(model=MODEL, input=texts, dimensions=128).data]
+    assert [len(vector) for vector in vectors] == [128] * 3
+    assert dot(vectors[0], vectors[0]) == pytest.approx(1)
+    assert dot(vectors[0], vectors[1]) > dot(vectors[0], vectors[2])
+
+
+def test_a_ranking_puts_the_similar_document_first(server):
+    documents = ["The stock market fell by two percent.", "A kitten naps on the couch."]
+    with server.http() as http:
+        body = {"model": MODEL, "query": "A cat sleeps on the sofa.", "documents": documents}
+        ranking = http.post("/v1/rerank", json=body).json()["results"]
+        body = {"model": MODEL, "text_1": "A cat sleeps on the sofa.", "text_2": documents}
+        scores = [item["score"] for item in http.post("/v1/score", json=body).json()["data"]]
+    assert [item["index"] for item in ranking] == [1, 0]
+    assert [item["relevance_score"] for item in ranking] == pytest.approx(scores[::-1])
+
+
 def dot(left, right):
     return sum(one * other for one, other in zip(left, right, strict=True))
 

@@ -29,6 +29,8 @@ from frontend.openai.protocol.messages import (
     ContentPart,
     Messages,
 )
+from frontend.openai.protocol.pooling import PoolingBody
+from frontend.openai.protocol.scoring import RerankDocument, RerankRequest, ScoreRequest
 from frontend.openai.protocol.structured_output import JsonSchemaFormat, ResponseFormat, StructuredOutputs
 from frontend.openai.protocol.tokenization import DetokenizeRequest, TokenizeRequest
 
@@ -51,7 +53,11 @@ __all__ = [
     "GenerationBody",
     "JsonSchemaFormat",
     "Messages",
+    "PoolingBody",
+    "RerankDocument",
+    "RerankRequest",
     "ResponseFormat",
+    "ScoreRequest",
     "ServiceTier",
     "StreamOptions",
     "StructuredOutputs",

@@ -5,23 +5,16 @@ from typing import Literal
 from pydantic import Field
 
 from frontend.openai.inputs import EmbeddingInputs
-from frontend.openai.protocol.body import Body
+from frontend.openai.protocol.generation import MAX_INT32
+from frontend.openai.protocol.pooling import PoolingBody
 
 
-class EmbeddingRequest(Body):
+class EmbeddingRequest(PoolingBody):
     """Body of `POST /v1/embeddings`."""
 
-    model: str
-    """Name of the served model."""
     input: EmbeddingInputs
     """A text, several texts, the token ids of one, or the token ids of several."""
     encoding_format: Literal["float", "base64"] = "float"
     """JSON numbers, or base64 of little-endian 32-bit floats."""
-    user: str = Field("", max_length=512)
-    """The unit of fair sharing between requests."""
-    add_special_tokens: bool = True
-    """Tokenize a text with the tokens that the model expects around it."""
-    cache_salt: str = Field("", max_length=512)
-    """Requests share the prefix cache only under equal salts."""
-    priority: int = Field(0, ge=-(2**31), le=2**31 - 1)
-    """Lower runs first."""
+    dimensions: int | None = Field(None, ge=1, le=MAX_INT32)
+    """Only this many first components, scaled to length 1 again; at most the model's own number."""

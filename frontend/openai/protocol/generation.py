@@ -74,7 +74,8 @@ def _check_metadata(metadata: Any) -> dict[str, str]:
     return metadata
 
 
-def _check_truncation(limit: int) -> int:
+def check_truncation(limit: int) -> int:
+    """The validator of `truncate_prompt_tokens`."""
     if limit != -1 and limit < 1:
         raise ValueError("must be -1 or at least 1")
     return limit
@@ -152,7 +153,7 @@ class GenerationBody(Body):
     """Also give the token ids of the prompt and of the answer."""
     return_tokens_as_token_ids: bool = False
     """In log-probabilities, spell tokens `token_id:N`."""
-    truncate_prompt_tokens: Annotated[int, AfterValidator(_check_truncation)] | None = None
+    truncate_prompt_tokens: Annotated[int, AfterValidator(check_truncation)] | None = None
     """Keep only this many of the prompt's last tokens; -1 for as many as the context has room for."""
     user: str = Field("", max_length=512)
     """The unit of fair sharing between requests."""

@@ -146,6 +146,12 @@ def load_tiny():
 
 
 @pytest.fixture
+def drive_tiny():
+    """A driver on a runner that is loaded for the test."""
+    return lambda folder, **settings: Driver(load(folder, **settings))
+
+
+@pytest.fixture
 def llama(llama_runner):
     return _fresh(llama_runner)
 

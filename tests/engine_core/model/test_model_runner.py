@@ -116,6 +116,33 @@ def test_embedding_is_the_normalized_mean_of_the_hidden_states(llama, llama_dir,
     assert not outputs[-1].sampled_token_ids
 
 
+@pytest.mark.parametrize(("pooling", "position"), [("last", -1), ("cls", 0)])
+@pytest.mark.parametrize("chunks", [(50,), (1, 16, 33)])
+def test_other_poolings_take_one_position(drive_tiny, llama_dir, pooling, position, chunks):
+    driver = drive_tiny(llama_dir, pooling=pooling)
+    driver.add(1, prompt_of(50), task=Task.EMBED)
+    for chunk in chunks:
+        output = driver.step(k1=chunk)
+    network = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
+    state = network.model(torch.tensor([prompt_of(50)])).last_hidden_state[0, position]
+    assert torch.allclose(torch.tensor(output.embeddings[RequestKey(1)]), state / state.norm(), atol=1e-5)
+    assert driver.runner.info.pooling == pooling
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
+def test_embeddings_of_mixed_lengths_equal_those_made_one_by_one(drive_tiny, llama_dir, pooling):
+    lengths = {1: 50, 2: 1, 3: 17, 4: 33}
+    driver = drive_tiny(llama_dir, pooling=pooling)
+    for key, length in lengths.items():
+        driver.add(key, prompt_of(length, key), task=Task.EMBED)
+        driver.add(key + 10, prompt_of(length, key), task=Task.EMBED)
+    first = driver.step(k1=20, k2=1, k3=17, k4=2).embeddings
+    together = first | driver.step(k4=31, k1=30).embeddings
+    for key, length in lengths.items():
+        alone = driver.step(**{f"k{key + 10}": length}).embeddings[RequestKey(key + 10)]
+        assert torch.allclose(torch.tensor(together[RequestKey(key)]), torch.tensor(alone), atol=1e-5)
+
+
 def test_an_embedding_over_a_cached_prefix_fails_instead_of_being_wrong(llama):
     llama.add(1, prompt_of(20), task=Task.EMBED)
     llama.step(k1=20)

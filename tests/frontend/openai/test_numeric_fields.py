@@ -12,9 +12,13 @@ from tests.processes import CoreProcess, core_process
 
 CHAT = "/v1/chat/completions"
 COMPLETION = "/v1/completions"
+EMBEDDING, SCORE, RERANK = "/v1/embeddings", "/v1/score", "/v1/rerank"
 BASES = {
     CHAT: {"model": "fake", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
     COMPLETION: {"model": "fake", "prompt": "x", "max_tokens": 1},
+    EMBEDDING: {"model": "fake", "input": "x"},
+    SCORE: {"model": "fake", "text_1": "x", "text_2": "y"},
+    RERANK: {"model": "fake", "query": "x", "documents": ["y"]},
 }
 COMMON = [
     "max_tokens",
@@ -33,9 +37,13 @@ COMMON = [
     "priority",
     "timeout",
 ]
+POOLING = ["truncate_prompt_tokens", "priority", "timeout"]
 FIELDS = [
     *((CHAT, name) for name in [*COMMON, "max_completion_tokens", "top_logprobs"]),
     *((COMPLETION, name) for name in [*COMMON, "logprobs", "best_of"]),
+    *((path, name) for path in (EMBEDDING, SCORE, RERANK) for name in POOLING),
+    (EMBEDDING, "dimensions"),
+    (RERANK, "top_n"),
 ]
 VALUES = ["NaN", "Infinity", "-1", str(2**63), "1e308", '"1"', "true", "[]", "{}"]
 TAKEN = {

@@ -1,0 +1,103 @@
+"""From texts or token ids to vectors, through EMBED requests of the engine: for embeddings, scores and rankings.
+
+An `Embedder` serves one HTTP request. Its prompts go to the engine no more at a time than that runs at once, so that a
+long list does not fill its queue, and equal prompts go once. Invariant: however `vectors` ends (done, error, time over,
+client gone), no request of it runs on in the core. Used by `openai/pooling.py`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from frontend.access import Caller
+from frontend.input_processor import last_tokens, max_text_tokens
+from frontend.openai.protocol import PoolingBody
+from frontend.state import ServedModel
+from ipc.client import EngineClient
+from ipc.errors import ContextLengthError, InvalidRequestError, RequestFailedError
+from ipc.messages import Task
+from ipc.sampling_params import SamplingParams
+from ipc.session import RequestOptions
+
+Vector = list[float]
+Prompt = tuple[int, ...]
+
+_NO_SAMPLING = SamplingParams(max_tokens=1, temperature=0.0)
+
+
+class Embedder:
+    """Makes the vectors of one body."""
+
+    def __init__(self, client: EngineClient, model: ServedModel, body: PoolingBody, caller: Caller) -> None:
+        self._client = client
+        self._model = model
+        self._body = body
+        self._options = RequestOptions(
+            task=Task.EMBED,
+            priority=body.priority,
+            flow=caller.flow(body.user),
+            cache_salt=caller.cache_salt(body.cache_salt),
+        )
+        self._slots = asyncio.Semaphore(model.welcome.max_num_seqs)
+        self.num_tokens = 0
+        """Tokens of all prompts that `prompts` has made, each as often as it was given."""
+
+    async def prompts(self, inputs: Sequence[str | list[int]], param: str) -> list[Prompt]:
+        """Token ids of each input.
+
+        Raises:
+            InvalidRequestError, ContextLengthError: one has no tokens, unknown ones, or too many; `param` is the field.
+        """
+        made: list[Prompt] = []
+        for item in inputs:
+            made.append(tuple(await self._prompt(item, param)))
+            self.num_tokens += len(made[-1])
+            await asyncio.sleep(0)  # others go on between inputs
+        return made
+
+    async def vectors(self, prompts: Sequence[Prompt]) -> list[Vector]:
+        """The normalized vector of each prompt.
+
+        Raises:
+            FastInferenceError: the engine refused one, or failed; the others are stopped.
+        """
+        embedding = {ids: asyncio.create_task(self._vector(ids)) for ids in dict.fromkeys(prompts)}
+        try:
+            await asyncio.gather(*embedding.values())
+        finally:
+            for task in embedding.values():
+                task.cancel()
+        return [embedding[ids].result() for ids in prompts]
+
+    async def _prompt(self, item: str | list[int], param: str) -> list[int]:
+        limit, most = self._body.truncate_prompt_tokens, self._model.max_model_len
+        if isinstance(item, str):
+            ids = await self._model.tokenizer.encode(
+                item,
+                add_special_tokens=self._body.add_special_tokens,
+                max_tokens=max_text_tokens(self._model, is_cut=limit is not None),
+                param=param,
+            )
+        else:
+            ids = item
+        if limit is not None:
+            ids = last_tokens(self._model, ids, limit, most)
+        if not ids:
+            raise InvalidRequestError(f"{param}: no tokens remain of this text", param=param)
+        if len(ids) > most:
+            raise ContextLengthError(
+                f"This model's maximum context length is {most} tokens, but the text has {len(ids)}.", param=param
+            )
+        if not isinstance(item, str):
+            self._model.check_token_ids(ids, param)
+        return ids
+
+    async def _vector(self, ids: Prompt) -> Vector:
+        async with self._slots:
+            stream = self._client.submit(ids, _NO_SAMPLING, **self._options)
+            try:
+                async for output in stream:
+                    if output.embedding is not None:
+                        return output.embedding
+            finally:
+                stream.abort("closed")
+        raise RequestFailedError("the engine gave no embedding")

@@ -1,0 +1,91 @@
+"""What embeddings, scores and rankings have in common: the steps of a request whose texts become vectors.
+
+Body, admission, vectors (`frontend/embedder.py`), answer. The time limit holds for the whole body, however many
+requests of the engine it takes. Subclasses say which texts a body has and what their vectors mean: `embeddings.py`,
+`scoring.py`.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from frontend.access import caller_of
+from frontend.disconnect import run_while_connected
+from frontend.embedder import Embedder
+from frontend.errors import json_response
+from frontend.openai.protocol import PoolingBody
+from frontend.openai.request_options import asked_timeout_s
+from frontend.request_body import read_body
+from frontend.state import FrontendState, ServedModel
+from ipc.errors import RequestTimeoutError, UnsupportedParameterError
+
+BodyT = TypeVar("BodyT", bound=PoolingBody)
+ResultT = TypeVar("ResultT")
+
+INLINE_VALUES = 50_000
+"""What takes more numbers is done in a thread, so that nobody waits for it."""
+
+
+class OpenAIServingPooling(ABC, Generic[BodyT]):
+    """An endpoint that makes vectors."""
+
+    def __init__(self, state: FrontendState, body_type: type[BodyT]) -> None:
+        self._state = state
+        self._body_type = body_type
+
+    @abstractmethod
+    def num_texts(self, body: BodyT) -> int:
+        """How many texts the body has."""
+
+    @abstractmethod
+    def check(self, model: ServedModel, body: BodyT) -> None:
+        """Refuse what this model cannot do, before anything is tokenized; raises `InvalidRequestError`."""
+
+    @abstractmethod
+    async def answer(self, body: BodyT, embedder: Embedder) -> dict[str, Any]:
+        """The body of the answer."""
+
+    async def serve(self, request: Request) -> Response:
+        """Answer one HTTP request.
+
+        Raises:
+            UnsupportedParameterError: the model gives no vectors.
+            RequestTimeoutError: the body's time is over.
+            FastInferenceError: the body is wrong, or the engine failed.
+            ClientDisconnect: the client left.
+        """
+        model = self._state.model()
+        body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
+        model.check_name(body.model)
+        if model.welcome.embedding_size == 0:
+            raise UnsupportedParameterError("This model gives no embeddings.", param="model")
+        self.check(model, body)
+        timeout_s = asked_timeout_s(body.timeout, request.headers)
+        self._state.check_admission(model, min(self.num_texts(body), model.welcome.max_num_seqs))
+        embedder = Embedder(self._state.client, model, body, caller_of(request))
+        answer = await run_while_connected(request, self._in_time(body, embedder, timeout_s))
+        size = model.welcome.embedding_size * self.num_texts(body)
+        return await unhurried(size, lambda: json_response(answer, headers=headers))
+
+    async def _in_time(self, body: BodyT, embedder: Embedder, timeout_s: float | None) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                return await self.answer(body, embedder)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise RequestTimeoutError("The request did not end in the time that it had.") from error
+
+
+async def unhurried(num_values: int, work: Callable[[], ResultT]) -> ResultT:
+    """Do it at once, or in a thread where it handles many numbers."""
+    return await asyncio.to_thread(work) if num_values > INLINE_VALUES else work()
+
+
+def pooling_usage(embedder: Embedder) -> dict[str, int]:
+    """Tokens of all texts of the body."""
+    return {"prompt_tokens": embedder.num_tokens, "total_tokens": embedder.num_tokens}
