@@ -164,6 +164,10 @@ class EngineCore:
         """The requests of a flow in any state; all for None."""
         return [key for key, request in self._requests.items() if flow is None or request.flow == flow]
 
+    def keys_of_external_id(self, external_id: str, flow: str | None) -> list[RequestKey]:
+        """The requests with this name in any state; of one flow, or for None of any."""
+        return [key for key in self.keys_of_flow(flow) if external_id in self._requests[key].external_ids]
+
     def _queue_with_grammar(self, request: Request, grammar: CompiledGrammar, outputs: EngineCoreOutputs) -> None:
         if request.num_output_tokens:  # resumed: what its client has may be the whole answer
             try:
@@ -177,13 +181,13 @@ class EngineCore:
         request.grammar = grammar
         self._scheduler.add(request)
 
-    def abort_requests(self, keys: Iterable[RequestKey]) -> EngineCoreOutputs:
-        """End these requests; unknown keys are ignored."""
+    def abort_requests(self, keys: Iterable[RequestKey], error_code: str = "") -> EngineCoreOutputs:
+        """End these requests; unknown keys are ignored. The code tells their clients why, where they did not ask."""
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
         for key in keys:
             request = self._requests.get(key)
             if request is not None:
-                self._finish(request, request.finished(FinishReason.ABORT), outputs)
+                self._finish(request, request.finished(FinishReason.ABORT, error_code=error_code), outputs)
         return outputs
 
     def fail_overdue(self) -> EngineCoreOutputs:

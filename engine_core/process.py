@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -41,7 +42,7 @@ from ipc.config import (
     load_section,
 )
 from ipc.endpoints import RunDir
-from ipc.messages import Call, CallMethod, Reply, Welcome
+from ipc.messages import CANCELLED, Call, CallMethod, Reply, Welcome
 from ipc.process import start_ticks
 
 log = logging.getLogger(__name__)
@@ -234,15 +235,25 @@ class EngineCoreProcess:
                 self._io.end_draining()
                 return Reply(call.call_id)
             case CallMethod.ABORT:
-                flow = call.arguments.get("flow")
-                assert flow is None or isinstance(flow, str), "control_calls lets nothing else pass"
-                return Reply(call.call_id, {"num_aborted": self._abort_flow(flow)})
+                num_aborted = self._abort(self._core.keys_of_flow(_text_argument(call, "flow")))
+                return Reply(call.call_id, {"num_aborted": num_aborted})
+            case CallMethod.CANCEL:
+                external_id = _text_argument(call, "id")
+                assert external_id is not None, "control_calls lets nothing else pass"
+                keys = self._core.keys_of_external_id(external_id, _text_argument(call, "flow"))
+                return Reply(call.call_id, {"num_cancelled": self._abort(keys, CANCELLED)})
             case CallMethod.PING:
                 return Reply(call.call_id)
 
-    def _abort_flow(self, flow: str | None) -> int:
-        """End the requests of a flow, or all for None; returns how many."""
-        keys = self._core.keys_of_flow(flow)
-        self._send(self._core.abort_requests(keys))
+    def _abort(self, keys: Sequence[RequestKey], error_code: str = "") -> int:
+        """End these requests; returns how many."""
+        self._send(self._core.abort_requests(keys, error_code))
         self._check_idle()
         return len(keys)
+
+
+def _text_argument(call: Call, name: str) -> str | None:
+    """An argument that `control_calls` has checked, or None if it is not there."""
+    value = call.arguments.get(name)
+    assert value is None or isinstance(value, str), "control_calls lets nothing else pass"
+    return value

@@ -55,6 +55,8 @@ class Request:
     grammar: CompiledGrammar | None = None
     """Set once it is compiled, before the request is queued."""
     cache_salt: str = ""
+    external_ids: tuple[str, ...] = ()
+    """Names by which users know it."""
     block_hashes: list[BlockHash] = field(default_factory=list)
     """Hashes of the full blocks of `token_ids`, as far as computed."""
     awaited_hash: BlockHash | None = None

@@ -20,6 +20,8 @@ from ipc.sampling_params import check_range
 
 MAX_TIMEOUT_MS = 24 * 3600 * 1000
 MAX_NAME_LENGTH = 1024
+MAX_EXTERNAL_IDS = 4
+MAX_EXTERNAL_ID_LENGTH = 256
 MAX_PROMPT_LOGPROB_ENTRIES = MAX_FRAME_BYTES // 16
 """Of all positions of a prompt together. They go to the client in one message, whose frames have 8 bytes for each at
 most, so that this leaves them below half of the limit."""
@@ -62,6 +64,7 @@ class RequestIntake:
             deadline=_deadline(now, add.timeout_ms / 1000, self._config.request_timeout),
             arrived_at=now,
             cache_salt=add.cache_salt,
+            external_ids=add.external_ids,
         )
         self._admission.enter(request.num_tokens)
         request.num_queued_tokens = request.num_tokens
@@ -98,6 +101,13 @@ class RequestIntake:
         for param, name in (("user", add.flow), ("cache_salt", add.cache_salt)):
             if len(name) > MAX_NAME_LENGTH:
                 raise InvalidRequestError(f"{param} is longer than {MAX_NAME_LENGTH} characters", param=param)
+        if len(add.external_ids) > MAX_EXTERNAL_IDS or any(
+            not 1 <= len(name) <= MAX_EXTERNAL_ID_LENGTH for name in add.external_ids
+        ):
+            raise InvalidRequestError(
+                f"a request has at most {MAX_EXTERNAL_IDS} ids of 1 to {MAX_EXTERNAL_ID_LENGTH} characters",
+                param="request_id",
+            )
         add.sampling_params.validate(self._info.vocab_size)
         num_entries = len(add.prompt_token_ids) * (add.sampling_params.num_prompt_logprobs + 1)
         if num_entries > MAX_PROMPT_LOGPROB_ENTRIES:

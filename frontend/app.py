@@ -21,6 +21,7 @@ from frontend.access import ApiKeyMiddleware
 from frontend.anthropic_api.error_envelope import AnthropicEnvelopeMiddleware
 from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest
 from frontend.anthropic_api.serving import ServingCountTokens, ServingMessages
+from frontend.cancellation import Cancellation
 from frontend.cors import CrossOriginMiddleware
 from frontend.docs_pages import add_docs_pages
 from frontend.edge import EdgeSettings
@@ -145,6 +146,9 @@ def _add_endpoints(app: FastAPI, state: FrontendState) -> None:
     info = ServerInfo(state)
     app.add_api_route("/load", info.load, methods=["GET"], tags=["server"], response_model=None)
     app.add_api_route("/server_info", info.server_info, methods=["GET"], tags=["server"], response_model=None)
+    cancellation = Cancellation(state)
+    for path, method in (("/v1/requests/{request_id}/cancel", "POST"), ("/v1/requests/{request_id}", "DELETE")):
+        app.add_api_route(path, cancellation.cancel, methods=[method], tags=["server"], response_model=None)
     chat = OpenAIServingChat(state)
     _add_post(app, "/v1/chat/completions", chat.serve, ChatCompletionRequest)
     _add_post(app, "/v1/completions", OpenAIServingCompletion(state).serve, CompletionRequest)

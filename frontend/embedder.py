@@ -1,7 +1,7 @@
 """From texts or token ids to vectors, through EMBED requests of the engine: for embeddings, scores and rankings.
 
-An `Embedder` serves one HTTP request. Its prompts go to the engine no more at a time than that runs at once, so that a
-long list does not fill its queue, and equal prompts go once. Invariant: however `vectors` ends (done, error, time over,
+An `Embedder` serves one HTTP request. Its prompts go to the engine a bounded number at a time, so that a long list does
+not fill its queue, and equal prompts go once. Invariant: however `vectors` ends (done, error, time over,
 client gone), no request of it runs on in the core. Used by `openai/pooling.py`.
 """
 
@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Sequence
 
 from frontend.access import Caller
+from frontend.errors import RequestCancelledError
 from frontend.input_processor import last_tokens, max_text_tokens
 from frontend.openai.protocol import PoolingBody
 from frontend.state import ServedModel
 from ipc.client import EngineClient
 from ipc.errors import ContextLengthError, InvalidRequestError, RequestFailedError
-from ipc.messages import Task
+from ipc.messages import CANCELLED, Task
 from ipc.sampling_params import SamplingParams
 from ipc.session import RequestOptions
 
@@ -24,10 +25,21 @@ Prompt = tuple[int, ...]
 _NO_SAMPLING = SamplingParams(max_tokens=1, temperature=0.0)
 
 
+def num_at_once(model: ServedModel) -> int:
+    """Most prompts of one body that are in the engine: those that it runs at once, and some that wait behind them.
+
+    While more are to come, the engine thus never runs empty between two steps, when it answers CANCEL.
+    """
+    most = model.welcome.max_num_seqs
+    return most + min(most, model.welcome.max_queued_requests // 4)
+
+
 class Embedder:
     """Makes the vectors of one body."""
 
-    def __init__(self, client: EngineClient, model: ServedModel, body: PoolingBody, caller: Caller) -> None:
+    def __init__(
+        self, client: EngineClient, model: ServedModel, body: PoolingBody, caller: Caller, external_ids: tuple[str, ...]
+    ) -> None:
         self._client = client
         self._model = model
         self._body = body
@@ -36,8 +48,9 @@ class Embedder:
             priority=body.priority,
             flow=caller.flow(body.user),
             cache_salt=caller.cache_salt(body.cache_salt),
+            external_ids=external_ids,
         )
-        self._slots = asyncio.Semaphore(model.welcome.max_num_seqs)
+        self._slots = asyncio.Semaphore(num_at_once(model))
         self.num_tokens = 0
         """Tokens of all prompts that `prompts` has made, each as often as it was given."""
 
@@ -58,7 +71,8 @@ class Embedder:
         """The normalized vector of each prompt.
 
         Raises:
-            FastInferenceError: the engine refused one, or failed; the others are stopped.
+            RequestCancelledError: one was cancelled by its id.
+            FastInferenceError: the engine refused one, or failed. The others are stopped in each case.
         """
         embedding = {ids: asyncio.create_task(self._vector(ids)) for ids in dict.fromkeys(prompts)}
         try:
@@ -98,6 +112,8 @@ class Embedder:
                 async for output in stream:
                     if output.embedding is not None:
                         return output.embedding
+                    if output.finished is not None and output.finished.error_code == CANCELLED:
+                        raise RequestCancelledError()
             finally:
                 stream.abort("closed")
         raise RequestFailedError("the engine gave no embedding")

@@ -73,6 +73,21 @@ class TokenizerBusyError(QueueFullError):
     code = "rate_limit"
 
 
+class RequestNotFoundError(ClientError):
+    """No request with this id is running or waiting."""
+
+    code = "request_not_found"
+
+
+class RequestCancelledError(ClientError):
+    """The request was cancelled by its id, and there is no partial answer to give."""
+
+    code = "request_cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("The request was cancelled.")
+
+
 class ShuttingDownError(EngineUnavailableError):
     """The server was told to stop, and its drain timeout is over."""
 
@@ -106,6 +121,8 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     AdminKeyRequiredError: HttpStatus(403, "permission_error"),
     BodyTooLargeError: HttpStatus(413, _INVALID_REQUEST),
     UnsupportedMediaTypeError: HttpStatus(415, _INVALID_REQUEST),
+    RequestNotFoundError: HttpStatus(404, _INVALID_REQUEST),
+    RequestCancelledError: HttpStatus(499, _INVALID_REQUEST),
     QueueFullError: HttpStatus(429, "rate_limit_error"),
     TokenizerBusyError: HttpStatus(429, "rate_limit_error"),
     FastInferenceError: HttpStatus(500, _SERVER_ERROR),

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Unpack
 
 from frontend.answer_tokens import AnswerToken
+from frontend.errors import RequestCancelledError
 from frontend.input_processor import EngineInput
-from frontend.output_processor import Finish, OutputProcessor, TextDelta, TextOptions
+from frontend.output_processor import ABORT, Finish, OutputProcessor, TextDelta, TextOptions
 from frontend.state import ServedModel
 from ipc.client import EngineClient, RequestStream
 from ipc.errors import RequestFailedError
@@ -46,13 +47,17 @@ class Answer:
 class _AnswerStream:
     """Reads one engine stream as text."""
 
-    def __init__(self, answer: Answer, stream: RequestStream, processor: OutputProcessor) -> None:
+    def __init__(
+        self, answer: Answer, stream: RequestStream, processor: OutputProcessor, *, has_prompt_logprobs: bool
+    ) -> None:
         self.answer = answer
         self.stream = stream
         self._processor = processor
+        self._has_prompt_logprobs = has_prompt_logprobs
 
     async def next_delta(self) -> TextDelta | None:
-        """The next delta; None after the last one. Raises what the engine stream raises."""
+        """The next delta; None after the last one. Raises what the engine stream raises, and `RequestCancelledError`
+        where it was cancelled before the prompt's log-probabilities were known, without which it cannot be written."""
         if self.answer.finish is not None:
             return None
         try:
@@ -65,6 +70,9 @@ class _AnswerStream:
         delta = self._processor.process(output)
         self.answer.num_output_tokens = delta.num_output_tokens
         self.answer.finish = delta.finish
+        is_cancelled = delta.finish is not None and delta.finish.reason == ABORT
+        if is_cancelled and self._has_prompt_logprobs and not self.answer.prompt_logprobs:
+            raise RequestCancelledError()
         if delta.finish is not None:
             self.stream.abort("stop_string")  # does nothing where the engine itself finished
         return delta
@@ -94,7 +102,8 @@ class Generation:
                 stream = client.submit(item.prompt_token_ids, item.sampling_params, **options)
                 answer = Answer(index, len(item.prompt_token_ids))
                 processor = OutputProcessor(model.tokenizer, text_options, model.welcome.eos_token_ids)
-                self._streams.append(_AnswerStream(answer, stream, processor))
+                has_prompt_logprobs = item.sampling_params.num_prompt_logprobs >= 0 and answer.num_prompt_tokens > 1
+                self._streams.append(_AnswerStream(answer, stream, processor, has_prompt_logprobs=has_prompt_logprobs))
         except BaseException:
             self.close()
             raise

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST = 499
 """The status in the access line when the client left before an answer."""
 
+_SCOPE_KEY = "fast_inference.request_id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -29,6 +30,11 @@ def request_id_of(headers: Headers) -> str:
     """The client's request id if it is harmless, else a new one."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def request_id_in(scope: Scope) -> str:
+    """The id of the request that is served; empty outside of the middleware."""
+    return str(scope.get(_SCOPE_KEY, ""))
 
 
 class RequestContextMiddleware:
@@ -44,7 +50,7 @@ class RequestContextMiddleware:
             await self.app(scope, receive, send)
             return
         began_at = time.perf_counter()
-        request_id = request_id_of(Headers(scope=scope))
+        request_id = scope[_SCOPE_KEY] = request_id_of(Headers(scope=scope))
         status = CLIENT_CLOSED_REQUEST
         is_started = False
 

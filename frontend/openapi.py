@@ -5,6 +5,7 @@ Used by `app`; served at /openapi.json, which /docs and /redoc show. Invariant: 
 server does: an explicit null is allowed wherever a field may be left out, and 422 is never answered.
 """
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -35,10 +36,12 @@ _ERRORS = {
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
     429: "Too many requests are waiting.",
+    499: "The request was cancelled by its id before there was an answer.",
     500: "Internal error, or the engine failed on this request.",
     503: "The engine is starting, draining or gone.",
     504: "The request ran longer than it may.",
 }
+_PATH_PARAMETER = re.compile(r"{(\w+)}")
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
 _ERROR_HEADERS = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
@@ -89,8 +92,10 @@ def _complete(operation: Document, method: str, path: str, *, needs_key: bool) -
         responses["200"] = _success(known)
     if known is not None and known.body is not None:
         operation["requestBody"] = _request_body(known)
-    if path == "/v1/models/{model_id}":
-        operation["parameters"] = [{"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if known is not None and (names := _PATH_PARAMETER.findall(path)):
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
     is_public = (method.upper(), path) in PUBLIC_ROUTES
     operation["security"] = [] if is_public else [*([] if needs_key else [{}]), {"bearer": []}, {"x-api-key": []}]
     for status in _error_statuses(operation, known, is_public=is_public):
@@ -143,7 +148,7 @@ def _error_statuses(operation: Document, known: Operation | None, *, is_public: 
     if not is_public:
         statuses |= {401}
     if "requestBody" in operation:
-        statuses |= {400, 404, 413, 415, 429, 504}
+        statuses |= {400, 404, 413, 415, 429, 499, 504}
     if operation.get("parameters"):
         statuses |= {400, 404}
     return sorted(statuses)

@@ -15,7 +15,10 @@ from frontend.stop_strings import StopStringMatcher
 from frontend.tokenizer import FrontendTokenizer
 from ipc.client import Output
 from ipc.errors import EngineUnavailableError
-from ipc.messages import Finished, FinishReason
+from ipc.messages import CANCELLED, Finished, FinishReason
+
+ABORT = "abort"
+"""`Finish.reason` of an answer that was cancelled; what there is of it is the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Finish:
     """The end of one answer."""
 
     reason: str
-    """OpenAI's word: `stop` or `length`."""
+    """OpenAI's word, `stop` or `length`; vLLM's `abort` where the request was cancelled by its id."""
     stop_reason: str | int | None
     """The stop string or the stop token other than EOS that ended it."""
 
@@ -72,13 +75,14 @@ class OutputProcessor:
         """Take in one output.
 
         Raises:
-            EngineUnavailableError: the engine gave the request up; nobody here asked for it.
+            EngineUnavailableError: the engine gave the request up; neither this side nor its user asked for it.
         """
         finished = output.finished
-        if finished is not None and finished.reason is FinishReason.ABORT:
+        is_aborted = finished is not None and finished.reason is FinishReason.ABORT
+        if finished is not None and is_aborted and finished.error_code != CANCELLED:
             raise EngineUnavailableError("The engine stopped this request.", code="aborted")
         if self._options.is_prompt_only:
-            return TextDelta("", 0, Finish("length", None))
+            return TextDelta("", 0, Finish(ABORT if is_aborted else "length", None))
         texts: list[str] = []
         last = len(output.token_ids) - 1
         is_end_hidden = False
@@ -124,5 +128,7 @@ class OutputProcessor:
     def _finish(self, finished: Finished) -> Finish:
         if finished.reason is FinishReason.LENGTH:
             return Finish("length", None)
+        if finished.reason is FinishReason.ABORT:
+            return Finish(ABORT, None)
         is_eos = finished.stop_token_id in self._eos_token_ids or finished.stop_token_id < 0
         return Finish("stop", None if is_eos else finished.stop_token_id)

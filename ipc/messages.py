@@ -12,7 +12,7 @@ Law: every `Add` is answered by exactly one terminal output: a `Finished` inside
 | core → client | WELCOME, STEP, REJECT, BEAT (`CoreBeat`), RECONCILE, REPLY, DYING, BYE |
 
 Request ids are made by the client: a counter that starts at 1 in each process and is never reused. With the
-client's random socket identity they are unique; ids chosen by users never reach this layer.
+client's random socket identity they are unique; ids chosen by users are only looked at by the call CANCEL.
 """
 
 from array import array
@@ -23,6 +23,9 @@ from typing import TYPE_CHECKING, Annotated, NewType
 from ipc.sampling_params import SamplingParams
 
 PROTOCOL_VERSION = 1
+
+CANCELLED = "cancelled"
+"""`Finished.error_code` of a request that its user ended (CANCEL); its reason is ABORT."""
 
 RequestId = NewType("RequestId", int)
 """A client's own number for one of its requests: u64, from 1, never reused."""
@@ -142,6 +145,8 @@ class Add:
     """Fail the request if it has not begun to run after this time; 0 leaves it to the core's setting."""
     timeout_ms: int = 0
     """Fail the request if it has not ended after this time; 0 leaves it to the core's setting."""
+    external_ids: tuple[str, ...] = ()
+    """Names by which users know it; several requests may share one. Only CANCEL looks at them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +186,9 @@ class CallMethod(IntEnum):
     """Accept requests again after DRAIN."""
     ABORT = 6
     """End requests of all clients: those of the argument `flow`, or all; answers `num_aborted`."""
+    CANCEL = 7
+    """End the requests of all clients that have the external id `id` (and are of `flow`, if that is given), because
+    their user wants no more of them; answers `num_cancelled`. For frontends too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,8 @@ class RequestOptions(TypedDict, total=False):
     """Fail the request if it has not ended after this time; 0 leaves it to the core's setting."""
     num_resumed_tokens: int
     """The last ids of the prompt that are output of an earlier life; the answer goes on after them."""
+    external_ids: tuple[str, ...]
+    """Names by which users know the request, for the call CANCEL."""
 
 
 def own_hello(client_name: str, role: ClientRole) -> Hello:
@@ -120,6 +122,7 @@ class Session:
             request_class=options.get("request_class", RequestClass.ONLINE),
             queue_timeout_ms=math.ceil(options.get("queue_timeout_s", 0.0) * 1000),
             timeout_ms=math.ceil(options.get("timeout_s", 0.0) * 1000),
+            external_ids=options.get("external_ids", ()),
         )
 
     def receive(self, frames: Sequence[bytes]) -> CoreMessage | None:

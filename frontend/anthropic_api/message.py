@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from frontend.errors import RequestCancelledError
+from frontend.output_processor import ABORT
 from ipc.errors import RequestFailedError
 
 _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
@@ -36,10 +38,11 @@ def whole_message(completion: dict[str, Any]) -> dict[str, Any]:
     A use of a tool that `max_tokens` cut off has no input that could be read, and is left out.
 
     Raises:
+        RequestCancelledError: as `stop_fields`.
         RequestFailedError: the input of a tool that was not cut off is no JSON object.
     """
     choice = completion["choices"][0]
-    message = choice["message"]
+    message, stop = choice["message"], stop_fields(choice)
     content: list[dict[str, Any]] = []
     if message.get("reasoning_content"):
         content.append({"type": "thinking", "thinking": message["reasoning_content"], "signature": ""})
@@ -56,13 +59,19 @@ def whole_message(completion: dict[str, Any]) -> dict[str, Any]:
     return {
         **message_base(message_id_of(completion["id"]), completion["model"]),
         "content": content,
-        **stop_fields(choice),
+        **stop,
         "usage": usage_of(completion["usage"]),
     }
 
 
 def stop_fields(choice: dict[str, Any]) -> dict[str, Any]:
-    """Why a choice ended: `stop_reason`, and the `stop_sequence` that was found."""
+    """Why a choice ended: `stop_reason`, and the `stop_sequence` that was found.
+
+    Raises:
+        RequestCancelledError: it was cancelled by its id, for which Anthropic's API has no reason.
+    """
+    if choice["finish_reason"] == ABORT:
+        raise RequestCancelledError()
     stopped_by = choice.get("stop_reason")
     if choice["finish_reason"] == "stop" and isinstance(stopped_by, str):
         return {"stop_reason": "stop_sequence", "stop_sequence": stopped_by}

@@ -261,6 +261,15 @@ class ServerDescription(BaseModel):
     limits: dict[str, int]
 
 
+class Cancelled(BaseModel):
+    """Answer of `POST /v1/requests/{request_id}/cancel`."""
+
+    id: str
+    object: Literal["request.cancellation"]
+    num_cancelled: int
+    """Answers that were running or waiting; a request of several has several."""
+
+
 class ErrorDetail(BaseModel):
     """What went wrong."""
 

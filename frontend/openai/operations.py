@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from frontend.anthropic_api.answers import AnthropicErrorEnvelope, MessageEvent, MessageObject, TokenCount
 from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest
 from frontend.openai.answers import (
+    Cancelled,
     ChatCompletion,
     ChatCompletionChunk,
     Completion,
@@ -156,6 +157,7 @@ _COUNT_TOKENS = Operation(
     examples={"A question": {"model": _MODEL, "messages": _QUESTION}},
     error=AnthropicErrorEnvelope,
 )
+_CANCEL = Operation("End the requests with this id, which is that of an answer or an X-Request-Id", Cancelled)
 _READY = Operation("Whether requests are served now", Readiness)
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -176,6 +178,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/detokenize"): _DETOKENIZE,
     ("get", "/v1/models"): Operation("Names under which the model is served", ModelList),
     ("get", "/v1/models/{model_id}"): Operation("One of these names", ModelCard),
+    ("post", "/v1/requests/{request_id}/cancel"): _CANCEL,
+    ("delete", "/v1/requests/{request_id}"): _CANCEL,
     ("get", "/load"): Operation("How busy the server is", ServerLoad),
     ("get", "/server_info"): Operation("Versions, model, device and limits", ServerDescription),
     ("get", "/health"): _READY,

@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from frontend.access import caller_of
+from frontend.cancellation import external_ids
 from frontend.disconnect import run_while_connected
-from frontend.embedder import Embedder
+from frontend.embedder import Embedder, num_at_once
 from frontend.errors import json_response
 from frontend.openai.protocol import PoolingBody
 from frontend.openai.request_options import asked_timeout_s
@@ -65,8 +66,8 @@ class OpenAIServingPooling(ABC, Generic[BodyT]):
             raise UnsupportedParameterError("This model gives no embeddings.", param="model")
         self.check(model, body)
         timeout_s = asked_timeout_s(body.timeout, request.headers)
-        self._state.check_admission(model, min(self.num_texts(body), model.welcome.max_num_seqs))
-        embedder = Embedder(self._state.client, model, body, caller_of(request))
+        self._state.check_admission(model, min(self.num_texts(body), num_at_once(model)))
+        embedder = Embedder(self._state.client, model, body, caller_of(request), external_ids(request))
         answer = await run_while_connected(request, self._in_time(body, embedder, timeout_s))
         size = model.welcome.embedding_size * self.num_texts(body)
         return await unhurried(size, lambda: json_response(answer, headers=headers))

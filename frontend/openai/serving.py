@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from frontend.access import caller_of
+from frontend.cancellation import external_ids
 from frontend.disconnect import run_while_connected
 from frontend.errors import json_response
 from frontend.generation import Answer, Generation
@@ -96,8 +97,8 @@ class OpenAIServing(ABC, Generic[BodyT]):
     async def complete(self, request: Request, model: ServedModel, body: BodyT) -> dict[str, Any]:
         """The whole answer to a body; raises as `serve` does."""
         model.check_name(body.model)
-        options = request_options(body, request.headers, caller_of(request))
-        head = self._head(model, body)
+        options, head = request_options(body, request.headers, caller_of(request)), self._head(model, body)
+        options["external_ids"] = external_ids(request, head["id"])
         return {**head, **await run_while_connected(request, self._whole(model, body, options))}
 
     async def begin(self, request: Request, model: ServedModel, body: BodyT, *, is_kept: bool = False) -> BegunAnswer:
@@ -106,8 +107,8 @@ class OpenAIServing(ABC, Generic[BodyT]):
         `is_kept` says that what was sent is kept until the end.
         """
         model.check_name(body.model)
-        options = request_options(body, request.headers, caller_of(request))
-        head = self._head(model, body)
+        options, head = request_options(body, request.headers, caller_of(request)), self._head(model, body)
+        options["external_ids"] = external_ids(request, head["id"])
         generation, writer = await run_while_connected(request, self._start(model, body, options, is_kept))
         return BegunAnswer(head, generation, writer)
 

@@ -82,7 +82,8 @@ class ResponseEvents:
         """The last event, after the choice has finished."""
         assert self._finish_reason
         response = finished_response(self._base, self._output, self._finish_reason, usage, int(self._clock()))
-        return [self._event(f"response.{response['status']}", response=response)]
+        kind = "completed" if response["status"] == "completed" else "incomplete"  # no event is named after `cancelled`
+        return [self._event(f"response.{kind}", response=response)]
 
     def fail(self, error_body: dict[str, Any]) -> list[Event]:
         """The last event of a stream that cannot go on; takes the body of an error answer."""

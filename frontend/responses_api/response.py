@@ -6,6 +6,7 @@ whole and streamed, as long as a streamed text does not go on after a call of a 
 
 from typing import Any
 
+from frontend.output_processor import ABORT
 from frontend.responses_api.protocol import ResponsesRequest
 
 ITEM_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
@@ -96,10 +97,11 @@ def finished_response(
 ) -> dict[str, Any]:
     """The Response at its end; finish reason and usage are chat's."""
     reason = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(finish_reason)
+    status = "cancelled" if finish_reason == ABORT else "incomplete" if reason else "completed"
     return {
         **base,
-        "status": "incomplete" if reason else "completed",
-        "completed_at": None if reason else completed_at,
+        "status": status,
+        "completed_at": completed_at if status == "completed" else None,
         "incomplete_details": {"reason": reason} if reason else None,
         "output": output,
         "usage": _usage(usage),
@@ -108,7 +110,7 @@ def finished_response(
 
 def item_status(finish_reason: str, *, is_last: bool) -> str:
     """Only the last item can have been cut off."""
-    return "incomplete" if is_last and finish_reason in ("length", "content_filter") else "completed"
+    return "incomplete" if is_last and finish_reason in ("length", "content_filter", ABORT) else "completed"
 
 
 def item_id(kind: str, response_id: str, index: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from engine_core.control_calls import why_refused
 from ipc.errors import EngineUnavailableError, ServerError
-from ipc.messages import Call, CallMethod, ClientRole, CoreState, FinishReason
+from ipc.messages import CANCELLED, Call, CallMethod, ClientRole, CoreState, FinishReason
 from ipc.structured_output import GrammarKind, StructuredOutput
 from ipc.sync_client import SyncEngineClient
 from tests.factories import make_params
@@ -16,7 +16,7 @@ from tests.processes import core_process, stats
 from tests.waiting import wait_until
 
 LONG = make_params(max_tokens=2000)
-FOR_ADMINISTRATORS = sorted(set(CallMethod) - {CallMethod.PING, CallMethod.STATS})
+FOR_ADMINISTRATORS = sorted(set(CallMethod) - {CallMethod.PING, CallMethod.STATS, CallMethod.CANCEL})
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,26 @@ def mortal_core(tmp_path):
 
 
 @pytest.mark.parametrize("role", [ClientRole.FRONTEND, ClientRole.BATCH])
-@pytest.mark.parametrize("method", CallMethod)
+@pytest.mark.parametrize("method", sorted(set(CallMethod) - {CallMethod.CANCEL}))
 def test_what_changes_something_is_for_administrators(method, role):
     refusal = why_refused(Call(1, method), role)
     assert refusal == (f"{method.name} is for administrators" if method in FOR_ADMINISTRATORS else "")
 
 
+def test_frontends_may_cancel_and_batch_jobs_may_not():
+    call = Call(1, CallMethod.CANCEL, {"id": "x"})
+    assert [why_refused(call, role) for role in (ClientRole.FRONTEND, ClientRole.ADMIN)] == ["", ""]
+    assert "administrators" in why_refused(call, ClientRole.BATCH)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"id": ""}, {"flow": "f"}])
+def test_cancel_needs_an_id(arguments):
+    assert "needs the argument 'id'" in why_refused(Call(1, CallMethod.CANCEL, arguments), ClientRole.FRONTEND)
+
+
 @pytest.mark.parametrize("method", CallMethod)
 def test_unknown_arguments_and_wrong_types_are_refused_by_name(method):
-    assert why_refused(Call(1, method), ClientRole.ADMIN) == ""
+    assert why_refused(Call(1, method, {"id": "x"} if method is CallMethod.CANCEL else {}), ClientRole.ADMIN) == ""
     assert "'force'" in why_refused(Call(1, method, {"force": 1}), ClientRole.ADMIN)
     assert "'flow'" in why_refused(Call(1, method, {"flow": 1}), ClientRole.ADMIN)
 
@@ -170,3 +181,26 @@ def test_a_request_whose_grammar_is_being_compiled_can_be_aborted(client):
     assert client.collect(request).finished.reason is FinishReason.ABORT
     time.sleep(0.3)  # the grammar comes now, for nobody
     assert len(client.generate([1], make_params()).token_ids) == 8
+
+
+@pytest.mark.parametrize(("flow", "num_cancelled"), [(None, 3), ("mine", 2), ("other", 0)])
+def test_cancel_ends_what_has_the_id_at_all_clients(core, client, flow, num_cancelled):
+    other = core.connect("other")
+    requests = [
+        client.submit([1], LONG, flow="mine", external_ids=("x", "y")),
+        other.submit([2], LONG, flow="mine", external_ids=("y",)),
+        client.submit([3], LONG, flow="theirs", external_ids=("y", "z")),
+        client.submit([4], LONG, flow="mine", external_ids=("x",)),
+        client.submit([5], LONG, flow="mine"),
+    ]
+    wait_until(lambda: other.wait(0.05) or stats(client)["num_running"] == 5)
+    arguments = {"id": "y", **({} if flow is None else {"flow": flow})}
+    assert client.call(CallMethod.CANCEL, arguments) == {"num_cancelled": num_cancelled}
+    other.wait(0.2), client.wait(0.2)
+    assert sum(request.is_terminated for request in requests) == num_cancelled
+    for request in requests:
+        if request.is_terminated:
+            finished = request.try_take().finished
+            assert (finished.reason, finished.error_code) == (FinishReason.ABORT, CANCELLED)
+    other.call(CallMethod.ABORT)
+    assert client.call(CallMethod.CANCEL, {"id": "y"}) == {"num_cancelled": 0}

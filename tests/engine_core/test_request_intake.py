@@ -39,6 +39,9 @@ def accept(tmp_path):
         ({"num_resumed_tokens": 1, "task": Task.EMBED}, "num_resumed_tokens"),
         ({"flow": "f" * 2000}, "user"),
         ({"cache_salt": "s" * 2000}, "cache_salt"),
+        ({"external_ids": ("a",) * 5}, "request_id"),
+        ({"external_ids": ("",)}, "request_id"),
+        ({"external_ids": ("a" * 257,)}, "request_id"),
         ({"params": make_params(temperature=math.nan)}, "temperature"),
     ],
 )

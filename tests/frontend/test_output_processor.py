@@ -1,5 +1,6 @@
 """From engine outputs to text deltas: the same however the outputs are merged."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from frontend.output_processor import Finish, OutputProcessor, TextOptions
 from frontend.tokenizer import FrontendTokenizer
 from ipc.client import Output
 from ipc.errors import EngineUnavailableError
-from ipc.messages import Finished, FinishReason, RequestId
+from ipc.messages import CANCELLED, Finished, FinishReason, RequestId
 
 EOS = 1
 
@@ -75,6 +76,21 @@ def test_stop_strings_are_ignored_before_min_tokens(tokenizer: FrontendTokenizer
 def test_a_request_that_the_engine_gave_up_is_an_error(tokenizer: FrontendTokenizer):
     with pytest.raises(EngineUnavailableError):
         run(tokenizer, [Output([], finished=finished(FinishReason.ABORT))])
+
+
+@pytest.mark.parametrize("tokens_come_first", [True, False])
+def test_a_cancelled_answer_ends_where_it_is(tokenizer: FrontendTokenizer, tokens_come_first: bool):
+    ids = tokenizer.backend.encode("hello wor").ids
+    end = replace(finished(FinishReason.ABORT), error_code=CANCELLED)
+    outputs = [Output(ids), Output([], finished=end)] if tokens_come_first else [Output(ids, finished=end)]
+    options = TextOptions(stop_strings=("world",))
+    assert run(tokenizer, outputs, options) == ("hello wor", len(ids), Finish("abort", None))
+
+
+def test_a_cancelled_answer_may_have_nothing(tokenizer: FrontendTokenizer):
+    end = replace(finished(FinishReason.ABORT), error_code=CANCELLED)
+    for options in (TextOptions(), TextOptions(is_prompt_only=True)):
+        assert run(tokenizer, [Output([], finished=end)], options) == ("", 0, Finish("abort", None))
 
 
 @given(

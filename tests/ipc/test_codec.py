@@ -34,6 +34,7 @@ ADD = Add(
     arrival_time_us=1_700_000_000_000_000,
     cache_salt="s",
 )
+NAMED_ADD = replace(ADD, external_ids=("chatcmpl-1", "x"))
 STEP = Step(
     sequence=4,
     step=9,
@@ -49,10 +50,10 @@ def test_bytes_of_an_add_are_pinned():
     frames = codec.encode(ADD, epoch=258)
     assert [frame.hex() for frame in frames] == [
         "03010201000000000000",
-        "9b" "07"  # request_id
+        "9c" "07"  # request_id
         "dc0012" "05" "00" "cb3fe0000000000000" "cb3ff0000000000000" "00" "cb0000000000000000" "f7" "9103" "c2"
         "cb0000000000000000" "cb0000000000000000" "cb3ff0000000000000" "90" "90" "90" "ff" "ff" "9200a0"
-        "01" "cf00060a24181e4000" "00" "a0" "a173" "00" "01" "00" "00",
+        "01" "cf00060a24181e4000" "00" "a0" "a173" "00" "01" "00" "00" "90",
         "01000000" "02000000" "2c010000",
     ]  # fmt: skip
 
@@ -91,7 +92,9 @@ def test_bytes_of_logprobs_in_a_step_are_pinned():
     assert codec.decode_core_message(codec.encode(step, epoch=1)) == step
 
 
-@pytest.mark.parametrize("message", [ADD, Hello("f", ClientRole.FRONTEND, 1, 2, 3), Abort(array("Q", [2**64 - 1]))])
+@pytest.mark.parametrize(
+    "message", [ADD, NAMED_ADD, Hello("f", ClientRole.FRONTEND, 1, 2, 3), Abort(array("Q", [2**64 - 1]))]
+)
 def test_client_messages_survive_the_wire(message):
     assert codec.decode_client_message(codec.encode(message, epoch=1)) == message
 

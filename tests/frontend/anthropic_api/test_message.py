@@ -3,6 +3,7 @@
 import pytest
 
 from frontend.anthropic_api.message import whole_message
+from frontend.errors import RequestCancelledError
 from ipc.errors import RequestFailedError
 from tests.chat_answers import ChatAnswer
 
@@ -55,6 +56,12 @@ def test_all_kinds_of_blocks_in_order():
 def test_reasons_to_stop(finish_reason, stop_reason, expected):
     message = message_of("a", finish_reason=finish_reason, stop_reason=stop_reason)
     assert (message["stop_reason"], message["stop_sequence"]) == expected
+
+
+@pytest.mark.parametrize("calls", [[], [("f", '{"a')]])
+def test_a_cancelled_answer_is_an_error(calls):
+    with pytest.raises(RequestCancelledError):
+        message_of("a", None, calls, "abort")
 
 
 def test_an_empty_answer_has_no_blocks():

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from frontend.openai.protocol import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
+from frontend.openai.protocol import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
 from frontend.openai.unsupported import HARMLESS_PARAMETERS, UNSUPPORTED_PARAMETERS, check_supported
 from ipc.errors import UnsupportedParameterError
 
@@ -32,7 +32,8 @@ def test_false_is_not_zero(name: str, value: object):
 
 @pytest.mark.parametrize("name", sorted(UNSUPPORTED_PARAMETERS.keys() | HARMLESS_PARAMETERS.keys()))
 def test_a_listed_field_is_one_that_some_endpoint_does_not_honour(name: str):
-    assert any(name not in body.model_fields for body in (ChatCompletionRequest, CompletionRequest, EmbeddingRequest))
+    bodies = (ChatCompletionRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest)
+    assert any(name not in body.model_fields for body in bodies)
 
 
 def test_what_one_endpoint_honours_the_others_refuse():

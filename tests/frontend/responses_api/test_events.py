@@ -29,6 +29,11 @@ def stream(answer: ChatAnswer, size: int = 3):
     return stream + events.finish(USAGE)
 
 
+def test_a_cancelled_answer_ends_as_incomplete_with_the_status_cancelled():
+    last = EVENT.validate_python(stream(ChatAnswer("Par", finish_reason="abort"))[-1], strict=True)
+    assert (last.type, last.response.status) == ("response.incomplete", "cancelled")
+
+
 def test_a_text_in_order():
     events = [EVENT.validate_python(event, strict=True) for event in stream(ChatAnswer("Paris"))]
     assert [event.type for event in events] == [

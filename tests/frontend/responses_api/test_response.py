@@ -47,6 +47,11 @@ def test_an_answer_that_was_cut_off_is_incomplete():
     assert response.completed_at is None
 
 
+def test_an_answer_that_was_cancelled_says_so():
+    response = response_of(ChatAnswer("Par", finish_reason="abort"))
+    assert (response.status, response.completed_at, response.output[0].status) == ("cancelled", None, "incomplete")
+
+
 def test_usage():
     usage = response_of(ChatAnswer("a")).usage
     assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (7, 5, 12)
