@@ -11,6 +11,7 @@ import pytest
 from tests.frontend.applications import application
 from tests.processes import CoreProcess, core_process
 
+TOOL = {"type": "function", "function": {"name": "f"}}
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 USER = {"role": "user", "content": "hello"}
@@ -141,7 +142,7 @@ def test_render_refuses_what_the_endpoint_refuses(post, path: str, body: dict[st
         ({}, "missing_required_parameter", "prompt"),
         ({"prompt": "x", "tools": []}, "invalid_value", "tools"),
         ({"messages": [USER], "tools": [5]}, "invalid_type", "tools.0"),
-        ({"messages": [USER], "tools": [{}] * 129}, "invalid_value", "tools"),
+        ({"messages": [USER], "tools": [TOOL] * 129}, "invalid_value", "tools"),
     ],
 )
 def test_tokenize_refuses_what_it_cannot_honour(post, body: dict[str, Any], code: str, param: str):
