@@ -41,6 +41,7 @@ from frontend.openai.protocol import (
     ScoreRequest,
     TokenizeRequest,
 )
+from frontend.openai.render import OpenAIServingRender
 from frontend.openai.scoring import OpenAIServingRerank, OpenAIServingScore
 from frontend.openai.tokenization import OpenAIServingTokenization
 from frontend.openapi import body_schema, install_openapi
@@ -152,6 +153,9 @@ def _add_endpoints(app: FastAPI, state: FrontendState) -> None:
     chat = OpenAIServingChat(state)
     _add_post(app, "/v1/chat/completions", chat.serve, ChatCompletionRequest)
     _add_post(app, "/v1/completions", OpenAIServingCompletion(state).serve, CompletionRequest)
+    render = OpenAIServingRender(state, tokenization)
+    _add_post(app, "/v1/chat/completions/render", render.chat, ChatCompletionRequest)
+    _add_post(app, "/v1/completions/render", render.completion, CompletionRequest)
     _add_post(app, "/v1/embeddings", OpenAIServingEmbedding(state).serve, EmbeddingRequest)
     _add_post(app, "/v1/responses", ServingResponses(state, chat).serve, ResponsesRequest)
     _add_post(app, "/v1/messages", ServingMessages(state, chat).serve, MessagesRequest, "anthropic")

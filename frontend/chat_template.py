@@ -1,25 +1,23 @@
-"""Chat templates: a conversation to the text that the model was trained on, in a jinja sandbox.
+"""Chat templates: a conversation to the text that the model was trained on, in a sandbox with limits of work.
 
-The environment is that of `transformers` (trimmed blocks, loop controls, `raise_exception`, `strftime_now`, `tojson`
-without HTML escapes, `{% generation %}` blocks), so that the models' own templates work unchanged; it is made here
-because importing transformers costs a frontend more memory than all the rest. Templates come from the model or the
-operator, never from a request. Called by `frontend/input_processor.py`.
+Templates come from the model or the operator, never from a request. `render` is bounded: `template_meter.py` counts
+what the template does and ends it. Called by `frontend/input_processor.py`, in the event loop with a small budget and,
+where that is not enough, again in a thread. Next: `template_messages.py`, `template_environment.py`.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Any, NoReturn
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jinja2
-import jinja2.ext
 import jinja2.meta
-import jinja2.nodes
-import jinja2.parser
-import jinja2.sandbox
-import orjson
+import jinja2.nodes as nodes
 
 from frontend.openai.protocol import ChatMessage
+from frontend.render_options import RenderOptions
+from frontend.template_environment import METER, ChatTemplateEnvironment
+from frontend.template_messages import continued, template_messages
+from frontend.template_meter import TemplateLimitError, TemplateMeter
 from ipc.errors import ConfigError, InvalidRequestError, UnsupportedParameterError
 
 FALLBACK_TEMPLATE = (
@@ -27,12 +25,23 @@ FALLBACK_TEMPLATE = (
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 """For a model without a template: one `role: content` line per message."""
-
 THINKING_SWITCH = "enable_thinking"
 """The variable by which templates are told whether the model should think."""
+MAX_RENDER_S = 1.0
+"""Most processor time of one rendering; a single operation on a large value may exceed it."""
+MAX_SOURCE_CHARS = 2**20
 
+_RESERVED = frozenset(
+    (
+        *("messages", "tools", "documents", "chat_template", "tokenize", "add_generation_prompt"),
+        *("continue_final_message", "loop", "self", "caller", METER),
+    )
+)
+"""Variables that `chat_template_kwargs` cannot set; nor can it set special tokens."""
+_MAX_REASON_CHARS = 500
 _RENDER_ERRORS = (
     jinja2.TemplateError,
+    TemplateLimitError,
     TypeError,
     ValueError,
     LookupError,
@@ -45,144 +54,108 @@ _RENDER_ERRORS = (
 class ChatTemplate:
     """A compiled template."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+    def __init__(self, source: str, special_tokens: Mapping[str, str], *, max_render_s: float = MAX_RENDER_S) -> None:
         """Compile.
 
         Raises:
-            ConfigError: the template has a syntax error, or is nested too deeply.
+            ConfigError: the template has a syntax error, is nested too deeply, or is too long.
         """
+        if len(source) > MAX_SOURCE_CHARS:
+            raise ConfigError(f"the chat template has more than {MAX_SOURCE_CHARS} characters")
         try:
-            environment = _environment()
-            self._template = environment.from_string(source)
-            variables = jinja2.meta.find_undeclared_variables(environment.parse(source))
+            environment = ChatTemplateEnvironment()
+            tree = environment.parse(source)
+            variables = jinja2.meta.find_undeclared_variables(tree) - environment.globals.keys()
+            self._reads_parts = _reads_parts(tree)
+            self._template = environment.compile_metered(environment.parse(source))
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"chat template, line {error.lineno}: {error.message}") from error
         except RecursionError as error:
             raise ConfigError("the chat template is nested too deeply") from error
         self.source = source
+        self.variables = frozenset(variables)
+        """The names that the template reads and does not define."""
         self.knows_tools = "tools" in variables
         """True if the template writes the tools that it is given."""
         self._special_tokens = dict(special_tokens)
-        self._knows_developer = "developer" in source
-        self.has_thinking_switch = THINKING_SWITCH in source
+        self._kwargs = self.variables - _RESERVED - special_tokens.keys()
+        self.has_thinking_switch = THINKING_SWITCH in self._kwargs
         """True if the template can be told whether the model should think."""
+        self._knows_developer = "developer" in source
+        self._max_render_s = max_render_s
 
-    def render(
-        self,
-        messages: Sequence[ChatMessage],
-        *,
-        tools: list[dict[str, Any]] | None = None,
-        add_generation_prompt: bool,
-    ) -> str:
+    def render(self, messages: Sequence[ChatMessage], options: RenderOptions, *, max_units: int | None = None) -> str:
         """The prompt text, with the template's special tokens written out.
 
         Raises:
-            UnsupportedParameterError: a message has a part that is not text.
-            InvalidRequestError: the template refuses this conversation, or makes of it what is no Unicode text (half
-                of a surrogate pair); `param` is `messages`.
+            UnsupportedParameterError: a message has a part that is not text, or the template does not know an option.
+            InvalidRequestError: the template refuses this conversation, takes too long, or makes of it what is no
+                Unicode text (half of a surrogate pair); `param` is `messages`.
+            TemplateBudgetError: `max_units` of work were not enough.
         """
-        conversation = [self._message(index, message) for index, message in enumerate(messages)]
+        meter = TemplateMeter(self._max_render_s, max_units)
+        variables = self._variables(options)
+        values = template_messages(messages, knows_developer=self._knows_developer, has_parts=self._reads_parts)
+        marker = ""
+        if options.continue_final_message:
+            marker = f"<continued {secrets.token_hex(8)}> "
+            continued(values[-1], marker)
         try:
-            text = self._template.render(
-                messages=conversation,
-                tools=tools,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
-            )
+            text = self._template.render(variables | {"messages": values, METER: meter})
             text.encode()  # the tokenizer takes nothing else
-            return text
         except _RENDER_ERRORS as error:
-            reason = str(error) if isinstance(error, jinja2.TemplateError) else type(error).__name__
-            raise InvalidRequestError(
-                f"The chat template refuses these messages: {reason}", param="messages"
-            ) from error
+            raise _refusal(error) from error
+        return _cut(text, marker) if marker else text
 
-    def _message(self, index: int, message: ChatMessage) -> dict[str, Any]:
-        role = message.role
-        if role == "developer" and not self._knows_developer:
-            role = "system"
-        rendered: dict[str, Any] = {"role": role, "content": _text_of(index, message)}
-        if message.name is not None:
-            rendered["name"] = message.name
-        if message.tool_call_id is not None:
-            rendered["tool_call_id"] = message.tool_call_id
-        if message.tool_calls is not None:
-            rendered["tool_calls"] = [_with_parsed_arguments(call) for call in message.tool_calls]
-        return rendered
-
-
-def _text_of(index: int, message: ChatMessage) -> str:
-    """The content as one text; parts are joined by newlines, as vLLM does."""
-    if message.content is None:
-        if message.role == "assistant":
-            return ""
-        param = f"messages.{index}.content"
-        raise InvalidRequestError(f"Missing required field: {param}.", param=param, code="missing_required_parameter")
-    if isinstance(message.content, str):
-        return message.content
-    texts = []
-    for position, part in enumerate(message.content):
-        param = f"messages.{index}.content.{position}"
-        if part.type != "text":
-            raise UnsupportedParameterError(f"{param}: this model reads only parts of type text.", param=param)
-        if part.text is None:
-            raise InvalidRequestError(
-                f"Missing required field: {param}.text.", param=f"{param}.text", code="missing_required_parameter"
-            )
-        texts.append(part.text)
-    return "\n".join(texts)
+    def _variables(self, options: RenderOptions) -> dict[str, Any]:
+        for name in options.template_kwargs:
+            if name not in self._kwargs:
+                param = f"chat_template_kwargs.{name}"
+                raise UnsupportedParameterError("The model's chat template has no such variable.", param=param)
+        for name, values in (("tools", options.tools), ("documents", options.documents)):
+            if values and name not in self.variables:
+                raise UnsupportedParameterError(f"The model's chat template knows no {name}.", param=name)
+        variables: dict[str, Any] = {
+            **self._special_tokens,
+            **options.template_kwargs,
+            "tools": options.tools or None,
+            "documents": options.documents or None,
+            "add_generation_prompt": options.add_generation_prompt,
+        }
+        if options.reasoning_effort is not None:
+            if options.template_kwargs.get("reasoning_effort", options.reasoning_effort) != options.reasoning_effort:
+                raise InvalidRequestError(
+                    "reasoning_effort and chat_template_kwargs differ", param="chat_template_kwargs.reasoning_effort"
+                )
+            variables["reasoning_effort"] = options.reasoning_effort
+        return variables
 
 
-def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """A tool call whose arguments are an object, as templates expect, instead of OpenAI's JSON text."""
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = orjson.loads(function["arguments"])  # refuses deep nesting and halves of surrogate pairs
-    except ValueError:
-        return call
-    return {**call, "function": {**function, "arguments": arguments}}
+def _refusal(error: Exception) -> InvalidRequestError:
+    shows_reason = isinstance(error, jinja2.TemplateError | TemplateLimitError)
+    reason = str(error)[:_MAX_REASON_CHARS] if shows_reason else type(error).__name__
+    return InvalidRequestError(f"The chat template refuses these messages: {reason}", param="messages")
 
 
-# --- the environment --------------------------------------------------------------------------------------------
+def _cut(text: str, marker: str) -> str:
+    """The text up to the marker; without the blanks before it where the template trims what a message says."""
+    position = text.rfind(marker.strip())
+    if position < 0:
+        raise InvalidRequestError(
+            "continue_final_message: the chat template leaves out the text of the last message",
+            param="continue_final_message",
+        )
+    is_trimmed = not text.startswith(marker, position)
+    return text[:position].rstrip() if is_trimmed else text[:position]
 
 
-class _GenerationBlock(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}` marks what the model said, for training; here it is transparent."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        """The body of the block."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+def _reads_parts(tree: nodes.Template) -> bool:
+    """True for templates that go through the parts of a content and never take it as a text."""
+    is_looped = any(_is_content(loop.iter) for loop in tree.find_all(nodes.For))
+    return is_looped and not any(test.name == "string" and _is_content(test.node) for test in tree.find_all(nodes.Test))
 
 
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    functions: dict[str, Callable[..., Any]] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-    environment.globals.update(functions)
-    return environment
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
+def _is_content(node: nodes.Node) -> bool:
+    if isinstance(node, nodes.Getattr):
+        return node.attr == "content"
+    return isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and node.arg.value == "content"

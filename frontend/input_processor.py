@@ -9,15 +9,17 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from frontend.answer_parser.tool_prompt import with_tool_texts
 from frontend.fill_in_middle import fill_prompt
 from frontend.openai.inputs import split_inputs
 from frontend.openai.protocol import ChatCompletionRequest, ChatMessage, CompletionRequest, GenerationBody
 from frontend.openai.tool_calls import call_grammar, shown_tools
+from frontend.render_options import RenderOptions
 from frontend.sampling import fitted, nth_seed, sampling_params_of
 from frontend.state import ServedModel
+from frontend.template_meter import TemplateBudgetError
+from frontend.tokenizer import INLINE_CHARS
 from ipc.errors import ContextLengthError, InvalidRequestError
 from ipc.sampling_params import NO_LOGPROBS, SamplingParams
 from ipc.structured_output import StructuredOutput
@@ -26,6 +28,8 @@ DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default of `max_tokens` in text completions."""
 INLINE_PARTS = 100
 """Conversations of more messages and parts are rendered in a thread, so that nobody waits for them."""
+INLINE_UNITS = 20_000
+"""Work that a template may do in the event loop; a few milliseconds."""
 INLINE_TOOLS = 8
 """The grammar of more tools is written in a thread, so that nobody waits for it."""
 MAX_CUT_TOKENS = 2**18
@@ -62,21 +66,17 @@ def _answers_param(body: GenerationBody) -> str:
 async def chat_inputs(model: ServedModel, body: ChatCompletionRequest) -> list[EngineInput]:
     """The `n` requests of a chat completion: one prompt, one seed each."""
     params = await sampling_params_of(model, body)
-    prompt = await render_chat(
-        model,
-        body.messages,
-        tools=shown_tools(body),
-        add_generation_prompt=body.add_generation_prompt,
-        add_special_tokens=body.add_special_tokens,
-        max_tokens=_max_text_tokens(model, body),
+    text = await chat_text(model, body)
+    prompt = await model.tokenizer.encode(
+        text, add_special_tokens=body.add_special_tokens, max_tokens=_max_text_tokens(model, body), param="messages"
     )
     prompt = _checked_prompt(model, _truncated(model, body, prompt), "messages")
     if body.may_call_tools:
         params = replace(params, structured_output=await _call_grammar(model, body, prompt))
+    prompt_text = text if body.truncate_prompt_tokens is None else None
     default = model.max_model_len
-    return _fan_out(
-        body, prompt, fitted(params, model, body, len(prompt), param="messages", default_max_tokens=default)
-    )
+    fitting = fitted(params, model, body, len(prompt), param="messages", default_max_tokens=default)
+    return _fan_out(body, prompt, fitting, prompt_text)
 
 
 async def _call_grammar(model: ServedModel, body: ChatCompletionRequest, prompt: list[int]) -> StructuredOutput:
@@ -118,46 +118,45 @@ async def _completion_prompt(model: ServedModel, body: CompletionRequest, prompt
     return _checked_prompt(model, ids, "prompt")
 
 
-async def render_chat(
-    model: ServedModel,
-    messages: Sequence[ChatMessage],
-    *,
-    tools: list[dict[str, Any]] | None = None,
-    add_generation_prompt: bool,
-    add_special_tokens: bool,
-    max_tokens: int | None,
-) -> list[int]:
-    """Token ids of a conversation in the model's chat template."""
-    text = await render_chat_text(model, messages, tools=tools, add_generation_prompt=add_generation_prompt)
-    return await model.tokenizer.encode(
-        text, add_special_tokens=add_special_tokens, max_tokens=max_tokens, param="messages"
-    )
+async def chat_text(model: ServedModel, body: ChatCompletionRequest) -> str:
+    """The conversation of a body, with its tools."""
+    return await render_chat_text(model, body.messages, replace(body.render_options, tools=shown_tools(body)))
 
 
-async def render_chat_text(
-    model: ServedModel,
-    messages: Sequence[ChatMessage],
-    *,
-    tools: list[dict[str, Any]] | None = None,
-    add_generation_prompt: bool,
-) -> str:
-    """A conversation in the model's chat template; a template that knows no tools gets them as text."""
+async def render_chat_text(model: ServedModel, messages: Sequence[ChatMessage], options: RenderOptions) -> str:
+    """A conversation in the model's chat template; a template that knows no tools gets them as text.
+
+    A small one is rendered here, within a budget of work; what is large, or needs more, in a thread, one at a time.
+    """
     template = model.tokenizer.chat_template
-    if not template.knows_tools and (
-        tools or any(message.tool_calls or message.role == "tool" for message in messages)
-    ):
-        messages, tools = with_tool_texts(messages, tools or []), None
-    render = partial(template.render, messages, tools=tools or None, add_generation_prompt=add_generation_prompt)
-    if tools or sum(map(_num_parts, messages)) > INLINE_PARTS:
-        return await asyncio.to_thread(render)
-    return render()
+    has_tools = bool(options.tools) or any(message.tool_calls or message.role == "tool" for message in messages)
+    if has_tools and not template.knows_tools:
+        messages, options = with_tool_texts(messages, options.tools or []), replace(options, tools=None)
+    if _is_small(messages, options):
+        try:
+            return template.render(messages, options, max_units=INLINE_UNITS)
+        except TemplateBudgetError:
+            pass  # rendered again below
+    render = partial(template.render, messages, options)
+    return await asyncio.get_running_loop().run_in_executor(model.tokenizer.render_thread, render)
 
 
-def _num_parts(message: ChatMessage) -> int:
-    """What a message costs to render; tool calls may hold anything and count as too much."""
-    if message.tool_calls is not None:
-        return INLINE_PARTS + 1
-    return 1 + len(message.content) if isinstance(message.content, list) else 1
+def _is_small(messages: Sequence[ChatMessage], options: RenderOptions) -> bool:
+    """False for what is large, and for what may hold anything and is not looked into: tools, documents, tool calls."""
+    if len(messages) > INLINE_PARTS or options.tools or options.documents:
+        return False
+    num_parts = num_chars = 0
+    for message in messages:
+        if message.tool_calls:
+            return False
+        texts: list[str | None] = [message.reasoning_content, message.reasoning, message.refusal]
+        if isinstance(message.content, list):
+            texts += [part.text or part.refusal for part in message.content]
+        else:
+            texts.append(message.content)
+        num_parts += len(texts) - 3
+        num_chars += sum(len(text) for text in texts if text is not None)
+    return num_parts <= INLINE_PARTS and num_chars <= INLINE_CHARS
 
 
 def _checked_prompt(model: ServedModel, ids: list[int], param: str) -> list[int]:

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from frontend.edge import edge_settings
 from frontend.errors import UnsupportedMediaTypeError
 from frontend.json_depth import MAX_JSON_DEPTH, is_too_deep
-from frontend.openai.protocol.body import Body
+from frontend.openai.protocol.body import UNSUPPORTED, Body
 from frontend.openai.unsupported import check_supported
 from frontend.unknown_fields import unknown_fields
 from ipc.errors import InvalidRequestError, UnsupportedParameterError
@@ -35,7 +35,7 @@ MAX_JSON_NODES = 100_000
 MAX_FIELDS = 256
 """Most fields of a body."""
 
-_CODES = {"extra_forbidden": UnsupportedParameterError.code}
+_CODES = {"extra_forbidden": UnsupportedParameterError.code, UNSUPPORTED: UnsupportedParameterError.code}
 _JSON_NODE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]', re.DOTALL)
 _JSON_MEDIA_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)\s*(;.*)?", re.IGNORECASE)
 _HEADER_SAFE = re.compile(r"[A-Za-z0-9_.-]{1,64}")

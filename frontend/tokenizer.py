@@ -7,6 +7,7 @@ immutable afterwards. Next: `detokenizer.py` for the way back, token by token.
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class FrontendTokenizer:
     def __init__(self, tokenizer: Tokenizer, chat_template: ChatTemplate) -> None:
         self.backend = tokenizer
         self.chat_template = chat_template
+        self.render_thread = ThreadPoolExecutor(1, thread_name_prefix="chat-template")
+        """Renders large conversations, one at a time: templates hold the interpreter lock."""
         self.token_texts = TokenTexts(tokenizer)
         self.vocab_size = tokenizer.get_vocab_size()
         added = tokenizer.get_added_tokens_decoder().items()

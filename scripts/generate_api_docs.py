@@ -75,6 +75,14 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
 - **`service_tier`**: `flex` adds 10 to `priority`, `priority` subtracts 10; `auto` is `default`.
 - **`timeout`**, or the shorter one of it and the header `X-Request-Timeout`: 504 `timeout`, in a stream that has begun
   an error event.
+- **Messages** have text, refusals, reasoning (`reasoning_content` or `reasoning`), tool calls and their results; other
+  parts, the older role `function` and `function_call` are refused. Arguments of tool calls that are a JSON object are
+  one for the template too; other text is written as it is. A `developer` is a `system` where the template knows none.
+- **`chat_template_kwargs`** sets variables that the model's template reads, but none of the server's own (`messages`,
+  `tools`, special tokens, …); 16,384 characters and 8 levels at most. `documents` and `tools` need a template that
+  reads them. A rendering has a second of processor time and texts of 8,388,608 characters.
+- **`/v1/chat/completions/render`** and **`/v1/completions/render`** take the same bodies and answer with what the
+  engine would get: `prompt`, `token_ids`, `sampling_params`; for completions a list with one object for each prompt.
 - **`prompt_logprobs`** has vLLM's shape. **`return_token_ids`** adds `token_ids` to choices and chunks and
   `prompt_token_ids` to a chat's answer (its first chunk) or to a completion's choice (its first chunk).
 - **Embeddings** are normalized; a text of the whole context fits. `truncate_prompt_tokens` keeps the last tokens. Their

@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from frontend.openai.protocol import ChatMessage, ContentPart
+from frontend.openai.protocol import ChatMessage, MessageToolCall
+from frontend.template_messages import message_text, template_arguments
 
 _INTRODUCTION = """You can call these functions, each described by a line of JSON:
 <tools>
@@ -23,38 +24,30 @@ Its result comes back between <tool_response> and </tool_response>."""
 
 def with_tool_texts(messages: Sequence[ChatMessage], tools: Sequence[dict[str, Any]]) -> list[ChatMessage]:
     """The conversation without anything that only a template with tools can write."""
-    rendered = [_as_text(message) for message in messages]
+    rendered = [_as_text(message, f"messages.{index}") for index, message in enumerate(messages)]
     if not tools:
         return rendered
     introduction = _INTRODUCTION.format(tools="\n".join(orjson.dumps(tool).decode() for tool in tools))
     first = rendered[0]
     if first.role in ("system", "developer"):
-        content = f"{_text(first)}\n\n{introduction}"
+        content = f"{message_text(first, 'messages.0')}\n\n{introduction}"
         return [first.model_copy(update={"content": content}), *rendered[1:]]
     return [ChatMessage(role="system", content=introduction), *rendered]
 
 
-def _as_text(message: ChatMessage) -> ChatMessage:
+def _as_text(message: ChatMessage, param: str) -> ChatMessage:
+    text = message_text(message, param)  # refuses here what has no text: later the places may be others
     if message.role == "tool":
-        content = f"<tool_response>\n{_text(message)}\n</tool_response>"
+        content = f"<tool_response>\n{text}\n</tool_response>"
         return ChatMessage(role="user", content=content)
     if message.tool_calls:
         calls = [_call_text(call) for call in message.tool_calls]
-        content = "\n".join([_text(message), *calls] if _text(message) else calls)
+        content = "\n".join([text, *calls] if text else calls)
         return message.model_copy(update={"content": content, "tool_calls": None})
     return message
 
 
-def _call_text(call: Any) -> str:
-    values = call if isinstance(call, dict) else call.model_dump()
-    function = values.get("function") or {}
-    name = orjson.dumps(function.get("name", "")).decode()
-    arguments = function.get("arguments") or "{}"
-    text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
-    return f'<tool_call>\n{{"name": {name}, "arguments": {text}}}\n</tool_call>'
-
-
-def _text(message: ChatMessage) -> str:
-    if isinstance(message.content, list):
-        return "\n".join(part.text or "" for part in message.content if isinstance(part, ContentPart))
-    return message.content or ""
+def _call_text(call: MessageToolCall) -> str:
+    name = orjson.dumps(call.function.name).decode()
+    arguments = template_arguments(call.function.arguments)
+    return f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'

@@ -6,7 +6,7 @@ Tests check real answers against these schemas.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 
 class PromptTokensDetails(BaseModel):
@@ -193,6 +193,23 @@ class Tokenized(BaseModel):
     max_model_len: int
     tokens: list[int]
     token_strs: list[str] | None = None
+
+
+class RenderedPrompt(BaseModel):
+    """Answer of `POST /v1/chat/completions/render`: what the engine would get."""
+
+    request_id: str
+    model: str
+    prompt: str
+    token_ids: list[int]
+    sampling_params: dict[str, Any]
+    stream: bool
+    cache_salt: str | None
+    priority: int
+
+
+class RenderedPrompts(RootModel[list[RenderedPrompt]]):
+    """Answer of `POST /v1/completions/render`: one for each prompt."""
 
 
 class Detokenized(BaseModel):

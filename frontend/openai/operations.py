@@ -24,6 +24,8 @@ from frontend.openai.answers import (
     ModelList,
     Ranking,
     Readiness,
+    RenderedPrompt,
+    RenderedPrompts,
     ScoreList,
     ServerDescription,
     ServerLoad,
@@ -90,6 +92,18 @@ _COMPLETION = Operation(
         "A text": {"model": _MODEL, "prompt": "Once upon a time", "max_tokens": 16},
         "Two texts, two continuations each": {"model": _MODEL, "prompt": ["One", "Two"], "n": 2, "max_tokens": 4},
     },
+)
+_CHAT_RENDER = Operation(
+    "Prompt that a conversation becomes",
+    RenderedPrompt,
+    ChatCompletionRequest,
+    examples={"A question": {"model": _MODEL, "messages": _QUESTION}},
+)
+_COMPLETION_RENDER = Operation(
+    "Prompts that texts become",
+    RenderedPrompts,
+    CompletionRequest,
+    examples={"Two texts": {"model": _MODEL, "prompt": ["One", "Two"]}},
 )
 _EMBEDDING = Operation(
     "Embed texts as normalized vectors",
@@ -163,6 +177,8 @@ _READY = Operation("Whether requests are served now", Readiness)
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v1/chat/completions"): _CHAT,
     ("post", "/v1/completions"): _COMPLETION,
+    ("post", "/v1/chat/completions/render"): _CHAT_RENDER,
+    ("post", "/v1/completions/render"): _COMPLETION_RENDER,
     ("post", "/v1/responses"): _RESPONSE,
     ("post", "/v1/messages"): _MESSAGE,
     ("post", "/v1/messages/count_tokens"): _COUNT_TOKENS,

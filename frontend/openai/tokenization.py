@@ -6,13 +6,15 @@ These cost only this process, so they are bounded here: in size, in how many wor
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from frontend.errors import TokenizerBusyError, json_response
-from frontend.input_processor import render_chat_text
+from frontend.input_processor import chat_text, render_chat_text
 from frontend.openai.protocol import ChatCompletionRequest, DetokenizeRequest, TokenizeRequest
+from frontend.openai.tool_calls import tool_values
 from frontend.request_body import read_body
 from frontend.state import FrontendState, ServedModel
 from frontend.tokenizer import INLINE_CHARS
@@ -62,7 +64,7 @@ class OpenAIServingTokenization:
 
     async def chat_token_ids(self, model: ServedModel, body: ChatCompletionRequest) -> list[int]:
         """Token ids of the prompt of a chat completion, of whatever length; call it in a slot."""
-        text = await render_chat_text(model, body.messages, add_generation_prompt=body.add_generation_prompt)
+        text = await chat_text(model, body)
         _check_size(text, "messages")
         return await model.tokenizer.encode(text, add_special_tokens=body.add_special_tokens)
 
@@ -81,10 +83,8 @@ class OpenAIServingTokenization:
 
 
 async def _token_ids(model: ServedModel, body: TokenizeRequest) -> list[int]:
-    if (body.prompt is None) == (body.messages is None):
-        raise InvalidRequestError("Give either prompt or messages.", param="prompt", code="missing_required_parameter")
     if body.messages is not None:
-        text = await render_chat_text(model, body.messages, add_generation_prompt=body.add_generation_prompt)
+        text = await render_chat_text(model, body.messages, replace(body.render_options, tools=tool_values(body.tools)))
         param, add_special_tokens = "messages", bool(body.add_special_tokens)
     else:
         assert body.prompt is not None

@@ -27,11 +27,14 @@ _NUM_LAST_TOKENS = 8
 
 def shown_tools(body: ChatCompletionRequest) -> list[dict[str, Any]]:
     """The tools as the chat template takes them."""
-    if body.tool_choice == "none":
-        return []
+    return [] if body.tool_choice == "none" else tool_values(body.tools)
+
+
+def tool_values(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    """The same for any tools."""
     return [
         {"type": "function", "function": tool.function.model_dump(exclude_none=True, exclude={"strict"})}
-        for tool in body.tools
+        for tool in tools
     ]
 
 

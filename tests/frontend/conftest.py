@@ -1,11 +1,14 @@
 """A small byte-level BPE tokenizer made on the spot, and a model around it: no test needs files from elsewhere."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from frontend.chat_template import ChatTemplate
 from frontend.state import ServedModel
 from frontend.tokenizer import FrontendTokenizer
 from tests.factories import make_welcome
@@ -62,3 +65,14 @@ def model(tokenizer: FrontendTokenizer, tokenizer_dir: Path) -> ServedModel:
         max_queued_tokens=1024,
     )
     return ServedModel(welcome, tokenizer, ("tiny", "fast-inference-model"))
+
+
+@pytest.fixture
+def model_with_template(model: ServedModel) -> Callable[[str], ServedModel]:
+    """Makes the same model with another chat template."""
+
+    def make(source: str) -> ServedModel:
+        template = ChatTemplate(source, {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"})
+        return replace(model, tokenizer=FrontendTokenizer(model.tokenizer.backend, template))
+
+    return make

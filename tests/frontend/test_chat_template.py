@@ -7,6 +7,7 @@ import pytest
 
 from frontend.chat_template import FALLBACK_TEMPLATE, ChatTemplate
 from frontend.openai.protocol import ChatMessage
+from frontend.render_options import RenderOptions
 from ipc.errors import ConfigError, InvalidRequestError, UnsupportedParameterError
 
 
@@ -17,9 +18,9 @@ def messages(*values: dict[str, Any]) -> list[ChatMessage]:
 USER = {"role": "user", "content": "hi"}
 
 
-def render(source: str, *values: dict[str, Any], add_generation_prompt: bool = True) -> str:
+def render(source: str, *values: dict[str, Any], **options: Any) -> str:
     template = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
-    return template.render(messages(*(values or (USER,))), add_generation_prompt=add_generation_prompt)
+    return template.render(messages(*(values or (USER,))), RenderOptions(**options))
 
 
 def test_the_fallback_writes_one_line_per_message():
@@ -116,10 +117,10 @@ def test_arguments_that_are_no_json_stay_text(arguments: str):
     assert render(ARGUMENTS_AS_JSON, tool_call(arguments)) == json.dumps(arguments, ensure_ascii=False)
 
 
-def nested(depth: int) -> list[Any]:
-    value: list[Any] = []
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
     for _ in range(depth):
-        value = [value]
+        value = {"a": value}
     return value
 
 
@@ -148,4 +149,4 @@ def test_a_template_says_whether_it_knows_tools():
 def test_tools_are_written_by_the_template():
     template = ChatTemplate("{% for tool in tools %}{{ tool.function.name }}{% endfor %}", {})
     tools = [{"type": "function", "function": {"name": "f"}}]
-    assert template.render(messages(USER), tools=tools, add_generation_prompt=True) == "f"
+    assert template.render(messages(USER), RenderOptions(tools=tools)) == "f"

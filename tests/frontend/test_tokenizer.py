@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from frontend.render_options import RenderOptions
 from frontend.tokenizer import INLINE_CHARS, FrontendTokenizer
 from ipc.errors import ConfigError, ContextLengthError
 
@@ -48,24 +49,24 @@ def test_the_early_refusal_never_hits_what_would_fit(tokenizer: FrontendTokenize
 
 def test_the_template_file_wins_over_the_config(folder: Path):
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "from config"}))
-    rendered = FrontendTokenizer.load(folder).chat_template.render([], add_generation_prompt=True)
+    rendered = FrontendTokenizer.load(folder).chat_template.render([], RenderOptions())
     assert rendered == "<|im_start|>assistant\n"
     (folder / "chat_template.jinja").unlink()
-    rendered = FrontendTokenizer.load(folder).chat_template.render([], add_generation_prompt=True)
+    rendered = FrontendTokenizer.load(folder).chat_template.render([], RenderOptions())
     assert rendered == "from config"
 
 
 def test_the_operators_template_wins_over_all(folder: Path, tmp_path: Path):
     own = tmp_path / "own.jinja"
     own.write_text("own")
-    assert FrontendTokenizer.load(folder, own).chat_template.render([], add_generation_prompt=True) == "own"
+    assert FrontendTokenizer.load(folder, own).chat_template.render([], RenderOptions()) == "own"
 
 
 def test_of_several_named_templates_the_default_is_taken(folder: Path):
     (folder / "chat_template.jinja").unlink()
     templates = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
-    assert FrontendTokenizer.load(folder).chat_template.render([], add_generation_prompt=True) == "plain"
+    assert FrontendTokenizer.load(folder).chat_template.render([], RenderOptions()) == "plain"
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])

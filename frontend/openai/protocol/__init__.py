@@ -28,10 +28,12 @@ from frontend.openai.protocol.messages import (
     ChatMessage,
     ContentPart,
     Messages,
+    MessageToolCall,
 )
 from frontend.openai.protocol.pooling import PoolingBody
 from frontend.openai.protocol.scoring import RerankDocument, RerankRequest, ScoreRequest
 from frontend.openai.protocol.structured_output import JsonSchemaFormat, ResponseFormat, StructuredOutputs
+from frontend.openai.protocol.template_fields import TemplateFields
 from frontend.openai.protocol.tokenization import DetokenizeRequest, TokenizeRequest
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "EmbeddingRequest",
     "GenerationBody",
     "JsonSchemaFormat",
+    "MessageToolCall",
     "Messages",
     "PoolingBody",
     "RerankDocument",
@@ -61,5 +64,6 @@ __all__ = [
     "ServiceTier",
     "StreamOptions",
     "StructuredOutputs",
+    "TemplateFields",
     "TokenizeRequest",
 ]

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from frontend.openai.unsupported import HARMLESS_PARAMETERS, UNSUPPORTED_PARAMETERS, Unsupported
 
+UNSUPPORTED = "unsupported"
+"""Type of a validation error that is answered with `unsupported_parameter`."""
+
 
 class Body(BaseModel):
     """Base of all bodies and of what they contain."""

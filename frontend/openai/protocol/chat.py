@@ -4,12 +4,13 @@ from pydantic import Field, model_validator
 
 from frontend.openai.protocol.generation import MAX_INT32, GenerationBody
 from frontend.openai.protocol.messages import Messages
+from frontend.openai.protocol.template_fields import TemplateFields
 from frontend.openai.protocol.tools import AllowedToolsChoice, ToolChoice, ToolReference, Tools
 from ipc.errors import InvalidRequestError
 from ipc.sampling_params import MAX_LOGPROBS
 
 
-class ChatCompletionRequest(GenerationBody):
+class ChatCompletionRequest(TemplateFields, GenerationBody):
     """Body of `POST /v1/chat/completions`."""
 
     messages: Messages
@@ -28,8 +29,6 @@ class ChatCompletionRequest(GenerationBody):
     """An answer may have more than one call."""
     include_reasoning: bool = True
     """Show the reasoning of models that think (`reasoning_content`)."""
-    add_generation_prompt: bool = True
-    """End the conversation with what an answer follows."""
     add_special_tokens: bool = False
     """Add the tokenizer's special tokens to those of the template."""
 

@@ -100,7 +100,8 @@ def test_a_long_wrong_list_has_few_errors_and_is_refused_quickly(fields: dict[st
 
 
 def test_lists_at_their_limits_are_taken():
-    message = {"role": "assistant", "content": [PART] * MAX_CONTENT_PARTS, "tool_calls": [{}] * MAX_TOOL_CALLS}
+    call = {"function": {"name": "f"}}
+    message = {"role": "assistant", "content": [PART] * MAX_CONTENT_PARTS, "tool_calls": [call] * MAX_TOOL_CALLS}
     fields = {"messages": [*CHAT["messages"] * (MAX_MESSAGES - 1), message], "stop_token_ids": [1] * 1024}
     assert len(ChatCompletionRequest.model_validate({**CHAT, **fields}).messages) == MAX_MESSAGES
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from frontend.input_processor import render_chat_text
+from frontend.input_processor import chat_text
 from frontend.openai.protocol import ChatCompletionRequest
 from frontend.openai.tool_calls import answer_parser, call_grammar, shown_tools
 from frontend.request_body import validate_body
@@ -105,8 +105,7 @@ def test_an_answer_with_tools_is_parsed(model: ServedModel):
 
 
 async def prompt_of(model: ServedModel, **fields: Any) -> str:
-    body = body_of(**fields)
-    return await render_chat_text(model, body.messages, tools=shown_tools(body), add_generation_prompt=True)
+    return await chat_text(model, body_of(**fields))
 
 
 def test_a_template_without_tools_gets_them_as_a_system_message(model: ServedModel):
