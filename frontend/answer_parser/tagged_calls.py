@@ -6,6 +6,7 @@ as far as it may still become a tag, or whitespace before one. Next: `call_scann
 
 import re
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from frontend.answer_parser.call_scanner import CallCounter, CallScanner
 from frontend.answer_parser.json_span import JsonSpan
@@ -19,6 +20,8 @@ _NAME = re.compile(r"\s*([A-Za-z0-9_.-]{1,64})\s*")
 
 class Section(ABC):
     """What follows one opening tag."""
+
+    has_short_ids: ClassVar[bool] = False
 
     def __init__(self, counter: CallCounter, opening: str) -> None:
         """`opening`: the tag and the whitespace before it, which are shown where no call follows."""
@@ -77,6 +80,8 @@ class HermesSection(Section):
 
 class MistralSection(Section):
     """A list of objects, one object, or a name and its arguments."""
+
+    has_short_ids = True
 
     def __init__(self, counter: CallCounter, opening: str) -> None:
         super().__init__(counter, opening)
@@ -196,7 +201,7 @@ class TaggedCallParser:
     def __init__(self, opening_tag: str, section: type[Section]) -> None:
         self._tag = opening_tag
         self._section_type = section
-        self._counter = CallCounter()
+        self._counter = CallCounter(has_short_ids=section.has_short_ids)
         self._section: Section | None = None
         self._held = ""
         """Text that may still become a tag, or whitespace before one."""
