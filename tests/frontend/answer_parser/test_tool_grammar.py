@@ -217,7 +217,7 @@ def test_python_values_keep_the_definitions_that_they_refer_to():
     assert not accepts(matcher_of(ToolFormat.PYTHON, tools), '[f(a="1")]')
 
 
-@pytest.mark.parametrize("name", ["from", "x-y", "größe", "𝒳"])
+@pytest.mark.parametrize("name", ["from", "x-y", "größe", "\U0001d4b3"])
 def test_python_arguments_may_have_names_that_python_does_not_know(name):
     tools = [CallableTool("f", {"properties": {name: {"type": "integer"}}, "required": [name]}, 0)]
     assert accepts(matcher_of(ToolFormat.PYTHON, tools), f"[f({name}=1)]")
