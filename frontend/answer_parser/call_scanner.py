@@ -92,18 +92,20 @@ class CallScanner:
     def push(self, text: str) -> tuple[list[Part], str]:
         """Read on; returns what is certain, and the text behind the object or behind where it breaks."""
         self._parts = []
-        end = len(text)
-        for position, char in enumerate(text):
-            if not self._read(char):
-                end = position
+        position = 0
+        while position < len(text) and not self.is_done:
+            end = self._span.plain_end(text, position) if self._state is _State.VALUE else position
+            if end > position:
+                self._value.append(text[position:end])
+            elif self._read(text[position]):
+                end += 1
+            else:
                 break
             if self._call is None:
-                self._raw.append(char)
-            if self.is_done:
-                end = position + 1
-                break
+                self._raw.append(text[position:end])
+            position = end
         self._flush_value()
-        return self._parts, text[end:]
+        return self._parts, text[position:]
 
     def _read(self, char: str) -> bool:
         """Take in one character; False if it does not belong to the object."""

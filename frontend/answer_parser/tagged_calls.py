@@ -153,12 +153,12 @@ class MistralSection(Section):
 
     def _read_arguments(self) -> list[Part]:
         assert self._arguments is not None
-        end = len(self._text)
-        for position, char in enumerate(self._text):
-            self._arguments.push(char)
-            if self._arguments.is_over:
-                end = position + 1
-                break
+        end = 0
+        while end < len(self._text) and not self._arguments.is_over:
+            plain_end = self._arguments.plain_end(self._text, end)
+            if plain_end == end:
+                self._arguments.push(self._text[end])
+            end = max(plain_end, end + 1)
         read, self._text = self._text[:end], self._text[end:]
         if self._arguments.is_over:
             self._end(self._text)
