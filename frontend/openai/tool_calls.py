@@ -21,6 +21,7 @@ from frontend.tokenizer import FrontendTokenizer
 from ipc.errors import InvalidRequestError
 from ipc.structured_output import GrammarKind, StructuredOutput
 
+_THINKING = {None: Thinking.NEVER, False: Thinking.PERHAPS, True: Thinking.BEGUN}
 _NUM_LAST_TOKENS = 8
 """Of a prompt; enough for a tag and whitespace."""
 
@@ -43,9 +44,7 @@ def call_grammar(model: ServedModel, body: ChatCompletionRequest, prompt_token_i
     """
     tools, is_required = _callable(body)
     template = model.tokenizer.chat_template.source
-    thinking = Thinking.NEVER
-    if may_think(template):
-        thinking = Thinking.BEGUN if _ends_in_reasoning(model, prompt_token_ids) else Thinking.PERHAPS
+    thinking = _THINKING[starts_in_reasoning(model, prompt_token_ids)]
     text = tool_grammar(
         tool_format(template),
         tools,
@@ -66,9 +65,9 @@ def answer_parser(
     calls: AnswerParser | None = None
     if body.may_call_tools:
         calls = call_parser(tool_format(template), {tool.function.name for tool in body.tools})
-    if not may_think(template):
+    starts_inside = starts_in_reasoning(model, prompt_token_ids)
+    if starts_inside is None:
         return calls
-    starts_inside = _ends_in_reasoning(model, prompt_token_ids)
     return ReasoningParser(calls, starts_inside=starts_inside, is_shown=body.include_reasoning)
 
 
@@ -81,7 +80,10 @@ def shows_special_tokens(tokenizer: FrontendTokenizer, body: ChatCompletionReque
     return any(tokenizer.special_token_id(tag) is not None for tag in tags)
 
 
-def _ends_in_reasoning(model: ServedModel, prompt_token_ids: Sequence[int]) -> bool:
+def starts_in_reasoning(model: ServedModel, prompt_token_ids: Sequence[int]) -> bool | None:
+    """Whether a prompt has begun the reasoning of its answer; None where the model does not think."""
+    if not may_think(model.tokenizer.chat_template.source):
+        return None
     return ends_in_reasoning(model.tokenizer.decode(list(prompt_token_ids[-_NUM_LAST_TOKENS:])))
 
 
