@@ -30,6 +30,8 @@ class Answer:
     num_cached_tokens: int = 0
     """Prompt tokens from the prefix cache."""
     num_output_tokens: int = 0
+    num_reasoning_tokens: int | None = None
+    """How many of them the reasoning takes; None where the model does not think."""
     finish: Finish | None = None
     texts: list[str] = field(default_factory=list)
     """Pieces of the text; filled by `Generation.collect` only."""
@@ -69,6 +71,7 @@ class _AnswerStream:
             self.answer.prompt_logprobs = output.prompt_logprobs
         delta = self._processor.process(output)
         self.answer.num_output_tokens = delta.num_output_tokens
+        self.answer.num_reasoning_tokens = self._processor.num_reasoning_tokens
         self.answer.finish = delta.finish
         is_cancelled = delta.finish is not None and delta.finish.reason == ABORT
         if is_cancelled and self._has_prompt_logprobs and not self.answer.prompt_logprobs:

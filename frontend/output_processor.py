@@ -9,6 +9,7 @@ kept beside the text only where somebody asked for them (`answer_tokens.py`).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from frontend.answer_parser.reasoning import ReasoningCounter
 from frontend.answer_tokens import AnswerToken, AnswerTokens
 from frontend.detokenizer import Detokenizer
 from frontend.stop_strings import StopStringMatcher
@@ -33,6 +34,8 @@ class TextOptions:
     """Stop strings are looked for only in what follows this many tokens."""
     has_tokens: bool = False
     """Deltas also have the tokens."""
+    starts_in_reasoning: bool | None = None
+    """Whether the prompt has begun the reasoning of the answer; None where the model does not think."""
     is_prompt_only: bool = False
     """The answer is empty: the one token that the engine makes at least is dropped."""
 
@@ -70,6 +73,14 @@ class OutputProcessor:
         self._eos_token_ids = eos_token_ids
         self._num_tokens = 0
         self._tokens = AnswerTokens() if options.has_tokens else None
+        self._reasoning: ReasoningCounter | None = None
+        if options.starts_in_reasoning is not None:
+            self._reasoning = ReasoningCounter(starts_inside=options.starts_in_reasoning)
+
+    @property
+    def num_reasoning_tokens(self) -> int | None:
+        """Tokens of the answer's reasoning so far; None where the model does not think."""
+        return None if self._reasoning is None else self._reasoning.num_tokens
 
     def process(self, output: Output) -> TextDelta:
         """Take in one output.
@@ -93,6 +104,8 @@ class OutputProcessor:
                 is_end_hidden = True
                 break
             decoded = self._detokenizer.step(token_id)
+            if self._reasoning is not None:
+                self._reasoning.push(decoded, self._num_tokens)
             texts.append(self._on_text(decoded))
             if self._tokens is not None:
                 self._tokens.add(token_id, output.logprobs[index] if output.logprobs else None, decoded)

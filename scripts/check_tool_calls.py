@@ -116,8 +116,8 @@ async def check(http: httpx.AsyncClient, number: int) -> tuple[str, list[str]]:
 
 async def run(url: str, count: int) -> bool:
     """Check all and print; True if all is well."""
-    slots = asyncio.Semaphore(8)
-    async with httpx.AsyncClient(base_url=url, timeout=300) as http:
+    slots = asyncio.Semaphore(16)
+    async with httpx.AsyncClient(base_url=url, timeout=1800) as http:
 
         async def one(number: int) -> tuple[str, list[str]]:
             async with slots:

@@ -72,6 +72,17 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
 - **`response_format`** with `json_schema`: with `strict: true` a schema that cannot be enforced is refused with 400
   `invalid_schema`; else keywords that cannot be enforced are left out. Schemas have at most 64 KiB, 64 levels and 1,000
   properties.
+- **Tools.** How a model writes calls is found in its chat template (hermes and qwen, llama, mistral, Python's syntax);
+  a template without tools gets them as a system message in hermes' form. With `tool_choice: "none"` the model does not
+  see the tools. `required`, a named function and `allowed_tools` with mode `required` make the answer nothing but calls
+  whose arguments are valid; a schema that cannot be enforced is refused with 400 `invalid_schema` and `param`
+  `tools.N.function.parameters`. With `auto` the text is free, and a call that begins in it is enforced; without
+  `strict` keywords that cannot be enforced are left out. At most 128 tools, 16 calls in one answer, one where
+  `parallel_tool_calls` is false, a function is named or the model writes llama's form; the grammar of all tools has at
+  most 64 KiB, descriptions not counted. `finish_reason` is `tool_calls` where a call begins and nothing cuts the answer
+  off; what was cut off is in the answer as far as it came.
+- **Reasoning** of models whose template has `<think>` comes as `reasoning_content` and, the same, as `reasoning`; its
+  tokens are counted in `completion_tokens_details`. `include_reasoning: false` leaves it out.
 - **`service_tier`**: `flex` adds 10 to `priority`, `priority` subtracts 10; `auto` is `default`.
 - **`timeout`**, or the shorter one of it and the header `X-Request-Timeout`: 504 `timeout`, in a stream that has begun
   an error event.

@@ -5,9 +5,11 @@ One incremental parser serves streamed and whole answers: the whole answer is th
 
 - `formats`: how a model writes its calls, found in its chat template; makes the parser.
 - `call_scanner`, `json_span`: one call as JSON, read character by character.
-- `tagged_calls`: calls behind a tag (hermes, mistral); `bare_calls`: calls that are the whole answer (llama, pythonic).
+- `tagged_calls`: calls behind a tag (hermes, mistral); `bare_calls`: objects that are the whole answer (llama);
+  `python_calls`: a list of calls in Python's syntax.
 - `reasoning`: `<think>…</think>` before all that.
 - `tool_grammar`: the grammar under which a model can only write calls that these parsers read.
+- `schema_annotations`: what a grammar does not need of a schema.
 - `tool_prompt`: the tools as text, for models whose template does not know them.
 
 Reading order: `formats`, `tagged_calls`, `call_scanner`, `bare_calls`, `reasoning`, `tool_grammar`, `tool_prompt`.

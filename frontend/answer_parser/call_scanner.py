@@ -22,13 +22,16 @@ _WHITESPACE = frozenset(" \t\r\n")
 class CallCounter:
     """Numbers the calls of one answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_short_ids: bool = False) -> None:
+        """`has_short_ids`: nine letters and digits, the only ids that mistral's templates take back."""
         self.count = 0
+        self._has_short_ids = has_short_ids
 
     def start(self, name: str) -> ToolCallStart:
         """The beginning of the next call."""
         self.count += 1
-        return ToolCallStart(self.count - 1, f"call_{uuid.uuid4().hex[:24]}", name)
+        digits = uuid.uuid4().hex
+        return ToolCallStart(self.count - 1, digits[:9] if self._has_short_ids else f"call_{digits[:24]}", name)
 
 
 class _State(Enum):
@@ -45,9 +48,15 @@ class _State(Enum):
 class CallScanner:
     """Reads one call; to be asked for `is_done` and `is_broken` after each push."""
 
-    def __init__(self, counter: CallCounter, may_call: Callable[[str], bool] = bool) -> None:
-        """`may_call(name)`: False for a name that is none of a tool, so that the object is no call."""
+    def __init__(
+        self, counter: CallCounter, may_call: Callable[[str], bool] = bool, *, is_name_first: bool = False
+    ) -> None:
+        """`may_call(name)`: False for a name that is none of a tool, so that the object is no call.
+
+        `is_name_first`: an object is a call only if it begins with the name, or with `"type": "function"` before it.
+        """
         self._counter = counter
+        self._is_name_first = is_name_first
         self._may_call = may_call
         self._state = _State.START
         self._raw: list[str] = []
@@ -83,18 +92,20 @@ class CallScanner:
     def push(self, text: str) -> tuple[list[Part], str]:
         """Read on; returns what is certain, and the text behind the object or behind where it breaks."""
         self._parts = []
-        end = len(text)
-        for position, char in enumerate(text):
-            if not self._read(char):
-                end = position
+        position = 0
+        while position < len(text) and not self.is_done:
+            end = self._span.plain_end(text, position) if self._state is _State.VALUE else position
+            if end > position:
+                self._value.append(text[position:end])
+            elif self._read(text[position]):
+                end += 1
+            else:
                 break
             if self._call is None:
-                self._raw.append(char)
-            if self.is_done:
-                end = position + 1
-                break
+                self._raw.append(text[position:end])
+            position = end
         self._flush_value()
-        return self._parts, text[end:]
+        return self._parts, text[position:]
 
     def _read(self, char: str) -> bool:
         """Take in one character; False if it does not belong to the object."""
@@ -131,7 +142,8 @@ class CallScanner:
 
     def _end_key(self) -> None:
         key = _string("".join(self._value))
-        self._state = _State.BROKEN if key is None else _State.COLON
+        is_wrong = self._is_name_first and self._call is None and key not in ("name", "type")
+        self._state = _State.BROKEN if key is None or is_wrong else _State.COLON
         self._key = key or ""
 
     def _read_value(self, char: str) -> bool:
@@ -161,6 +173,8 @@ class CallScanner:
         self._value = []
         if self._key == "name":
             self._take_name(text)
+        elif self._key == "type" and self._is_name_first and self._call is None and text != '"function"':
+            self._state = _State.BROKEN
         elif self._key in _ARGUMENT_KEYS:
             if not self._span.is_container:
                 text = _string(text) or NO_ARGUMENTS  # some models write the object as a string

@@ -2,14 +2,16 @@
 
 A template that shows the model a form of calls contains that form. One that knows no tools gets hermes' form, which
 `tool_prompt.py` describes to the model. Tokenizers that declare a `response_template` are not read: its language needs
-transformers, which a frontend does not import. Next: `tagged_calls.py`, `bare_calls.py`.
+transformers, which a frontend does not import. Next: `tagged_calls.py`, `bare_calls.py`,
+`python_calls.py`.
 """
 
 import re
 from collections.abc import Collection
 from enum import Enum
 
-from frontend.answer_parser.bare_calls import JsonCallParser, PythonCallParser
+from frontend.answer_parser.bare_calls import JsonCallParser
+from frontend.answer_parser.python_calls import PythonCallParser
 from frontend.answer_parser.reasoning import END_OF_THINK_TAG, THINK_TAG
 from frontend.answer_parser.tagged_calls import ARGUMENTS_TAG, HermesSection, MistralSection, TaggedCallParser
 from frontend.answer_parts import AnswerParser
@@ -62,7 +64,7 @@ def call_parser(form: ToolFormat, names: Collection[str]) -> AnswerParser:
         case ToolFormat.LLAMA_JSON:
             return JsonCallParser(names)
         case ToolFormat.PYTHON:
-            return PythonCallParser()
+            return PythonCallParser(names)
 
 
 def may_think(template: str) -> bool:

@@ -3,7 +3,10 @@
 Used by `call_scanner.py` and `tagged_calls.py`. Invariant: how the text is cut does not matter.
 """
 
+import re
+
 _OPENING, _CLOSING = frozenset("{["), frozenset("}]")
+_PLAIN, _PLAIN_IN_STRING = re.compile(r'[^"{}\[\]]*'), re.compile(r'[^"\\]*')
 _AFTER_SCALAR = frozenset(",]} \t\r\n")
 
 
@@ -32,6 +35,14 @@ class JsonSpan:
             return not self.is_over
         self._advance(char)
         return True
+
+    def plain_end(self, text: str, position: int) -> int:
+        """Where the next character stands that may change anything, from `position` on; those before it belong to the
+        value and need no `push`."""
+        if self._is_escaped or not (self._in_string or self._depth):
+            return position
+        match = (_PLAIN_IN_STRING if self._in_string else _PLAIN).match(text, position)
+        return match.end() if match else position
 
     def _advance(self, char: str) -> None:
         if self._in_string:

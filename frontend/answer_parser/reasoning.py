@@ -1,7 +1,8 @@
-"""Reasoning before the answer: `<think>…</think>`.
+"""Reasoning before the answer: `<think>…</think>`, and how many tokens it takes.
 
-Wraps the parser of what follows. Invariant: only the first block is reasoning; whitespace at its edges and behind it
-is dropped. Whether an answer begins inside of the block depends on the chat template (`formats.py`).
+`ReasoningParser` wraps the parser of what follows. Invariant: only the first block is reasoning; whitespace at its
+edges and behind it is dropped. Whether an answer begins inside of the block depends on the chat template
+(`formats.py`).
 """
 
 from frontend.answer_parts import AnswerParser, ContentDelta, Part, ReasoningDelta
@@ -21,6 +22,16 @@ class ReasoningParser:
         self._has_text = False
         """The part that is being read has anything but whitespace so far."""
         self._held = ""
+
+    @property
+    def is_inside(self) -> bool:
+        """What comes next is reasoning, as far as is known."""
+        return self._is_inside
+
+    @property
+    def is_behind(self) -> bool:
+        """There is no reasoning, or no more of it."""
+        return self._is_behind
 
     def push(self, text: str) -> list[Part]:
         """Take in more text; returns what is certain."""
@@ -85,3 +96,21 @@ class ReasoningParser:
 
     def _pass_on(self, text: str) -> list[Part]:
         return self._inner.push(text) if self._inner is not None else [ContentDelta(text)]
+
+
+class ReasoningCounter:
+    """Counts the tokens of an answer up to the end of its reasoning, tags included; 0 where there is none."""
+
+    def __init__(self, *, starts_inside: bool) -> None:
+        """`starts_inside`: the prompt ends with the opening tag."""
+        self._parser = ReasoningParser(None, starts_inside=starts_inside)
+        self.num_tokens = 0
+
+    def push(self, text: str, num_tokens: int) -> None:
+        """Take in the text of one more token, with the number of tokens so far."""
+        if self._parser.is_behind:
+            return
+        was_inside = self._parser.is_inside
+        self._parser.push(text)
+        if was_inside or self._parser.is_inside:
+            self.num_tokens = num_tokens

@@ -6,6 +6,7 @@ as far as it may still become a tag, or whitespace before one. Next: `call_scann
 
 import re
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from frontend.answer_parser.call_scanner import CallCounter, CallScanner
 from frontend.answer_parser.json_span import JsonSpan
@@ -19,6 +20,8 @@ _NAME = re.compile(r"\s*([A-Za-z0-9_.-]{1,64})\s*")
 
 class Section(ABC):
     """What follows one opening tag."""
+
+    has_short_ids: ClassVar[bool] = False
 
     def __init__(self, counter: CallCounter, opening: str) -> None:
         """`opening`: the tag and the whitespace before it, which are shown where no call follows."""
@@ -77,6 +80,8 @@ class HermesSection(Section):
 
 class MistralSection(Section):
     """A list of objects, one object, or a name and its arguments."""
+
+    has_short_ids = True
 
     def __init__(self, counter: CallCounter, opening: str) -> None:
         super().__init__(counter, opening)
@@ -148,12 +153,12 @@ class MistralSection(Section):
 
     def _read_arguments(self) -> list[Part]:
         assert self._arguments is not None
-        end = len(self._text)
-        for position, char in enumerate(self._text):
-            self._arguments.push(char)
-            if self._arguments.is_over:
-                end = position + 1
-                break
+        end = 0
+        while end < len(self._text) and not self._arguments.is_over:
+            plain_end = self._arguments.plain_end(self._text, end)
+            if plain_end == end:
+                self._arguments.push(self._text[end])
+            end = max(plain_end, end + 1)
         read, self._text = self._text[:end], self._text[end:]
         if self._arguments.is_over:
             self._end(self._text)
@@ -196,7 +201,7 @@ class TaggedCallParser:
     def __init__(self, opening_tag: str, section: type[Section]) -> None:
         self._tag = opening_tag
         self._section_type = section
-        self._counter = CallCounter()
+        self._counter = CallCounter(has_short_ids=section.has_short_ids)
         self._section: Section | None = None
         self._held = ""
         """Text that may still become a tag, or whitespace before one."""

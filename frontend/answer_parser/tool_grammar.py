@@ -14,7 +14,9 @@ from enum import Enum, auto
 from typing import Any
 
 from frontend.answer_parser.formats import ToolFormat
+from frontend.answer_parser.python_calls import PYTHON_KEY
 from frontend.answer_parser.reasoning import END_OF_THINK_TAG, THINK_TAG
+from frontend.answer_parser.schema_annotations import without_annotations
 from ipc.errors import InvalidRequestError
 
 MAX_CALLS = 16
@@ -22,10 +24,23 @@ MAX_CALLS = 16
 
 _NO_PARAMETERS: dict[str, Any] = {"properties": {}, "additionalProperties": False}
 """OpenAI: a function without `parameters` has none."""
-_PYTHON_NAME = re.compile(r"[A-Za-z_]\w*")
 _PYTHON_KEYWORDS = frozenset(
-    {"type", "properties", "required", "additionalProperties", "$schema", "title", "description"}
+    {
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "$schema",
+        "title",
+        "description",
+        "$defs",
+        "definitions",
+    }
 )
+_SPACE = r"[ \t\r\n]*"
+_OTHER_REFERENCE = re.compile(r'"\$(ref|dynamicRef|recursiveRef)": "(?!#/(\$defs|definitions)/)')
+"""A reference to what a schema of one argument does not have."""
+_RULE_OF_TOOL = re.compile(r"(?:arguments_|value_)(\d+)")
 
 
 class Thinking(Enum):
@@ -44,10 +59,22 @@ class CallableTool:
 
     name: str
     parameters: dict[str, Any] | None
-    param: str
-    """Where its parameters stand in the body."""
+    index: int
+    """Among the tools of the body."""
     is_lenient: bool = False
     """Keywords of the schema that cannot be enforced are left out."""
+
+
+def parameters_param(index: int) -> str:
+    """Where the parameters of a tool stand in a body."""
+    return f"tools.{index}.function.parameters"
+
+
+def refused_param(message: str) -> str:
+    """Where the schema stands that llguidance refuses; its message begins with a line of the grammar and quotes it."""
+    at = re.match(r"at (\d+)\(", message)
+    line = at and re.search(rf"^\s*{at[1]} \| {_RULE_OF_TOOL.pattern}", message, re.MULTILINE)
+    return parameters_param(int(line[1])) if line else "tools"
 
 
 def tool_grammar(
@@ -91,12 +118,13 @@ class _Writer:
     def grammar(
         self, *, is_required: bool, max_calls: int, thinking: Thinking, content_schema: dict[str, Any] | None
     ) -> str:
-        if not is_required and content_schema is None:  # its free text may be reasoning as well
-            return self._with_rules("answer", self._automatic(max_calls))
-        answer = self._required(max_calls)
-        if not is_required:
-            self._rules.append(f"content: %json {json.dumps({**(content_schema or {}), 'x-guidance': _guidance()})}")
-            answer = f"content | {answer}"
+        if is_required:
+            answer = self._required(max_calls)
+        elif content_schema is None:
+            answer = self._automatic(max_calls, thinking)
+        else:
+            self._rules.append(f"content: %json {_json({**content_schema, 'x-guidance': _guidance()})}")
+            answer = f"content | {self._required(max_calls)}"
         if thinking is Thinking.NEVER:
             return self._with_rules("answer", answer)
         end = self._tag(END_OF_THINK_TAG)
@@ -127,7 +155,7 @@ class _Writer:
             case ToolFormat.PYTHON:
                 return self._python_list(max_calls)
 
-    def _automatic(self, max_calls: int) -> str:
+    def _automatic(self, max_calls: int, thinking: Thinking) -> str:
         """Calls, or text in which none begins."""
         match self._form:
             case ToolFormat.HERMES:
@@ -137,12 +165,41 @@ class _Writer:
             case ToolFormat.MISTRAL_NAMED:
                 return self._tagged(self._named_call(), max_calls)
             case ToolFormat.LLAMA_JSON:
-                calls, begin = self._object("parameters"), "{"
+                calls = self._automatic_object(thinking)
             case ToolFormat.PYTHON:
-                calls, begin = self._python_list(max_calls), r"\["
-        tag_id = self._special_token_id(self._form.tags[0]) if self._form.tags else None
-        optional_tag = f"<[{tag_id}]>? " if tag_id is not None else ""
-        return rf"/(\s*[^{begin}\s](.|\n)*)?/ | {optional_tag}{calls}"
+                calls = self._automatic_python_list(max_calls, thinking)
+        return f"TEXT | {calls}"
+
+    def _automatic_object(self, thinking: Thinking) -> str:
+        tag = self._form.tags[0]
+        is_special = self._special_token_id(tag) is not None
+        opening = rf'\{{{_SPACE}("type"{_SPACE}:{_SPACE}"function"{_SPACE},{_SPACE})*"name"{_SPACE}:{_SPACE}"'
+        if not is_special:
+            opening = rf"({_regex(tag)}{_SPACE})?{opening}"
+        begun = zip(self._beginnings(_SPACE + opening, '"', thinking), self._tools, strict=True)
+        between = _literal(', "parameters": ')
+        self._add_rule("tool", [f"{begin} {between} {self._arguments(tool)}" for begin, tool in begun])
+        return f'{self._tag(tag)}? tool "}}"' if is_special else 'tool "}"'
+
+    def _automatic_python_list(self, max_calls: int, thinking: Thinking) -> str:
+        keywords = [self._keywords(tool) for tool in self._tools]
+        begun = zip(self._beginnings(rf"{_SPACE}\[{_SPACE}", r"\(", thinking), keywords, strict=True)
+        self._add_rule("first_tool", [f'{begin} {rule} ")"' for begin, rule in begun])
+        named = zip(self._tools, keywords, strict=True)
+        self._add_rule("tool", [f'{_literal(tool.name + "(")} {rule} ")"' for tool, rule in named])
+        return f'first_tool ({_literal(", ")} tool){{0,{max_calls - 1}}} "]"'
+
+    def _beginnings(self, before: str, behind: str, thinking: Thinking) -> list[str]:
+        """Rules of what turns text into calls: patterns around the names of the tools. TEXT does not begin so; nor
+        with reasoning, behind which calls may come."""
+        names = [_regex(tool.name) for tool in self._tools]
+        rules = [f"begin_{tool.index}" for tool in self._tools]
+        self._rules += [f"{rule}[lazy]: /{before}{name}{behind}/" for rule, name in zip(rules, names, strict=True)]
+        excluded = rf"{before}({'|'.join(names)}){behind}"
+        if thinking is Thinking.PERHAPS and self._special_token_id(THINK_TAG) is None:
+            excluded += rf"|{_SPACE}{_regex(THINK_TAG)}"
+        self._rules.append(rf"TEXT: /(.|\n)*/ & ~/({excluded})(.|\n)*/")
+        return rules
 
     def _tagged(self, call: str, max_calls: int) -> str:
         tag = self._form.tags[0]
@@ -165,8 +222,8 @@ class _Writer:
 
     def _object(self, arguments_key: str) -> str:
         alternatives = [
-            f"{_literal(json.dumps(tool.name) + ', ' + json.dumps(arguments_key) + ': ')} {self._arguments(number)}"
-            for number, tool in enumerate(self._tools)
+            f"{_literal(json.dumps(tool.name) + ', ' + json.dumps(arguments_key) + ': ')} {self._arguments(tool)}"
+            for tool in self._tools
         ]
         self._add_rule("tool", alternatives)
         return f'{_literal("{" + json.dumps("name") + ": ")} tool "}}"'
@@ -174,20 +231,16 @@ class _Writer:
     def _named_call(self) -> str:
         self._add_rule(
             "tool",
-            [
-                f"{_literal(tool.name)} {self._tag(self._form.tags[1])} {self._arguments(number)}"
-                for number, tool in enumerate(self._tools)
-            ],
+            [f"{_literal(tool.name)} {self._tag(self._form.tags[1])} {self._arguments(tool)}" for tool in self._tools],
         )
         return "tool"
 
-    def _arguments(self, number: int) -> str:
+    def _arguments(self, tool: CallableTool) -> str:
         """A rule for the arguments of a tool as a JSON object."""
-        tool = self._tools[number]
-        schema = {"type": "object", **(tool.parameters or _NO_PARAMETERS)}
+        schema = {"type": "object", **_parameters(tool)}
         schema["x-guidance"] = _guidance(is_lenient=tool.is_lenient)
-        self._rules.append(f"arguments_{number}: %json {json.dumps(schema)}")
-        return f"arguments_{number}"
+        self._rules.append(f"arguments_{tool.index}: %json {_json(schema)}")
+        return f"arguments_{tool.index}"
 
     def _add_rule(self, name: str, alternatives: Sequence[str]) -> None:
         self._rules.append(f"{name}: " + "\n  | ".join(alternatives))
@@ -199,39 +252,58 @@ class _Writer:
     # --- python ---
 
     def _python_list(self, max_calls: int) -> str:
-        calls = [
-            f'{_literal(tool.name + "(")} {self._keywords(number, tool)} ")"' for number, tool in enumerate(self._tools)
-        ]
+        calls = [f'{_literal(tool.name + "(")} {self._keywords(tool)} ")"' for tool in self._tools]
         self._add_rule("tool", calls)
         return f'"[" {_repeated("tool", _literal(", "), max_calls)} "]"'
 
-    def _keywords(self, number: int, tool: CallableTool) -> str:
-        """Named arguments in the order of the schema; rule `k{number}_{i}` goes on at property i with none before it,
-        `c{number}_{i}` with a comma."""
-        schema = tool.parameters or _NO_PARAMETERS
+    def _keywords(self, tool: CallableTool) -> str:
+        """Named arguments in the order of the schema; rule `first_{tool}_{i}` goes on at property i with none before
+        it, `next_{tool}_{i}` with a comma."""
+        schema = _parameters(tool)
         properties: dict[str, Any] = schema.get("properties", {})
         required = set(schema.get("required", ()))
         if not tool.is_lenient and (schema.keys() - _PYTHON_KEYWORDS or required - properties.keys()):
             raise _not_enforceable(tool, "only type, properties and required")
+        definitions: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
         for position, (name, value) in enumerate(properties.items()):
-            if not _PYTHON_NAME.fullmatch(name):
-                raise _not_enforceable(tool, "only properties whose names are names in Python")
-            value = {**value, "x-guidance": _guidance(is_lenient=tool.is_lenient)} if isinstance(value, dict) else value
-            self._rules.append(f"v{number}_{position}: {_literal(name + '=')} %json {json.dumps(value)}")
-            skip = "" if name in required else " | {0}{1}_{2}"
-            for prefix, comma in (("k", ""), ("c", '", " ')):
-                skipped = skip.format(prefix, number, position + 1)
-                written = f"{comma}v{number}_{position} c{number}_{position + 1}"
-                self._rules.append(f"{prefix}{number}_{position}: {written}{skipped}")
-        end = len(properties)
-        self._rules += [f'k{number}_{end}: ""', f'c{number}_{end}: ""']
-        return f"k{number}_0"
+            if not PYTHON_KEY.fullmatch(name):
+                raise _not_enforceable(tool, "only properties whose names are letters, digits and _ . $ @ -")
+            rule = f"{tool.index}_{position}"
+            value = self._python_value(tool, value, definitions)
+            self._rules.append(f"value_{rule}: {_literal(name + '=')} %json {_json(value)}")
+            skip = "" if name in required else " | {0}_{1}_{2}"
+            for prefix, comma in (("first", ""), ("next", '", " ')):
+                skipped = skip.format(prefix, tool.index, position + 1)
+                written = f"{comma}value_{rule} next_{tool.index}_{position + 1}"
+                self._rules.append(f"{prefix}_{rule}: {written}{skipped}")
+        end = f"{tool.index}_{len(properties)}"
+        self._rules += [f'first_{end}: ""', f'next_{end}: ""']
+        return f"first_{tool.index}_0"
+
+    def _python_value(self, tool: CallableTool, value: Any, definitions: dict[str, Any]) -> Any:
+        """The schema of one argument, by itself."""
+        if not isinstance(value, dict):
+            return value
+        if _OTHER_REFERENCE.search(json.dumps(value)):
+            if not tool.is_lenient:
+                raise _not_enforceable(tool, "only references to $defs and definitions")
+            value = {}
+        return {**definitions, **value, "x-guidance": _guidance(is_lenient=tool.is_lenient)}
 
 
 def _repeated(item: str, separator: str, max_count: int) -> str:
     if max_count == 1:
         return item
     return f"{item} ({separator} {item}){{0,{max_count - 1}}}"
+
+
+def _parameters(tool: CallableTool) -> dict[str, Any]:
+    schema: dict[str, Any] = without_annotations(tool.parameters or _NO_PARAMETERS)
+    return schema
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _guidance(*, is_lenient: bool = False) -> dict[str, Any]:
@@ -254,7 +326,7 @@ def _regex(text: str) -> str:
 
 def _not_enforceable(tool: CallableTool, limits: str) -> InvalidRequestError:
     return InvalidRequestError(
-        f"{tool.param}: calls of this model's form can be enforced with {limits}",
-        param=tool.param,
+        f"{parameters_param(tool.index)}: calls of this model's form can be enforced with {limits}",
+        param=parameters_param(tool.index),
         code="invalid_schema",
     )

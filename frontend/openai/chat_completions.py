@@ -5,6 +5,7 @@ answer then goes through a parser, streamed or not.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from frontend.answer_parts import AnswerParser, ContentDelta, Part
@@ -15,8 +16,8 @@ from frontend.openai.chat_parts import delta_of, has_tool_calls, message_of
 from frontend.openai.logprobs import LogprobsWriter
 from frontend.openai.protocol import ChatCompletionRequest
 from frontend.openai.serving import OpenAIServing
-from frontend.openai.tool_calls import answer_parser, shows_special_tokens
-from frontend.output_processor import Finish, TextDelta
+from frontend.openai.tool_calls import answer_parser, shows_special_tokens, starts_in_reasoning
+from frontend.output_processor import Finish, TextDelta, TextOptions
 from frontend.state import FrontendState, ServedModel
 
 
@@ -39,9 +40,14 @@ class OpenAIServingChat(OpenAIServing[ChatCompletionRequest]):
         parsers = [answer_parser(model, body, item.prompt_token_ids) for item in inputs]
         return ChatWriter(model, body, inputs, parsers)
 
-    def skips_special_tokens(self, model: ServedModel, body: ChatCompletionRequest) -> bool:
-        """Not where calls are marked by special tokens."""
-        return body.skip_special_tokens and not shows_special_tokens(model.tokenizer, body)
+    def text_options(self, model: ServedModel, body: ChatCompletionRequest, inputs: list[EngineInput]) -> TextOptions:
+        """With the tags that a parser needs, even where they are special tokens."""
+        options = super().text_options(model, body, inputs)
+        return replace(
+            options,
+            skip_special_tokens=options.skip_special_tokens and not shows_special_tokens(model.tokenizer, body),
+            starts_in_reasoning=starts_in_reasoning(model, inputs[0].prompt_token_ids),
+        )
 
 
 class ChatWriter(AnswerWriter):

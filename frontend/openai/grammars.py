@@ -5,10 +5,12 @@ grammar is one shows in the core, which answers with `invalid_grammar`; `named_g
 of the field that the grammar came from. Invariant: neither costs more than reading the body once.
 """
 
+import re
 from typing import Any
 
 import orjson
 
+from frontend.answer_parser.tool_grammar import refused_param
 from frontend.openai.protocol import ChatCompletionRequest, GenerationBody, ResponseFormat, StructuredOutputs
 from ipc.errors import InvalidRequestError
 from ipc.structured_output import MAX_SPEC_BYTES, NO_STRUCTURE, GrammarKind, StructuredOutput
@@ -39,7 +41,9 @@ def named_grammar_error(error: InvalidRequestError, body: GenerationBody) -> Inv
     """The core's refusal of a grammar, under the name that the grammar has in the body."""
     if isinstance(body, ChatCompletionRequest) and body.may_call_tools:
         reason = error.message.split("\n", 1)[0]  # behind it comes the whole grammar, which is not the client's
-        return InvalidRequestError(f"the parameters of a tool: {reason}", param="tools", code=INVALID_SCHEMA)
+        reason = re.sub(r"^at \d+\(\d+\): ", "", reason)
+        param = refused_param(error.message)
+        return InvalidRequestError(f"{param}: {reason}", param=param, code=INVALID_SCHEMA)
     if body.response_format is not None and body.response_format.type != "text":
         return InvalidRequestError(error.message, param="response_format", code=INVALID_SCHEMA)
     if body.structured_outputs is not None and body.structured_outputs.json_ is not None:

@@ -75,9 +75,16 @@ class OpenAIServing(ABC, Generic[BodyT]):
     async def writer(self, model: ServedModel, body: BodyT, inputs: list[EngineInput]) -> AnswerWriter:
         """How the answers to these requests look."""
 
-    def skips_special_tokens(self, model: ServedModel, body: BodyT) -> bool:
-        """Whether special tokens are left out of the text."""
-        return body.skip_special_tokens
+    def text_options(self, model: ServedModel, body: BodyT, inputs: list[EngineInput]) -> TextOptions:
+        """How token ids become text."""
+        return TextOptions(
+            stop_strings=body.stop_strings,
+            include_stop_str_in_output=body.include_stop_str_in_output,
+            skip_special_tokens=body.skip_special_tokens,
+            min_tokens=body.min_tokens,
+            has_tokens=body.num_logprobs is not None or body.return_token_ids,
+            is_prompt_only=body.num_max_tokens == 0,
+        )
 
     async def serve(self, request: Request) -> Response:
         """Answer one HTTP request.
@@ -132,7 +139,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         inputs = await self.engine_inputs(model, body)
         check_limits(body, inputs, is_kept=is_kept)
         writer = await self.writer(model, body, inputs)
-        text_options = _text_options(body, skip_special_tokens=self.skips_special_tokens(model, body))
+        text_options = self.text_options(model, body, inputs)
         return Generation(self._state.client, model, inputs, text_options, **options), writer
 
     async def _start(
@@ -187,17 +194,6 @@ async def _events(generation: Generation, events: AnswerEvents, body: Generation
             if item := events.of(index, delta):
                 yield item
     yield events.end()
-
-
-def _text_options(body: GenerationBody, *, skip_special_tokens: bool) -> TextOptions:
-    return TextOptions(
-        stop_strings=body.stop_strings,
-        include_stop_str_in_output=body.include_stop_str_in_output,
-        skip_special_tokens=skip_special_tokens,
-        min_tokens=body.min_tokens,
-        has_tokens=body.num_logprobs is not None or body.return_token_ids,
-        is_prompt_only=body.num_max_tokens == 0,
-    )
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from frontend.answer_parser.formats import call_parser, ends_in_reasoning, may_think, tool_format
-from frontend.answer_parser.reasoning import ReasoningParser
-from frontend.answer_parser.tool_grammar import CallableTool, Thinking, tool_grammar
+from frontend.answer_parser.reasoning import END_OF_THINK_TAG, THINK_TAG, ReasoningParser
+from frontend.answer_parser.tool_grammar import CallableTool, Thinking, parameters_param, tool_grammar
 from frontend.answer_parts import AnswerParser
 from frontend.openai.grammars import INVALID_SCHEMA, checked_spec, schema_text
 from frontend.openai.protocol import ChatCompletionRequest
@@ -21,6 +21,7 @@ from frontend.tokenizer import FrontendTokenizer
 from ipc.errors import InvalidRequestError
 from ipc.structured_output import GrammarKind, StructuredOutput
 
+_THINKING = {None: Thinking.NEVER, False: Thinking.PERHAPS, True: Thinking.BEGUN}
 _NUM_LAST_TOKENS = 8
 """Of a prompt; enough for a tag and whitespace."""
 
@@ -46,9 +47,7 @@ def call_grammar(model: ServedModel, body: ChatCompletionRequest, prompt_token_i
     """
     tools, is_required = _callable(body)
     template = model.tokenizer.chat_template.source
-    thinking = Thinking.NEVER
-    if may_think(template):
-        thinking = Thinking.BEGUN if _ends_in_reasoning(model, prompt_token_ids) else Thinking.PERHAPS
+    thinking = _THINKING[starts_in_reasoning(model, prompt_token_ids)]
     text = tool_grammar(
         tool_format(template),
         tools,
@@ -69,21 +68,25 @@ def answer_parser(
     calls: AnswerParser | None = None
     if body.may_call_tools:
         calls = call_parser(tool_format(template), {tool.function.name for tool in body.tools})
-    if not may_think(template):
+    starts_inside = starts_in_reasoning(model, prompt_token_ids)
+    if starts_inside is None:
         return calls
-    starts_inside = _ends_in_reasoning(model, prompt_token_ids)
     return ReasoningParser(calls, starts_inside=starts_inside, is_shown=body.include_reasoning)
 
 
 def shows_special_tokens(tokenizer: FrontendTokenizer, body: ChatCompletionRequest) -> bool:
     """True where the parser needs tags that are special tokens, which would not be part of the text otherwise."""
-    if not body.may_call_tools:
-        return False
-    tags = tool_format(tokenizer.chat_template.source).tags
+    template = tokenizer.chat_template.source
+    tags = tool_format(template).tags if body.may_call_tools else ()
+    if may_think(template):
+        tags += (THINK_TAG, END_OF_THINK_TAG)
     return any(tokenizer.special_token_id(tag) is not None for tag in tags)
 
 
-def _ends_in_reasoning(model: ServedModel, prompt_token_ids: Sequence[int]) -> bool:
+def starts_in_reasoning(model: ServedModel, prompt_token_ids: Sequence[int]) -> bool | None:
+    """Whether a prompt has begun the reasoning of its answer; None where the model does not think."""
+    if not may_think(model.tokenizer.chat_template.source):
+        return None
     return ends_in_reasoning(model.tokenizer.decode(list(prompt_token_ids[-_NUM_LAST_TOKENS:])))
 
 
@@ -98,19 +101,32 @@ def _callable(body: ChatCompletionRequest) -> tuple[list[CallableTool], bool]:
         names = {item.function.name for item in choice.allowed_tools.tools}
         is_required = choice.allowed_tools.mode == "required"
     return [
-        _checked_tool(tool, f"tools.{index}.function.parameters", is_lenient=not is_required)
+        _checked_tool(tool, index, is_lenient=not is_required)
         for index, tool in enumerate(body.tools)
         if names is None or tool.function.name in names
     ], is_required
 
 
-def _checked_tool(tool: Tool, param: str, *, is_lenient: bool) -> CallableTool:
+def _checked_tool(tool: Tool, index: int, *, is_lenient: bool) -> CallableTool:
     parameters = tool.function.parameters
     if parameters:
+        param = parameters_param(index)
         schema_text(parameters, param)
-        if parameters.get("type", "object") != "object":
-            raise InvalidRequestError("parameters must be the schema of an object", param=param, code=INVALID_SCHEMA)
-    return CallableTool(tool.function.name, parameters, param, is_lenient=is_lenient and not tool.function.strict)
+        if problem := _schema_problem(parameters):
+            raise InvalidRequestError(f"{param}: {problem}", param=param, code=INVALID_SCHEMA)
+    return CallableTool(tool.function.name, parameters, index, is_lenient=is_lenient and not tool.function.strict)
+
+
+def _schema_problem(parameters: dict[str, Any]) -> str | None:
+    """Why this is not the schema of an object, as far as a grammar needs to know before it is compiled."""
+    if parameters.get("type", "object") != "object":
+        return "parameters must be the schema of an object"
+    if not isinstance(parameters.get("properties", {}), dict):
+        return "properties must be an object"
+    required = parameters.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        return "required must be a list of names"
+    return None
 
 
 def _content_schema(body: ChatCompletionRequest) -> dict[str, Any] | None:

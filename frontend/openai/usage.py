@@ -13,9 +13,13 @@ def usage_of(answers: Sequence[Answer], answers_per_prompt: int) -> dict[str, An
     num_prompt_tokens = sum(answer.num_prompt_tokens for answer in first_answers)
     num_output_tokens = sum(answer.num_output_tokens for answer in answers)
     num_cached_tokens = sum(answer.num_cached_tokens for answer in first_answers)
-    return {
+    usage: dict[str, Any] = {
         "prompt_tokens": num_prompt_tokens,
         "completion_tokens": num_output_tokens,
         "total_tokens": num_prompt_tokens + num_output_tokens,
         "prompt_tokens_details": {"cached_tokens": num_cached_tokens},
     }
+    reasoning = [answer.num_reasoning_tokens for answer in answers if answer.num_reasoning_tokens is not None]
+    if reasoning:
+        usage["completion_tokens_details"] = {"reasoning_tokens": sum(reasoning)}
+    return usage

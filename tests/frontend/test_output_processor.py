@@ -113,3 +113,13 @@ def test_merging_outputs_changes_nothing(tokenizer: FrontendTokenizer, text: str
         whole[2] and whole[2].reason,
         whole[2] and whole[2].stop_reason,
     )
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_reasoning_is_counted_however_outputs_are_merged(tokenizer: FrontendTokenizer, size: int):
+    reasoning, answer = (tokenizer.backend.encode(text).ids for text in ("<think>hello</think>", "hello world"))
+    ids = reasoning + answer
+    processor = OutputProcessor(tokenizer, TextOptions(starts_in_reasoning=False), (EOS,))
+    for start in range(0, len(ids), size):
+        processor.process(Output(ids[start : start + size]))
+    assert processor.num_reasoning_tokens == len(reasoning)

@@ -1,6 +1,7 @@
 """Every form of calls: what is read of it, and that it does not matter how the text is cut."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -65,12 +66,37 @@ CASES = [
         ToolFormat.PYTHON,
         '[add(a=1, b="x"), get_weather(city=\'Rome\', days=[1, -2], deep={"k": None, "t": true})]',
         "",
-        [("add", '{"a":1,"b":"x"}'), ("get_weather", '{"city":"Rome","days":[1,-2],"deep":{"k":null,"t":true}}')],
+        [
+            ("add", '{"a": 1, "b": "x"}'),
+            ("get_weather", '{"city": "Rome", "days": [1, -2], "deep": {"k": null, "t": true}}'),
+        ],
     ),
     (ToolFormat.PYTHON, "[1, 2]", "[1, 2]", []),
     (ToolFormat.PYTHON, "[add(__import__('os'))]", "[add(__import__('os'))]", []),
     (ToolFormat.PYTHON, "[add(a=open('x'))]", "[add(a=open('x'))]", []),
     (ToolFormat.PYTHON, "[add(a=1", "[add(a=1", []),
+    (ToolFormat.PYTHON, "[add(a=1)", "", [("add", '{"a": 1}')]),
+    (ToolFormat.PYTHON, "[add(a=1), ", "", [("add", '{"a": 1}')]),
+    (ToolFormat.PYTHON, "[add(a=1)] so, [add(a=2)]", " so, [add(a=2)]", [("add", '{"a": 1}')]),
+    (ToolFormat.PYTHON, "[sub(a=1)]", "[sub(a=1)]", []),
+    (ToolFormat.PYTHON, "[add(a=1, a=2)]", "[add(a=1, a=2)]", []),
+    (ToolFormat.PYTHON, "[add(**a)]", "[add(**a)]", []),
+    (
+        ToolFormat.PYTHON,
+        "[add(from=1, class=')', x={'y': (1,)},)]",
+        "",
+        [("add", '{"from": 1, "class": ")", "x": {"y": [1]}}')],
+    ),
+    (
+        ToolFormat.PYTHON,
+        rf'[add(a=1e999, b="\/\ud83d\ude00", c={"9" * 5000})]',
+        "",
+        [("add", rf'{{"a": 1e999, "b": "\/\ud83d\ude00", "c": {"9" * 5000}}}')],
+    ),
+    (ToolFormat.PYTHON, "[link](http://x)", "[link](http://x)", []),
+    (ToolFormat.LLAMA_JSON, '{"type": "function", "name": "add", "parameters": {}}', "", [("add", "{}")]),
+    (ToolFormat.LLAMA_JSON, '{"type": "city", "name": "add"}', '{"type": "city", "name": "add"}', []),
+    (ToolFormat.LLAMA_JSON, '{"parameters": {}, "name": "add"}', '{"parameters": {}, "name": "add"}', []),
     (ToolFormat.PYTHON, " [a", " [a", []),
 ]
 
@@ -88,7 +114,19 @@ def test_one_character_at_a_time(form, text, content, calls):
 PIECES = st.sampled_from(
     [
         *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>"),
-        *('{"name": "add", ', '{"name"', '"arguments": {"a": ', '"parameters": {"a": ', "1}}", "add", "(a=1)"),
+        *(
+            '{"name": "add", ',
+            '{"name"',
+            '"arguments": {"a": ',
+            '"parameters": {"a": ',
+            "1}}",
+            "add",
+            "(a=1)",
+            "[add(",
+            "a=1,",
+            ")",
+            "'",
+        ),
         *("[", "]", "{", "}", '"', "\\", ",", ";", " ", "\n", "<", "é🙂", "x"),
     ]
 )
@@ -109,7 +147,10 @@ def test_nothing_is_lost_where_there_is_no_call(form, text):
         assert content == text
 
 
-@given(st.dictionaries(st.text(max_size=5), st.recursive(st.text() | st.integers() | st.booleans(), st.lists)))
+SOME_JSON = st.recursive(st.text(max_size=20) | st.integers() | st.booleans(), st.lists, max_leaves=5)
+
+
+@given(st.dictionaries(st.text(max_size=5), SOME_JSON, max_size=4))
 def test_arguments_come_as_they_are_written(arguments):
     written = json.dumps(arguments)
     text = f'<tool_call>\n{{"name": "add", "arguments": {written}}}\n</tool_call>'
@@ -145,3 +186,28 @@ def test_reasoning_is_found_in_the_template_and_the_prompt():
     assert not may_think("…")
     assert ends_in_reasoning("<|im_start|>assistant\n<think>\n")
     assert not ends_in_reasoning("<think>\n\n</think>\n\n")
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        (ToolFormat.LLAMA_JSON, '{"city": '),
+        (ToolFormat.PYTHON, "[1, "),
+        (ToolFormat.PYTHON, "[link]("),
+        (ToolFormat.HERMES, "<tools>"),
+    ],
+)
+def test_what_can_be_no_call_any_more_is_given_out_at_once(form, text):
+    assert "".join(part.text for part in call_parser(form, NAMES).push(text)).strip() == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "pattern"),
+    [
+        (ToolFormat.HERMES, HERMES_CALL, r"call_[0-9a-f]{24}"),
+        (ToolFormat.MISTRAL, '[TOOL_CALLS] [{"name": "add", "arguments": {}}]', r"[0-9a-f]{9}"),
+        (ToolFormat.MISTRAL_NAMED, "[TOOL_CALLS]add[ARGS]{}", r"[0-9a-f]{9}"),
+    ],
+)
+def test_ids_are_those_that_the_template_takes_back(form, text, pattern):
+    assert re.fullmatch(pattern, call_parser(form, NAMES).push(text)[0].id)

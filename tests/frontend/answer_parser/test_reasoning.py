@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frontend.answer_parser.formats import ToolFormat, call_parser
-from frontend.answer_parser.reasoning import ReasoningParser
+from frontend.answer_parser.reasoning import ReasoningCounter, ReasoningParser
 from tests.frontend.answer_parser.folding import cut, parse
 
 
@@ -48,3 +48,20 @@ def test_reasoning_can_be_left_out():
 def test_how_the_text_is_cut_does_not_matter(text, positions, starts_inside, has_tools):
     whole = parse(make_parser(starts_inside=starts_inside, has_tools=has_tools), text)
     assert parse(make_parser(starts_inside=starts_inside, has_tools=has_tools), *cut(text, positions)) == whole
+
+
+@pytest.mark.parametrize(
+    ("texts", "starts_inside", "num_tokens"),
+    [
+        (["<think>", "a", "</think>", "b"], False, 3),
+        (["<th", "ink>", "a", "</thi", "nk>", "b"], False, 5),
+        (["a", "</think>", "b"], True, 2),
+        (["a", "b"], True, 2),
+        (["a", "<think>", "b"], False, 0),
+    ],
+)
+def test_tokens_of_reasoning_are_counted(texts, starts_inside, num_tokens):
+    counter = ReasoningCounter(starts_inside=starts_inside)
+    for number, text in enumerate(texts, start=1):
+        counter.push(text, number)
+    assert counter.num_tokens == num_tokens

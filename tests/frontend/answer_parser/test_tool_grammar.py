@@ -8,10 +8,12 @@ import llguidance.numpy
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
+from engine_core.structured_output.grammar import CompiledGrammar
 from frontend.answer_parser.formats import ToolFormat, call_parser
 from frontend.answer_parser.reasoning import ReasoningParser
-from frontend.answer_parser.tool_grammar import CallableTool, Thinking, tool_grammar
+from frontend.answer_parser.tool_grammar import CallableTool, Thinking, refused_param, tool_grammar
 from ipc.errors import InvalidRequestError
+from ipc.structured_output import MAX_SPEC_BYTES
 from tests.frontend.answer_parser.folding import parse
 
 TOKENIZER = LLTokenizer("byte")
@@ -29,7 +31,7 @@ MOVE = {
     "additionalProperties": False,
 }
 SCHEMAS = {"add": ADD, "move-it": MOVE, "stop": None}
-TOOLS = [CallableTool(name, schema, "tools") for name, schema in SCHEMAS.items()]
+TOOLS = [CallableTool(name, schema, index) for index, (name, schema) in enumerate(SCHEMAS.items())]
 NO_ARGUMENTS = {"type": "object", "additionalProperties": False}
 
 
@@ -62,17 +64,12 @@ def sample(matcher, generator, max_tokens=2000):
     raise AssertionError("the answer does not end")
 
 
-def tools_of(form):
-    """Names with a dash are none in Python."""
-    return [tool for tool in TOOLS if form is not ToolFormat.PYTHON or tool.name != "move-it"]
-
-
 @pytest.mark.parametrize("is_parallel", [True, False])
 @pytest.mark.parametrize("form", ToolFormat)
 def test_whatever_a_model_writes_is_read_as_valid_calls(form, is_parallel):
     generator = random.Random(5)
     for _ in range(60):
-        text = sample(matcher_of(form, tools_of(form), is_parallel=is_parallel), generator)
+        text = sample(matcher_of(form, is_parallel=is_parallel), generator)
         reasoning, content, calls = parse(call_parser(form, set(SCHEMAS)), text.decode(errors="replace"))
         assert (reasoning, content) == ("", "")
         assert 1 <= len(calls) <= (16 if is_parallel and form is not ToolFormat.LLAMA_JSON else 1)
@@ -91,21 +88,51 @@ CALLS = {
 
 @pytest.mark.parametrize("form", ToolFormat)
 def test_required_allows_nothing_but_calls(form):
-    assert accepts(matcher_of(form, tools_of(form)), CALLS[form])
+    assert accepts(matcher_of(form), CALLS[form])
     for text in ("", "Hello", CALLS[form].replace("add", "sub"), CALLS[form].replace("1", '"1"')):
-        assert not accepts(matcher_of(form, tools_of(form)), text)
+        assert not accepts(matcher_of(form), text)
+
+
+TAGGED_FORMS = [ToolFormat.HERMES, ToolFormat.MISTRAL, ToolFormat.MISTRAL_NAMED]
+BARE_FORMS = [ToolFormat.LLAMA_JSON, ToolFormat.PYTHON]
 
 
 @pytest.mark.parametrize("form", ToolFormat)
 def test_auto_allows_text_and_calls_but_no_wrong_call(form):
-    options = {"tools": tools_of(form), "is_required": False}
-    for text in ("", "Hello 🙂\nyou < >", CALLS[form]):
-        assert accepts(matcher_of(form, **options), text), text
-    for text in (CALLS[form].replace("add", "sub"), CALLS[form].replace("1", '"1"')):
-        assert not accepts(matcher_of(form, **options), text), text
+    for text in ("", "Hello 🙂\nyou < >", '{"a": [1]}', "[1](http://x)", CALLS[form]):
+        assert accepts(matcher_of(form, is_required=False), text), text
+    assert not accepts(matcher_of(form, is_required=False), CALLS[form].replace("1", '"1"'))
 
 
-@pytest.mark.parametrize("form", [ToolFormat.HERMES, ToolFormat.MISTRAL, ToolFormat.MISTRAL_NAMED])
+@pytest.mark.parametrize("form", TAGGED_FORMS)
+def test_behind_a_tag_there_are_only_known_functions(form):
+    assert not accepts(matcher_of(form, is_required=False), CALLS[form].replace("add", "sub"))
+
+
+@pytest.mark.parametrize("form", BARE_FORMS)
+def test_without_a_tag_other_names_are_content(form):
+    text = CALLS[form].replace("add", "sub")
+    assert accepts(matcher_of(form, is_required=False), text)
+    assert parse(call_parser(form, set(SCHEMAS)), text) == ("", text, [])
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        (ToolFormat.LLAMA_JSON, '\n{ "name" : "add", "parameters": {"a": 1}}'),
+        (ToolFormat.LLAMA_JSON, '{"type": "function", "name": "add", "parameters": {"a": 1}}'),
+        (ToolFormat.LLAMA_JSON, '<|python_tag|>{"name": "add", "parameters": {"a": 1}}'),
+        (ToolFormat.PYTHON, " [ add(a=1)]"),
+    ],
+)
+def test_auto_sees_a_call_however_it_is_spaced(form, text):
+    assert accepts(matcher_of(form, is_required=False), text)
+    assert not accepts(matcher_of(form, is_required=False), text.replace("1", "true"))
+    _, content, calls = parse(call_parser(form, set(SCHEMAS)), text)
+    assert (content, calls) == ("", [("add", '{"a": 1}')])
+
+
+@pytest.mark.parametrize("form", TAGGED_FORMS)
 def test_auto_allows_text_before_a_call(form):
     assert accepts(matcher_of(form, is_required=False), f"Let me see. {CALLS[form]}")
 
@@ -151,8 +178,8 @@ def test_an_answer_without_a_call_may_have_a_schema():
 def test_lenient_tools_leave_out_what_cannot_be_enforced():
     schema = {**ADD, "not": {"required": ["b"]}}
     with pytest.raises(AssertionError, match="not"):
-        matcher_of(ToolFormat.HERMES, [CallableTool("add", schema, "p")])
-    lenient = [CallableTool("add", schema, "p", is_lenient=True)]
+        matcher_of(ToolFormat.HERMES, [CallableTool("add", schema, 0)])
+    lenient = [CallableTool("add", schema, 0, is_lenient=True)]
     assert accepts(matcher_of(ToolFormat.HERMES, lenient), CALLS[ToolFormat.HERMES])
 
 
@@ -169,9 +196,9 @@ def test_special_tokens_are_named_by_their_ids():
     assert "tool_call>" not in grammar
 
 
-@pytest.mark.parametrize("schema", [{"properties": {"a-b": {}}}, {"properties": {"a": {}}, "minProperties": 1}])
+@pytest.mark.parametrize("schema", [{"properties": {"a b": {}}}, {"properties": {"a": {}}, "minProperties": 1}])
 def test_what_python_calls_cannot_enforce_is_refused(schema):
-    tool = CallableTool("f", schema, "tools.0.function.parameters")
+    tool = CallableTool("f", schema, 0)
     with pytest.raises(InvalidRequestError) as raised:
         tool_grammar(ToolFormat.PYTHON, [tool], is_required=True, is_parallel=True)
     assert (raised.value.param, raised.value.code) == ("tools.0.function.parameters", "invalid_schema")
@@ -179,5 +206,57 @@ def test_what_python_calls_cannot_enforce_is_refused(schema):
 
 @pytest.mark.parametrize("arguments", ["", "a=1", "b=2", "a=1, b=2"])
 def test_python_arguments_may_be_left_out(arguments):
-    tools = [CallableTool("f", {"properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}, "p")]
+    tools = [CallableTool("f", {"properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}, 0)]
     assert accepts(matcher_of(ToolFormat.PYTHON, tools), f"[f({arguments})]")
+
+
+def test_python_values_keep_the_definitions_that_they_refer_to():
+    schema = {"properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "integer"}}, "required": ["a"]}
+    tools = [CallableTool("f", schema, 0)]
+    assert accepts(matcher_of(ToolFormat.PYTHON, tools), "[f(a=1)]")
+    assert not accepts(matcher_of(ToolFormat.PYTHON, tools), '[f(a="1")]')
+
+
+@pytest.mark.parametrize("name", ["from", "x-y", "größe", "\U0001d4b3"])
+def test_python_arguments_may_have_names_that_python_does_not_know(name):
+    tools = [CallableTool("f", {"properties": {name: {"type": "integer"}}, "required": [name]}, 0)]
+    assert accepts(matcher_of(ToolFormat.PYTHON, tools), f"[f({name}=1)]")
+    _, _, [(_, arguments)] = parse(call_parser(ToolFormat.PYTHON, {"f"}), f"[f({name}=1)]")
+    assert json.loads(arguments) == {name: 1}
+
+
+@pytest.mark.parametrize("is_lenient", [True, False])
+def test_python_values_cannot_refer_to_the_whole_schema(is_lenient):
+    tool = CallableTool("f", {"properties": {"a": {"$ref": "#"}}, "required": ["a"]}, 0, is_lenient=is_lenient)
+    if is_lenient:
+        assert accepts(matcher_of(ToolFormat.PYTHON, [tool]), "[f(a=1)]")
+        return
+    with pytest.raises(InvalidRequestError):
+        matcher_of(ToolFormat.PYTHON, [tool])
+
+
+@pytest.mark.parametrize("is_required", [True, False])
+@pytest.mark.parametrize("form", ToolFormat)
+def test_a_refusal_names_the_tool(form, is_required):
+    tools = [CallableTool("f", ADD, 3), CallableTool("g", {"properties": {"a": {"type": "number?"}}}, 5)]
+    grammar = tool_grammar(form, tools, is_required=is_required, is_parallel=True)
+    message = LLMatcher.validate_grammar(json.dumps({"grammars": [{"lark_grammar": grammar}]}), TOKENIZER)
+    assert refused_param(message) == "tools.5.function.parameters"
+
+
+@pytest.mark.parametrize("form", BARE_FORMS)
+def test_calls_without_a_tag_may_follow_reasoning(form):
+    options = {"is_required": False, "thinking": Thinking.PERHAPS}
+    thought = "<think>\n[{</think>\n\n"
+    for text in ("Hello", CALLS[form], f"{thought}Hello", thought + CALLS[form]):
+        assert accepts(matcher_of(form, **options), text), text
+    assert not accepts(matcher_of(form, **options), thought + CALLS[form].replace("1", "true"))
+
+
+@pytest.mark.parametrize("is_required", [True, False])
+@pytest.mark.parametrize("form", ToolFormat)
+def test_as_many_tools_as_there_may_be(form, is_required):
+    tools = [CallableTool(f"function_{number}_{'x' * 40}", ADD, number) for number in range(128)]
+    grammar = tool_grammar(form, tools, is_required=is_required, is_parallel=True, thinking=Thinking.PERHAPS)
+    assert len(grammar.encode()) <= 2 * MAX_SPEC_BYTES
+    assert CompiledGrammar(TOKENIZER, json.dumps({"grammars": [{"lark_grammar": grammar}]})).num_mask_words

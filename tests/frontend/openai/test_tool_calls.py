@@ -4,13 +4,23 @@ import asyncio
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
+from frontend.chat_template import ChatTemplate
 from frontend.input_processor import chat_text
+from frontend.openai.grammars import INVALID_GRAMMAR, named_grammar_error
 from frontend.openai.protocol import ChatCompletionRequest
-from frontend.openai.tool_calls import answer_parser, call_grammar, shown_tools
-from frontend.request_body import validate_body
+from frontend.openai.tool_calls import (
+    answer_parser,
+    call_grammar,
+    shown_tools,
+    shows_special_tokens,
+    starts_in_reasoning,
+)
+from frontend.request_body import check_fields, validate_body
 from frontend.state import ServedModel
-from ipc.errors import InvalidRequestError
+from frontend.tokenizer import FrontendTokenizer
+from ipc.errors import InvalidRequestError, UnsupportedParameterError
 from ipc.structured_output import GrammarKind
 from tests.frontend.answer_parser.folding import parse
 
@@ -57,7 +67,16 @@ def test_wrong_tools_are_refused_by_name(fields: dict[str, Any], param: str):
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"type": "array"}, {"properties": {"a": {}} | {str(n): {} for n in range(1001)}}]
+    "parameters",
+    [
+        {"type": "array"},
+        {"type": ["object", "null"]},
+        {"properties": {"a": {}} | {str(n): {} for n in range(1001)}},
+        {"properties": []},
+        {"properties": 5},
+        {"required": 5},
+        {"required": [["a"]]},
+    ],
 )
 def test_schemas_that_are_no_parameters_are_refused(model: ServedModel, parameters: dict[str, Any]):
     with pytest.raises(InvalidRequestError) as raised:
@@ -112,3 +131,64 @@ def test_a_template_without_tools_gets_them_as_a_system_message(model: ServedMod
     assert not model.tokenizer.chat_template.knows_tools
     assert "get_weather" in asyncio.run(prompt_of(model))
     assert "get_weather" not in asyncio.run(prompt_of(model, tool_choice="none"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("functions", [{"name": "f"}]), ("function_call", {"name": "f"}), ("function_call", "f")]
+)
+def test_the_older_names_are_refused(field: str, value: Any):
+    with pytest.raises(UnsupportedParameterError) as raised:
+        check_fields(ChatCompletionRequest, {field: value})
+    assert raised.value.param == field
+
+
+def test_the_older_names_may_say_what_changes_nothing():
+    check_fields(ChatCompletionRequest, {"functions": [], "function_call": "auto"})
+
+
+def test_a_refusal_of_the_core_names_the_tool():
+    message = "at 4(14): failed to compile JSON schema: no\n   3 | arguments_0: %json {}\n   4 | arguments_1: %json {}"
+    named = named_grammar_error(InvalidRequestError(message, code=INVALID_GRAMMAR), body_of())
+    assert (named.param, named.code) == ("tools.1.function.parameters", "invalid_schema")
+    assert named.message == "tools.1.function.parameters: failed to compile JSON schema: no"
+
+
+def test_a_refusal_without_a_place_names_the_tools():
+    named = named_grammar_error(InvalidRequestError("it takes too long", code=INVALID_GRAMMAR), body_of())
+    assert (named.param, named.code) == ("tools", "invalid_schema")
+
+
+# --- models that think ------------------------------------------------------------------------------------------
+
+
+def thinking_model(model: ServedModel, *special_tokens: str) -> ServedModel:
+    backend = Tokenizer.from_str(model.tokenizer.backend.to_str())
+    backend.add_special_tokens(list(special_tokens))
+    template = "{{ messages[0].content }}{% if add_generation_prompt %}<think>\n{% endif %}"
+    return ServedModel(model.welcome, FrontendTokenizer(backend, ChatTemplate(template, {})), ("tiny",))
+
+
+@pytest.mark.parametrize("tags", [(), ("<think>", "</think>")])
+def test_the_prompt_tells_whether_it_has_begun_the_reasoning(model: ServedModel, tags: tuple[str, ...]):
+    thinking = thinking_model(model, *tags)
+    begun, not_begun = (thinking.tokenizer.backend.encode(text).ids for text in ("hello<think>\n", "hello"))
+    assert starts_in_reasoning(thinking, begun) is True
+    assert starts_in_reasoning(thinking, not_begun) is False
+    assert starts_in_reasoning(model, begun) is None
+    for prompt, text in ((begun, "a</think>b"), (not_begun, "<think>a</think>b")):
+        parser = answer_parser(thinking, body_of(tools=[]), prompt)
+        assert parser is not None
+        assert parse(parser, text) == ("a", "b", [])
+
+
+def test_tags_that_are_special_tokens_are_shown_to_the_parser(model: ServedModel):
+    body = body_of(tools=[])
+    assert shows_special_tokens(thinking_model(model, "<think>", "</think>").tokenizer, body)
+    assert not shows_special_tokens(thinking_model(model).tokenizer, body)
+    assert not shows_special_tokens(model.tokenizer, body)
+
+
+def test_reasoning_can_be_left_out_of_the_answer(model: ServedModel):
+    parser = answer_parser(thinking_model(model), body_of(tools=[], include_reasoning=False), [1])
+    assert parser is not None
+    assert parse(parser, "<think>a</think>b") == ("", "b", [])

@@ -12,3 +12,8 @@ def test_a_prompt_counts_once_for_its_n_answers():
         "total_tokens": 32,
         "prompt_tokens_details": {"cached_tokens": 8},
     }
+
+
+def test_reasoning_is_counted_for_models_that_think():
+    answers = [Answer(index, num_prompt_tokens=1, num_reasoning_tokens=index) for index in range(3)]
+    assert usage_of(answers, answers_per_prompt=3)["completion_tokens_details"] == {"reasoning_tokens": 3}
