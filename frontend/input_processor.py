@@ -14,6 +14,7 @@ from frontend.answer_parser.tool_prompt import with_tool_texts
 from frontend.fill_in_middle import fill_prompt
 from frontend.openai.inputs import split_inputs
 from frontend.openai.protocol import ChatCompletionRequest, ChatMessage, CompletionRequest, GenerationBody
+from frontend.openai.reasoning_effort import with_effort
 from frontend.openai.tool_calls import call_grammar, shown_tools
 from frontend.render_options import RenderOptions
 from frontend.sampling import fitted, nth_seed, sampling_params_of
@@ -120,7 +121,8 @@ async def _completion_prompt(model: ServedModel, body: CompletionRequest, prompt
 
 async def chat_text(model: ServedModel, body: ChatCompletionRequest) -> str:
     """The conversation of a body, with its tools."""
-    return await render_chat_text(model, body.messages, replace(body.render_options, tools=shown_tools(body)))
+    options = with_effort(body.render_options, model.tokenizer.chat_template, body.reasoning_effort)
+    return await render_chat_text(model, body.messages, replace(options, tools=shown_tools(body)))
 
 
 async def render_chat_text(model: ServedModel, messages: Sequence[ChatMessage], options: RenderOptions) -> str:

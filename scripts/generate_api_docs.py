@@ -83,6 +83,8 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
   off; what was cut off is in the answer as far as it came.
 - **Reasoning** of models whose template has `<think>` comes as `reasoning_content` and, the same, as `reasoning`; its
   tokens are counted in `completion_tokens_details`. `include_reasoning: false` leaves it out.
+  `reasoning_effort` is given to templates that read it; `none` also switches off the thinking of those that have
+  `enable_thinking`. Any other effort is refused.
 - **`service_tier`**: `flex` adds 10 to `priority`, `priority` subtracts 10; `auto` is `default`.
 - **`timeout`**, or the shorter one of it and the header `X-Request-Timeout`: 504 `timeout`, in a stream that has begun
   an error event.

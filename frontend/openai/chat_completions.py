@@ -12,7 +12,7 @@ from frontend.answer_parts import AnswerParser, ContentDelta, Part
 from frontend.generation import Answer
 from frontend.input_processor import EngineInput, chat_inputs
 from frontend.openai.answer_writer import AnswerWriter, finish_fields
-from frontend.openai.chat_parts import delta_of, has_tool_calls, message_of
+from frontend.openai.chat_parts import delta_of, is_json, last_arguments, message_of
 from frontend.openai.logprobs import LogprobsWriter
 from frontend.openai.protocol import ChatCompletionRequest
 from frontend.openai.serving import OpenAIServing
@@ -66,8 +66,8 @@ class ChatWriter(AnswerWriter):
         self._body = body
         self._prompt_token_ids = inputs[0].prompt_token_ids
         self._parsers = parsers
-        self._has_called = [False] * len(parsers)
-        """Which answers have tool calls so far."""
+        self._last_arguments: list[list[str] | None] = [None] * len(parsers)
+        """Pieces of the arguments of each answer's last call, where it has one so far."""
         self._logprobs = LogprobsWriter(
             model.tokenizer.token_texts, num_best=body.top_logprobs, as_token_ids=body.return_tokens_as_token_ids
         )
@@ -120,13 +120,15 @@ class ChatWriter(AnswerWriter):
         parts = parser.push(text) if text else []
         if is_last:
             parts += parser.finish()
-        self._has_called[index] |= has_tool_calls(parts)
+        self._last_arguments[index] = last_arguments(parts, self._last_arguments[index])
         return parts
 
     def _finish_fields(self, index: int, finish: Finish | None) -> dict[str, Any]:
         fields = finish_fields(finish)
-        if self._has_called[index] and fields["finish_reason"] == "stop":
-            fields["finish_reason"] = "tool_calls"
+        arguments = self._last_arguments[index]
+        if arguments is not None and fields["finish_reason"] == "stop":
+            is_cut = isinstance(fields["stop_reason"], str) and not is_json("".join(arguments))
+            fields["finish_reason"] = "stop" if is_cut else "tool_calls"
         return fields
 
     def _token_fields(self, source: Answer | TextDelta) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Invariant: the deltas of a stream, put together, are the message. Used by `chat_completions.py`.
 """
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,6 +48,23 @@ def message_of(parts: Iterable[Part]) -> dict[str, Any]:
     return message
 
 
-def has_tool_calls(parts: Iterable[Part]) -> bool:
-    """True if a call begins among these parts."""
-    return any(isinstance(part, ToolCallStart) for part in parts)
+def last_arguments(parts: Iterable[Part], pieces: list[str] | None) -> list[str] | None:
+    """Pieces of the arguments of the last call, after these parts; before them they were `pieces`."""
+    for part in parts:
+        match part:
+            case ToolCallStart():
+                pieces = []
+            case ToolCallArguments(_, text) if pieces is not None:
+                pieces.append(text)
+            case _:
+                pass
+    return pieces
+
+
+def is_json(text: str) -> bool:
+    """Whether arguments are complete: a stop string may have cut them off."""
+    try:
+        json.loads(text, parse_int=str, parse_float=str)  # numbers of any length
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -1,5 +1,7 @@
 """The body of `POST /v1/chat/completions`."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from frontend.openai.protocol.generation import MAX_INT32, GenerationBody
@@ -29,6 +31,8 @@ class ChatCompletionRequest(TemplateFields, GenerationBody):
     """An answer may have more than one call."""
     include_reasoning: bool = True
     """Show the reasoning of models that think (`reasoning_content`)."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    """How long the model thinks; refused where its chat template cannot be told."""
     add_special_tokens: bool = False
     """Add the tokenizer's special tokens to those of the template."""
 

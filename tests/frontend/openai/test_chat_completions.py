@@ -49,9 +49,9 @@ def writer_of(
     return ChatWriter(model, checked, [EngineInput([5], SamplingParams(max_tokens=1))], [parser]), checked
 
 
-def whole(model: ServedModel, text: str, reason: str = "stop") -> dict[str, Any]:
+def whole(model: ServedModel, text: str, reason: str = "stop", stop_string: str | None = None) -> dict[str, Any]:
     writer, _ = writer_of(model, LetterParser())
-    (choice,) = writer.whole_choices([Answer(0, 1, finish=Finish(reason, None), texts=[text])])
+    (choice,) = writer.whole_choices([Answer(0, 1, finish=Finish(reason, stop_string), texts=[text])])
     return choice
 
 
@@ -87,6 +87,13 @@ def test_calls_alone_have_no_content(model: ServedModel):
 
 def test_a_call_that_was_cut_off_ends_by_length(model: ServedModel):
     assert whole(model, "(1", "length")["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("(1", "tool_calls"), ("(1.", "tool_calls"), ("(", "stop"), ("(1(", "stop"), ("a", "stop")]
+)
+def test_a_stop_string_may_cut_a_call_off(model: ServedModel, text: str, reason: str):
+    assert whole(model, text, stop_string="x")["finish_reason"] == reason
 
 
 @pytest.mark.parametrize("text", ["ABc(12(3.", "abc", "", "...", "(1"])
