@@ -38,7 +38,7 @@ class Embedder:
     """Makes the vectors of one body."""
 
     def __init__(
-        self, client: EngineClient, model: ServedModel, body: PoolingBody, caller: Caller, external_ids: tuple[str, ...]
+        self, client: EngineClient, model: ServedModel, body: PoolingBody, caller: Caller, options: RequestOptions
     ) -> None:
         self._client = client
         self._model = model
@@ -48,8 +48,8 @@ class Embedder:
             priority=body.priority,
             flow=caller.flow(body.user),
             cache_salt=caller.cache_salt(body.cache_salt),
-            external_ids=external_ids,
         )
+        self._options.update(options)
         self._slots = asyncio.Semaphore(num_at_once(model))
         self.num_tokens = 0
         """Tokens of all prompts that `prompts` has made, each as often as it was given."""

@@ -107,10 +107,10 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
   frontend it came in. The id is that of an answer (`chatcmpl-…`, `cmpl-…`, `resp_…`, `msg_…`; `request_id` in the body
   of a completion chooses it), or the `X-Request-Id` of the request, given by the client or not; requests that share one
   are all ended. 200 with `num_cancelled`, the number of their answers that had not ended; 404 `request_not_found` if
-  there is none, also while a prompt is still being tokenized. A cancelled answer ends where it is, with `finish_reason`
-  `abort` and its usage, whole or streamed (with `[DONE]`); a Response has the status `cancelled`. What has no partial
-  answer fails with 499 `request_cancelled`: embeddings, scores, rankings, Messages, and an answer with
-  log-probabilities of a prompt that was not computed yet.
+  there is none in the engine: what came before and is still being tokenized ends when it gets there. A cancelled
+  answer ends where it is, with `finish_reason` `abort` and its usage, whole or streamed (with `[DONE]`); a Response
+  has the status `cancelled`. What has no partial answer fails with 499 `request_cancelled`: embeddings, scores,
+  rankings, Messages, and an answer with log-probabilities of a prompt that was not computed yet.
 - **`GET /load`** describes the whole server, whichever frontend answers: `running`, `waiting`, `queued_tokens`,
   `kv_usage` (0 to 1), `is_full` and what there is room for (`capacity`), as the core published it `age_s` ago.
   **`GET /server_info`** has versions, model, precision, device and limits; no paths and no keys.

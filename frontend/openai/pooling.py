@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from frontend.access import caller_of
-from frontend.cancellation import external_ids
+from frontend.cancellation import cancellable
 from frontend.disconnect import run_while_connected
 from frontend.embedder import Embedder, num_at_once
 from frontend.errors import json_response
@@ -67,7 +67,7 @@ class OpenAIServingPooling(ABC, Generic[BodyT]):
         self.check(model, body)
         timeout_s = asked_timeout_s(body.timeout, request.headers)
         self._state.check_admission(model, min(self.num_texts(body), num_at_once(model)))
-        embedder = Embedder(self._state.client, model, body, caller_of(request), external_ids(request))
+        embedder = Embedder(self._state.client, model, body, caller_of(request), cancellable(request))
         answer = await run_while_connected(request, self._in_time(body, embedder, timeout_s))
         size = model.welcome.embedding_size * self.num_texts(body)
         return await unhurried(size, lambda: json_response(answer, headers=headers))

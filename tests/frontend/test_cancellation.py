@@ -203,6 +203,37 @@ def test_what_has_no_partial_answer_fails(path: str, body: dict[str, Any], tmp_p
     assert (answer.status_code, answer.json()["error"]["code"]) == (499, "request_cancelled")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "end"),
+    [
+        (COMPLETION, {"prompt": ["a"] * 500, "max_tokens": 3000}, (200, "abort")),
+        ("/v1/embeddings", {"input": [str(number) for number in range(2000)]}, (499, "request_cancelled")),
+    ],
+)
+def test_what_is_not_in_the_engine_yet_ends_when_it_gets_there(core: CoreProcess, path: str, body: Any, end: Any):
+    async def run() -> list[httpx.Response]:
+        async with application(core.run_dir) as served, application(core.run_dir) as other:
+            asked = {"model": "fake", **body, "unknown": " " * 200_000}
+            async with served.state.large_body_slot:  # until then the body is not read
+                asking = asyncio.create_task(served.http.post(path, json=asked, headers={"x-request-id": "early"}))
+                async with asyncio.timeout(10):
+                    while not served.state.large_body_slot._waiters:  # noqa: ASYNC110
+                        await asyncio.sleep(0)
+                early = await cancel(other.http, "early")
+            answer = await asking
+            again = await served.http.post(
+                COMPLETION, json={"model": "fake", "prompt": "a"}, headers={"x-request-id": "early"}
+            )
+            return [early, answer, again]
+
+    early, answer, again = asyncio.run(run())
+    assert early.status_code == 404
+    body = answer.json()
+    reason = body["error"]["code"] if "error" in body else body["choices"][-1]["finish_reason"]
+    assert (answer.status_code, reason) == end
+    assert again.json()["choices"][0]["finish_reason"] in ("stop", "length")
+
+
 def test_an_echo_whose_scores_are_not_known_yet_fails(tmp_path: Any):
     async def run(core: CoreProcess) -> httpx.Response:
         async with application(core.run_dir) as served:
