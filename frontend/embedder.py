@@ -94,7 +94,8 @@ class Embedder:
         else:
             ids = item
         if limit is not None:
-            ids = last_tokens(self._model, ids, limit, most)
+            kept = last_tokens(self._model, ids, limit, most)
+            ids = kept if self._body.truncation_side == "left" else ids[: len(kept)]
         if not ids:
             raise InvalidRequestError(f"{param}: no tokens remain of this text", param=param)
         if len(ids) > most:

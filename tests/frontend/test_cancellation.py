@@ -179,15 +179,15 @@ def test_a_request_that_waits_ends_with_nothing(core: CoreProcess):
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    ("path", "body", "name"),
     [
-        ("/v1/embeddings", {"input": [str(number) for number in range(400)]}),
-        ("/v1/score", {"text_1": "a", "text_2": [str(number) for number in range(400)]}),
-        ("/v1/rerank", {"query": "a", "documents": [str(number) for number in range(400)]}),
-        ("/v1/messages", {"messages": QUESTION, "max_tokens": 1500}),
+        ("/v1/embeddings", {"input": [str(number) for number in range(400)], "request_id": "e"}, "embd-e"),
+        ("/v1/score", {"text_1": "a", "text_2": [str(number) for number in range(400)], "request_id": "s"}, "score-s"),
+        ("/v1/rerank", {"query": "a", "documents": [str(number) for number in range(400)]}, "whole"),
+        ("/v1/messages", {"messages": QUESTION, "max_tokens": 1500}, "whole"),
     ],
 )
-def test_what_has_no_partial_answer_fails(path: str, body: dict[str, Any], tmp_path: Any):
+def test_what_has_no_partial_answer_fails(path: str, body: dict[str, Any], name: str, tmp_path: Any):
     async def run(core: CoreProcess) -> tuple[httpx.Response, httpx.Response]:
         async with application(core.run_dir) as served, application(core.run_dir) as other:
             asked = {"model": "fake", **body}
@@ -195,7 +195,7 @@ def test_what_has_no_partial_answer_fails(path: str, body: dict[str, Any], tmp_p
             async with asyncio.timeout(10):
                 while not other.state.client.load.num_running:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
-            return await cancel(other.http, "whole"), await asking
+            return await cancel(other.http, name), await asking
 
     with core_process(tmp_path, fake_step_ms=40, max_num_seqs=4) as core:
         cancelled, answer = asyncio.run(run(core))
