@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from ipc.messages import CallMethod
+from ipc.messages import CallMethod, CoreState
 from tests.frontend.applications import Application, application
 from tests.processes import CoreProcess, core_process
 
@@ -273,6 +274,23 @@ def test_a_key_ends_only_its_own_requests(core: CoreProcess, key: str, status: i
             return answer
 
     assert asyncio.run(run()).status_code == status
+
+
+def test_what_runs_can_be_cancelled_while_the_core_drains(tmp_path: Any):
+    async def run(core: CoreProcess) -> list[httpx.Response]:
+        async with application(core.run_dir) as served, application(core.run_dir) as other:
+            body = {**LONG, "prompt": "a", "max_tokens": 1500}
+            asking = asyncio.create_task(served.http.post(COMPLETION, json=body, headers={"x-request-id": "last"}))
+            await wait_for_load(other, "num_running", 1)
+            core.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                while other.state.client.state is not CoreState.DRAINING:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            return [await cancel(other.http, "last"), await asking]
+
+    with core_process(tmp_path, fake_step_ms=10) as core:
+        cancelled, answer = asyncio.run(run(core))
+    assert (cancelled.status_code, answer.json()["choices"][0]["finish_reason"]) == (200, "abort")
 
 
 def test_without_a_core_there_is_nothing_to_cancel(tmp_path: Any):
