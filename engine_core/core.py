@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from engine_core.admission import Admission
+from engine_core.cancelled_names import CancelledNames
 from engine_core.deadlines import Deadlines
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
 from engine_core.outputs import Logprobs, ModelRunner, ModelRunnerOutput, RequestKey, SchedulerOutput
@@ -20,7 +21,7 @@ from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar, GrammarError
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
-from ipc.messages import Finished, FinishReason, Load, Started
+from ipc.messages import CANCELLED, Finished, FinishReason, Load, Started
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class EngineCore:
         self._kv_cache = kv_cache
         self._stop_check = stop_check
         self._requests: dict[RequestKey, Request] = {}
+        self._cancelled_names = CancelledNames()
         self.num_failed_steps = 0
         self._num_failed_in_a_row = 0
 
@@ -138,7 +140,9 @@ class EngineCore:
         self._requests[request.key] = request
         self._deadlines.add(request)
         finished = self._stop_check.check(request) if request.num_output_tokens else None
-        if finished is not None:  # resumed, and the tokens that its client has already were all
+        if self._cancelled_names.covers(request):
+            self._finish(request, request.finished(FinishReason.ABORT, error_code=CANCELLED), outputs)
+        elif finished is not None:  # resumed, and the tokens that its client has already were all
             self._finish(request, finished, outputs)
         elif request.sampling_params.structured_output:
             self._grammar_compiler.compile(request.key, request.sampling_params.structured_output)
@@ -164,10 +168,6 @@ class EngineCore:
         """The requests of a flow in any state; all for None."""
         return [key for key, request in self._requests.items() if flow is None or request.flow == flow]
 
-    def keys_of_external_id(self, external_id: str, flow: str | None) -> list[RequestKey]:
-        """The requests with this name in any state; of one flow, or for None of any."""
-        return [key for key in self.keys_of_flow(flow) if external_id in self._requests[key].external_ids]
-
     def _queue_with_grammar(self, request: Request, grammar: CompiledGrammar, outputs: EngineCoreOutputs) -> None:
         if request.num_output_tokens:  # resumed: what its client has may be the whole answer
             try:
@@ -180,6 +180,15 @@ class EngineCore:
                 return
         request.grammar = grammar
         self._scheduler.add(request)
+
+    def cancel_requests(self, external_id: str, flow: str | None) -> tuple[int, EngineCoreOutputs]:
+        """End the requests with this name in any state, of one flow or for None of any; says how many there were.
+
+        Those that came to their client before now, but come here later, end then.
+        """
+        self._cancelled_names.add(external_id, flow, time.time_ns() // 1000)
+        keys = [key for key in self.keys_of_flow(flow) if external_id in self._requests[key].external_ids]
+        return len(keys), self.abort_requests(keys, CANCELLED)
 
     def abort_requests(self, keys: Iterable[RequestKey], error_code: str = "") -> EngineCoreOutputs:
         """End these requests; unknown keys are ignored. The code tells their clients why, where they did not ask."""

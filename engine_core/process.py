@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -42,7 +41,7 @@ from ipc.config import (
     load_section,
 )
 from ipc.endpoints import RunDir
-from ipc.messages import CANCELLED, Call, CallMethod, Reply, Welcome
+from ipc.messages import Call, CallMethod, Reply, Welcome
 from ipc.process import start_ticks
 
 log = logging.getLogger(__name__)
@@ -202,11 +201,9 @@ class EngineCoreProcess:
         if isinstance(event, AddRequest):
             self._send(self._core.add_request(event.request))
         elif isinstance(event, AbortRequests):
-            self._send(self._core.abort_requests(event.keys))
-            self._check_idle()
+            self._send_last(self._core.abort_requests(event.keys))
         elif isinstance(event, GrammarCompiled):
-            self._send(self._core.on_grammar(event.key, event.grammar, event.error_code, event.error_message))
-            self._check_idle()
+            self._send_last(self._core.on_grammar(event.key, event.grammar, event.error_code, event.error_message))
         elif isinstance(event, ControlCall):
             self._io.send_reply(event.client_slot, self._answer(event.call))
         elif isinstance(event, DrainBegun):
@@ -235,21 +232,22 @@ class EngineCoreProcess:
                 self._io.end_draining()
                 return Reply(call.call_id)
             case CallMethod.ABORT:
-                num_aborted = self._abort(self._core.keys_of_flow(_text_argument(call, "flow")))
-                return Reply(call.call_id, {"num_aborted": num_aborted})
+                keys = self._core.keys_of_flow(_text_argument(call, "flow"))
+                self._send_last(self._core.abort_requests(keys))
+                return Reply(call.call_id, {"num_aborted": len(keys)})
             case CallMethod.CANCEL:
                 external_id = _text_argument(call, "id")
                 assert external_id is not None, "control_calls lets nothing else pass"
-                keys = self._core.keys_of_external_id(external_id, _text_argument(call, "flow"))
-                return Reply(call.call_id, {"num_cancelled": self._abort(keys, CANCELLED)})
+                num_cancelled, outputs = self._core.cancel_requests(external_id, _text_argument(call, "flow"))
+                self._send_last(outputs)
+                return Reply(call.call_id, {"num_cancelled": num_cancelled})
             case CallMethod.PING:
                 return Reply(call.call_id)
 
-    def _abort(self, keys: Sequence[RequestKey], error_code: str = "") -> int:
-        """End these requests; returns how many."""
-        self._send(self._core.abort_requests(keys, error_code))
+    def _send_last(self, outputs: EngineCoreOutputs) -> None:
+        """Send what ended requests, after which there may be none left."""
+        self._send(outputs)
         self._check_idle()
-        return len(keys)
 
 
 def _text_argument(call: Call, name: str) -> str | None:

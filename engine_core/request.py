@@ -57,6 +57,8 @@ class Request:
     cache_salt: str = ""
     external_ids: tuple[str, ...] = ()
     """Names by which users know it."""
+    came_at_us: int = 0
+    """Wall clock, microseconds: when it came to its client; 0 where that is not known."""
     block_hashes: list[BlockHash] = field(default_factory=list)
     """Hashes of the full blocks of `token_ids`, as far as computed."""
     awaited_hash: BlockHash | None = None

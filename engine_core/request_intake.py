@@ -65,6 +65,7 @@ class RequestIntake:
             arrived_at=now,
             cache_salt=add.cache_salt,
             external_ids=add.external_ids,
+            came_at_us=add.arrival_time_us,
         )
         self._admission.enter(request.num_tokens)
         request.num_queued_tokens = request.num_tokens

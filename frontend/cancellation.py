@@ -14,10 +14,11 @@ from starlette.responses import Response
 
 from frontend.access import Caller, caller_of
 from frontend.errors import RequestNotFoundError, json_response
-from frontend.middleware import request_id_in
+from frontend.middleware import came_at_us_in, request_id_in
 from frontend.state import FrontendState
 from ipc.errors import EngineUnavailableError
 from ipc.messages import CallMethod, CoreState
+from ipc.session import RequestOptions
 
 _TIMEOUT_S = 30.0
 """The core answers between two steps, and one may take long."""
@@ -25,9 +26,12 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,256}")
 _TRANSLATED = re.compile(r"(?:resp|msg)_(.+)")
 
 
-def external_ids(request: Request, *answer_ids: str) -> tuple[str, ...]:
-    """The names of what is done for this HTTP request: its `X-Request-Id`, and the ids of its answer."""
-    return tuple(dict.fromkeys(name for name in (request_id_in(request.scope), *answer_ids) if name))
+def cancellable(request: Request, *answer_ids: str) -> RequestOptions:
+    """The names of what is done for this HTTP request, its `X-Request-Id` and the ids of its answer; and its age."""
+    names = (request_id_in(request.scope), *answer_ids)
+    return RequestOptions(
+        external_ids=tuple(dict.fromkeys(name for name in names if name)), arrival_time_us=came_at_us_in(request.scope)
+    )
 
 
 class Cancellation:

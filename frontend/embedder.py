@@ -38,7 +38,7 @@ class Embedder:
     """Makes the vectors of one body."""
 
     def __init__(
-        self, client: EngineClient, model: ServedModel, body: PoolingBody, caller: Caller, external_ids: tuple[str, ...]
+        self, client: EngineClient, model: ServedModel, body: PoolingBody, caller: Caller, options: RequestOptions
     ) -> None:
         self._client = client
         self._model = model
@@ -48,8 +48,8 @@ class Embedder:
             priority=body.priority,
             flow=caller.flow(body.user),
             cache_salt=caller.cache_salt(body.cache_salt),
-            external_ids=external_ids,
         )
+        self._options.update(options)
         self._slots = asyncio.Semaphore(num_at_once(model))
         self.num_tokens = 0
         """Tokens of all prompts that `prompts` has made, each as often as it was given."""
@@ -94,7 +94,8 @@ class Embedder:
         else:
             ids = item
         if limit is not None:
-            ids = last_tokens(self._model, ids, limit, most)
+            kept = last_tokens(self._model, ids, limit, most)
+            ids = kept if self._body.truncation_side == "left" else ids[: len(kept)]
         if not ids:
             raise InvalidRequestError(f"{param}: no tokens remain of this text", param=param)
         if len(ids) > most:

@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST = 499
 """The status in the access line when the client left before an answer."""
 
-_SCOPE_KEY = "fast_inference.request_id"
+_ID_SCOPE_KEY = "fast_inference.request_id"
+_TIME_SCOPE_KEY = "fast_inference.came_at_us"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -34,7 +35,12 @@ def request_id_of(headers: Headers) -> str:
 
 def request_id_in(scope: Scope) -> str:
     """The id of the request that is served; empty outside of the middleware."""
-    return str(scope.get(_SCOPE_KEY, ""))
+    return str(scope.get(_ID_SCOPE_KEY, ""))
+
+
+def came_at_us_in(scope: Scope) -> int:
+    """When the request that is served came, on the wall clock in microseconds; now outside of the middleware."""
+    return int(scope.get(_TIME_SCOPE_KEY, 0)) or time.time_ns() // 1000
 
 
 class RequestContextMiddleware:
@@ -50,7 +56,8 @@ class RequestContextMiddleware:
             await self.app(scope, receive, send)
             return
         began_at = time.perf_counter()
-        request_id = scope[_SCOPE_KEY] = request_id_of(Headers(scope=scope))
+        request_id = scope[_ID_SCOPE_KEY] = request_id_of(Headers(scope=scope))
+        scope[_TIME_SCOPE_KEY] = time.time_ns() // 1000
         status = CLIENT_CLOSED_REQUEST
         is_started = False
 

@@ -131,7 +131,8 @@ class Add:
     sampling_params: SamplingParams
     task: Task = Task.GENERATE
     arrival_time_us: int = 0
-    """Wall clock, microseconds since the epoch. For traces; the core goes by its own clock."""
+    """When it came to the client, before it was tokenized: wall clock, microseconds since the epoch. What was cancelled
+    since then (CANCEL) ends at once; else the core goes by its own clock."""
     priority: int = 0
     """Lower comes first, among the requests of a flow."""
     flow: str = ""
@@ -188,7 +189,8 @@ class CallMethod(IntEnum):
     """End requests of all clients: those of the argument `flow`, or all; answers `num_aborted`."""
     CANCEL = 7
     """End the requests of all clients that have the external id `id` (and are of `flow`, if that is given), because
-    their user wants no more of them; answers `num_cancelled`. For frontends too."""
+    their user wants no more of them; answers `num_cancelled`. Those that came to their client before but are not here
+    yet end when they come, and are not counted. For frontends too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,8 @@ class RequestOptions(TypedDict, total=False):
     """The last ids of the prompt that are output of an earlier life; the answer goes on after them."""
     external_ids: tuple[str, ...]
     """Names by which users know the request, for the call CANCEL."""
+    arrival_time_us: int
+    """When it came to this client, on the wall clock in microseconds; now where not given."""
 
 
 def own_hello(client_name: str, role: ClientRole) -> Hello:
@@ -114,7 +116,7 @@ class Session:
             prompt_token_ids=array("i", prompt_token_ids),
             sampling_params=sampling_params,
             task=options.get("task", Task.GENERATE),
-            arrival_time_us=time.time_ns() // 1000,
+            arrival_time_us=options.get("arrival_time_us") or time.time_ns() // 1000,
             priority=options.get("priority", 0),
             flow=options.get("flow", ""),
             cache_salt=options.get("cache_salt", ""),

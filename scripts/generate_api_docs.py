@@ -98,19 +98,21 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
   engine would get: `prompt`, `token_ids`, `sampling_params`; for completions a list with one object for each prompt.
 - **`prompt_logprobs`** has vLLM's shape. **`return_token_ids`** adds `token_ids` to choices and chunks and
   `prompt_token_ids` to a chat's answer (its first chunk) or to a completion's choice (its first chunk).
-- **Embeddings** are normalized; a text of the whole context fits. `truncate_prompt_tokens` keeps the last tokens. Their
-  pooling is a setting of the server, `--pooling`.
+- **Embeddings** are normalized; a text of the whole context fits. `truncate_prompt_tokens` keeps the last tokens, with
+  `truncation_side` `right` the first. Their pooling is a setting of the server, `--pooling`.
 - **Scores** (`/v1/score`, `/score`) and `relevance_score` (`/v1/rerank`, `/v2/rerank`, `/rerank`) are cosines of
   embeddings, from -1 to 1. Equal texts of a body are computed once; `usage` counts every text as often as it is given.
-  `text_1` is one text, or as many as `text_2` has. Documents of equal score keep their order.
+  `text_1` is one text, or as many as `text_2` has; the two may also be called `queries` and `documents`, `queries` and
+  `items`, or `data_1` and `data_2`. Documents of equal score keep their order.
 - **`POST /v1/requests/{id}/cancel`** (or `DELETE /v1/requests/{id}`) ends what runs or waits under an id, at whichever
-  frontend it came in. The id is that of an answer (`chatcmpl-…`, `cmpl-…`, `resp_…`, `msg_…`; `request_id` in the body
-  of a completion chooses it), or the `X-Request-Id` of the request, given by the client or not; requests that share one
-  are all ended. 200 with `num_cancelled`, the number of their answers that had not ended; 404 `request_not_found` if
-  there is none, also while a prompt is still being tokenized. A cancelled answer ends where it is, with `finish_reason`
-  `abort` and its usage, whole or streamed (with `[DONE]`); a Response has the status `cancelled`. What has no partial
-  answer fails with 499 `request_cancelled`: embeddings, scores, rankings, Messages, and an answer with
-  log-probabilities of a prompt that was not computed yet.
+  frontend it came in. The id is that of an answer (`chatcmpl-…`, `cmpl-…`, `embd-…`, `score-…`, `rerank-…`, `resp_…`,
+  `msg_…`; `request_id` in the body, which the last two do not have, chooses it), or the `X-Request-Id` of the request,
+  given by the client or not; requests that share one are all ended. 200 with `num_cancelled`, the number of their
+  answers that had not ended; 404 `request_not_found` if there is none in the engine: what came before and is still
+  being tokenized ends when it gets there. A cancelled answer ends where it is, with `finish_reason` `abort` and its
+  usage, whole or streamed (with `[DONE]`); a Response has the status `cancelled`. What has no partial answer fails
+  with 499 `request_cancelled`: embeddings, scores, rankings, Messages, and an answer with log-probabilities of a
+  prompt that was not computed yet.
 - **`GET /load`** describes the whole server, whichever frontend answers: `running`, `waiting`, `queued_tokens`,
   `kv_usage` (0 to 1), `is_full` and what there is room for (`capacity`), as the core published it `age_s` ago.
   **`GET /server_info`** has versions, model, precision, device and limits; no paths and no keys.

@@ -167,7 +167,9 @@ class EmbeddingUsage(BaseModel):
 class EmbeddingList(BaseModel):
     """Answer of `POST /v1/embeddings`."""
 
+    id: str
     object: Literal["list"]
+    created: int
     data: list[Embedding]
     model: str
     usage: EmbeddingUsage

@@ -6,6 +6,7 @@ The steps are in `pooling.py`.
 import base64
 import math
 import sys
+import time
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from ipc.errors import InvalidRequestError
 
 class OpenAIServingEmbedding(OpenAIServingPooling[EmbeddingRequest]):
     """The embeddings endpoint."""
+
+    id_prefix = "embd-"
 
     def __init__(self, state: FrontendState) -> None:
         super().__init__(state, EmbeddingRequest)
@@ -38,7 +41,13 @@ class OpenAIServingEmbedding(OpenAIServingPooling[EmbeddingRequest]):
         """OpenAI's list of embeddings."""
         vectors = await embedder.vectors(await embedder.prompts(split_inputs(body.input), "input"))
         data = await unhurried(sum(map(len, vectors)), lambda: _data(vectors, body))
-        return {"object": "list", "data": data, "model": body.model, "usage": pooling_usage(embedder)}
+        return {
+            "object": "list",
+            "created": int(time.time()),
+            "model": body.model,
+            "data": data,
+            "usage": pooling_usage(embedder),
+        }
 
 
 def _data(vectors: Sequence[Vector], body: EmbeddingRequest) -> list[dict[str, Any]]:

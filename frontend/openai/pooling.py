@@ -6,15 +6,16 @@ requests of the engine it takes. Subclasses say which texts a body has and what 
 """
 
 import asyncio
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from frontend.access import caller_of
-from frontend.cancellation import external_ids
+from frontend.cancellation import cancellable
 from frontend.disconnect import run_while_connected
 from frontend.embedder import Embedder, num_at_once
 from frontend.errors import json_response
@@ -34,6 +35,8 @@ INLINE_VALUES = 50_000
 class OpenAIServingPooling(ABC, Generic[BodyT]):
     """An endpoint that makes vectors."""
 
+    id_prefix: ClassVar[str]
+
     def __init__(self, state: FrontendState, body_type: type[BodyT]) -> None:
         self._state = state
         self._body_type = body_type
@@ -48,7 +51,7 @@ class OpenAIServingPooling(ABC, Generic[BodyT]):
 
     @abstractmethod
     async def answer(self, body: BodyT, embedder: Embedder) -> dict[str, Any]:
-        """The body of the answer."""
+        """The body of the answer, without its id."""
 
     async def serve(self, request: Request) -> Response:
         """Answer one HTTP request.
@@ -67,8 +70,11 @@ class OpenAIServingPooling(ABC, Generic[BodyT]):
         self.check(model, body)
         timeout_s = asked_timeout_s(body.timeout, request.headers)
         self._state.check_admission(model, min(self.num_texts(body), num_at_once(model)))
-        embedder = Embedder(self._state.client, model, body, caller_of(request), external_ids(request))
+        answer_id = self.id_prefix + (body.request_id or uuid.uuid4().hex)
+        options = cancellable(request, answer_id)
+        embedder = Embedder(self._state.client, model, body, caller_of(request), options)
         answer = await run_while_connected(request, self._in_time(body, embedder, timeout_s))
+        answer = {"id": answer_id, **answer}
         size = model.welcome.embedding_size * self.num_texts(body)
         return await unhurried(size, lambda: json_response(answer, headers=headers))
 

@@ -5,7 +5,6 @@ steps are in `pooling.py`.
 """
 
 import time
-import uuid
 from collections.abc import Sequence
 from operator import mul
 from typing import Any
@@ -19,23 +18,23 @@ from frontend.state import FrontendState, ServedModel
 class OpenAIServingScore(OpenAIServingPooling[ScoreRequest]):
     """The score endpoint."""
 
+    id_prefix = "score-"
+
     def __init__(self, state: FrontendState) -> None:
         super().__init__(state, ScoreRequest)
 
     def num_texts(self, body: ScoreRequest) -> int:
         """Both sides."""
-        return len(body.left_texts) + len(body.right_texts)
+        return sum(len(body.texts_of(side)) for side in body.sides)
 
     def check(self, model: ServedModel, body: ScoreRequest) -> None:
         """Any model that makes vectors will do."""
 
     async def answer(self, body: ScoreRequest, embedder: Embedder) -> dict[str, Any]:
-        """One score for each of `text_2`."""
-        left = await embedder.prompts(body.left_texts, "text_1")
-        right = await embedder.prompts(body.right_texts, "text_2")
+        """One score for each text of the second side."""
+        left, right = [await embedder.prompts(body.texts_of(side), side) for side in body.sides]
         scores = await _similarities(embedder, left, right)
         return {
-            "id": f"score-{uuid.uuid4().hex}",
             "object": "list",
             "created": int(time.time()),
             "model": body.model,
@@ -46,6 +45,8 @@ class OpenAIServingScore(OpenAIServingPooling[ScoreRequest]):
 
 class OpenAIServingRerank(OpenAIServingPooling[RerankRequest]):
     """The rerank endpoint."""
+
+    id_prefix = "rerank-"
 
     def __init__(self, state: FrontendState) -> None:
         super().__init__(state, RerankRequest)
@@ -68,7 +69,6 @@ class OpenAIServingRerank(OpenAIServingPooling[RerankRequest]):
             document = {"document": {"text": texts[index]}} if body.return_documents else {}
             results.append({"index": index, "relevance_score": scores[index], **document})
         return {
-            "id": f"rerank-{uuid.uuid4().hex}",
             "model": body.model,
             "results": results,
             "usage": pooling_usage(embedder),

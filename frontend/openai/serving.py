@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from frontend.access import caller_of
-from frontend.cancellation import external_ids
+from frontend.cancellation import cancellable
 from frontend.disconnect import run_while_connected
 from frontend.errors import json_response
 from frontend.generation import Answer, Generation
@@ -105,7 +105,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         """The whole answer to a body; raises as `serve` does."""
         model.check_name(body.model)
         options, head = request_options(body, request.headers, caller_of(request)), self._head(model, body)
-        options["external_ids"] = external_ids(request, head["id"])
+        options.update(cancellable(request, head["id"]))
         return {**head, **await run_while_connected(request, self._whole(model, body, options))}
 
     async def begin(self, request: Request, model: ServedModel, body: BodyT, *, is_kept: bool = False) -> BegunAnswer:
@@ -115,7 +115,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         """
         model.check_name(body.model)
         options, head = request_options(body, request.headers, caller_of(request)), self._head(model, body)
-        options["external_ids"] = external_ids(request, head["id"])
+        options.update(cancellable(request, head["id"]))
         generation, writer = await run_while_connected(request, self._start(model, body, options, is_kept))
         return BegunAnswer(head, generation, writer)
 

@@ -204,3 +204,18 @@ def test_cancel_ends_what_has_the_id_at_all_clients(core, client, flow, num_canc
             assert (finished.reason, finished.error_code) == (FinishReason.ABORT, CANCELLED)
     other.call(CallMethod.ABORT)
     assert client.call(CallMethod.CANCEL, {"id": "y"}) == {"num_cancelled": 0}
+
+
+def test_what_came_before_its_cancellation_ends_when_it_reaches_the_core(client):
+    came_at_us = time.time_ns() // 1000
+    assert client.call(CallMethod.CANCEL, {"id": "late", "flow": "mine"}) == {"num_cancelled": 0}
+    options = {"flow": "mine", "external_ids": ("late",)}
+    grammar = make_params(max_tokens=2000, structured_output=StructuredOutput(GrammarKind.REGEX, "a+"))
+    for params in (LONG, grammar):
+        late = client.collect(client.submit([1], params, arrival_time_us=came_at_us, **options))
+        assert (late.token_ids, late.finished.reason, late.finished.error_code) == ([], FinishReason.ABORT, CANCELLED)
+    again = client.collect(client.submit([1], make_params(), **options))
+    assert (len(again.token_ids), again.finished.reason) == (8, FinishReason.LENGTH)
+    other = client.submit([1], make_params(), arrival_time_us=came_at_us, flow="theirs", external_ids=("late",))
+    assert client.collect(other).finished.reason is FinishReason.LENGTH
+    assert stats(client)["num_running"] == 0

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from ipc.messages import CallMethod
+from ipc.messages import CallMethod, CoreState
 from tests.frontend.applications import Application, application
 from tests.processes import CoreProcess, core_process
 
@@ -179,15 +180,15 @@ def test_a_request_that_waits_ends_with_nothing(core: CoreProcess):
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    ("path", "body", "name"),
     [
-        ("/v1/embeddings", {"input": [str(number) for number in range(400)]}),
-        ("/v1/score", {"text_1": "a", "text_2": [str(number) for number in range(400)]}),
-        ("/v1/rerank", {"query": "a", "documents": [str(number) for number in range(400)]}),
-        ("/v1/messages", {"messages": QUESTION, "max_tokens": 1500}),
+        ("/v1/embeddings", {"input": [str(number) for number in range(400)], "request_id": "e"}, "embd-e"),
+        ("/v1/score", {"text_1": "a", "text_2": [str(number) for number in range(400)], "request_id": "s"}, "score-s"),
+        ("/v1/rerank", {"query": "a", "documents": [str(number) for number in range(400)]}, "whole"),
+        ("/v1/messages", {"messages": QUESTION, "max_tokens": 1500}, "whole"),
     ],
 )
-def test_what_has_no_partial_answer_fails(path: str, body: dict[str, Any], tmp_path: Any):
+def test_what_has_no_partial_answer_fails(path: str, body: dict[str, Any], name: str, tmp_path: Any):
     async def run(core: CoreProcess) -> tuple[httpx.Response, httpx.Response]:
         async with application(core.run_dir) as served, application(core.run_dir) as other:
             asked = {"model": "fake", **body}
@@ -195,12 +196,43 @@ def test_what_has_no_partial_answer_fails(path: str, body: dict[str, Any], tmp_p
             async with asyncio.timeout(10):
                 while not other.state.client.load.num_running:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
-            return await cancel(other.http, "whole"), await asking
+            return await cancel(other.http, name), await asking
 
     with core_process(tmp_path, fake_step_ms=40, max_num_seqs=4) as core:
         cancelled, answer = asyncio.run(run(core))
     assert cancelled.json()["num_cancelled"] >= 1
     assert (answer.status_code, answer.json()["error"]["code"]) == (499, "request_cancelled")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "end"),
+    [
+        (COMPLETION, {"prompt": ["a"] * 500, "max_tokens": 3000}, (200, "abort")),
+        ("/v1/embeddings", {"input": [str(number) for number in range(2000)]}, (499, "request_cancelled")),
+    ],
+)
+def test_what_is_not_in_the_engine_yet_ends_when_it_gets_there(core: CoreProcess, path: str, body: Any, end: Any):
+    async def run() -> list[httpx.Response]:
+        async with application(core.run_dir) as served, application(core.run_dir) as other:
+            asked = {"model": "fake", **body, "unknown": " " * 200_000}
+            async with served.state.large_body_slot:  # until then the body is not read
+                asking = asyncio.create_task(served.http.post(path, json=asked, headers={"x-request-id": "early"}))
+                async with asyncio.timeout(10):
+                    while not served.state.large_body_slot._waiters:  # noqa: ASYNC110
+                        await asyncio.sleep(0)
+                early = await cancel(other.http, "early")
+            answer = await asking
+            again = await served.http.post(
+                COMPLETION, json={"model": "fake", "prompt": "a"}, headers={"x-request-id": "early"}
+            )
+            return [early, answer, again]
+
+    early, answer, again = asyncio.run(run())
+    assert early.status_code == 404
+    body = answer.json()
+    reason = body["error"]["code"] if "error" in body else body["choices"][-1]["finish_reason"]
+    assert (answer.status_code, reason) == end
+    assert again.json()["choices"][0]["finish_reason"] in ("stop", "length")
 
 
 def test_an_echo_whose_scores_are_not_known_yet_fails(tmp_path: Any):
@@ -242,6 +274,23 @@ def test_a_key_ends_only_its_own_requests(core: CoreProcess, key: str, status: i
             return answer
 
     assert asyncio.run(run()).status_code == status
+
+
+def test_what_runs_can_be_cancelled_while_the_core_drains(tmp_path: Any):
+    async def run(core: CoreProcess) -> list[httpx.Response]:
+        async with application(core.run_dir) as served, application(core.run_dir) as other:
+            body = {**LONG, "prompt": "a", "max_tokens": 1500}
+            asking = asyncio.create_task(served.http.post(COMPLETION, json=body, headers={"x-request-id": "last"}))
+            await wait_for_load(other, "num_running", 1)
+            core.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                while other.state.client.state is not CoreState.DRAINING:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            return [await cancel(other.http, "last"), await asking]
+
+    with core_process(tmp_path, fake_step_ms=10) as core:
+        cancelled, answer = asyncio.run(run(core))
+    assert (cancelled.status_code, answer.json()["choices"][0]["finish_reason"]) == (200, "abort")
 
 
 def test_without_a_core_there_is_nothing_to_cancel(tmp_path: Any):

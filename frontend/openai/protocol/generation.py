@@ -25,6 +25,8 @@ MAX_METADATA_KEY_CHARS = 64
 MAX_METADATA_VALUE_CHARS = 512
 MAX_TIMEOUT_S = 86_400
 MAX_INT32 = 2**31 - 1
+REQUEST_ID = r"^[A-Za-z0-9._-]{1,128}$"
+"""What an answer's `id` may be made of."""
 
 ServiceTier = Literal["auto", "default", "flex", "priority"]
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
@@ -167,7 +169,7 @@ class GenerationBody(Body):
     """`auto`, `default`, `flex` (yields to others) or `priority` (goes first); the answer names the one used."""
     timeout: float | None = Field(None, ge=0.001, le=MAX_TIMEOUT_S)
     """Seconds after which the request fails with 504; the header `X-Request-Timeout` says the same."""
-    request_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,128}$")
+    request_id: str | None = Field(None, pattern=REQUEST_ID)
     """Becomes part of the answer's `id`."""
 
     @model_validator(mode="after")

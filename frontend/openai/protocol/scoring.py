@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field, SkipValidation, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, SkipValidation, model_validator
 from pydantic_core import PydanticCustomError
 
 from frontend.openai.inputs import MAX_INPUTS
 from frontend.openai.protocol.body import Body
 from frontend.openai.protocol.generation import MAX_INT32
-from frontend.openai.protocol.pooling import PoolingBody
+from frontend.openai.protocol.pooling import POOLING_UNSUPPORTED, PoolingBody
 from frontend.openai.unsupported import Unsupported
 from ipc.errors import InvalidRequestError
 
@@ -56,45 +56,79 @@ Texts = Annotated[str | list[str], SkipValidation, AfterValidator(_check_texts)]
 Documents = Annotated[list[str | RerankDocument], SkipValidation, AfterValidator(_check_documents)]
 
 _REFUSED = {
+    **POOLING_UNSUPPORTED,
     "dimensions": Unsupported((), "shorter vectors"),
     "activation": Unsupported((False,), "an older name of `use_activation`"),
     "softmax": Unsupported((False,), "an older name of `use_activation`"),
     "use_activation": Unsupported((False,), "a function over the scores of a classifier; these are cosines"),
-    "mm_processor_kwargs": Unsupported(({},), "options for images"),
 }
-_HARMLESS = {"request_id": "the answer has an id of its own"}
+_FORMS = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
+"""Names of both sides; texts of the one are compared to those of the other."""
+_SIDES = tuple(dict.fromkeys(name for form in _FORMS for name in form))
 
 
 class ScoreRequest(PoolingBody):
     """Body of `POST /v1/score`."""
 
-    text_1: Texts
-    """A text that is compared to each of `text_2`, or as many texts as those, compared pair by pair."""
-    text_2: Texts
-    """A text, or several."""
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": list(form)} for form in _FORMS]})
 
-    unsupported_parameters: ClassVar[Mapping[str, Unsupported]] = _REFUSED
-    harmless_parameters: ClassVar[Mapping[str, str]] = _HARMLESS
+    text_1: Texts | None = None
+    """A text that is compared to each of `text_2`, or as many texts as those, compared pair by pair."""
+    text_2: Texts | None = None
+    """A text, or several."""
+    queries: Texts | None = None
+    """Another name of `text_1`, together with `documents` or `items`."""
+    documents: Texts | None = None
+    """Another name of `text_2`."""
+    items: Texts | None = None
+    """Another name of `text_2`."""
+    data_1: Texts | None = None
+    """Another name of `text_1`, together with `data_2`."""
+    data_2: Texts | None = None
+    """Another name of `text_2`."""
+
+    unsupported_parameters: ClassVar[Mapping[str, Unsupported]] = {
+        **_REFUSED,
+        "label_token_ids": Unsupported((), "scores that are probabilities of next tokens"),
+        "apply_softmax": Unsupported((False,), "scores that are probabilities of next tokens"),
+        "item_first": Unsupported((False,), "scores that are probabilities of next tokens"),
+        "query": Unsupported((), "`queries`, in another server's API"),
+    }
+    harmless_parameters: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="after")
-    def _check_numbers(self) -> "ScoreRequest":
-        num_left, num_right = len(self.left_texts), len(self.right_texts)
+    def _check_sides(self) -> "ScoreRequest":
+        given = [name for name in _SIDES if getattr(self, name) is not None]
+        if tuple(given) not in _FORMS:
+            raise _no_form(given)
+        left, right = self.sides
+        num_left, num_right = len(self.texts_of(left)), len(self.texts_of(right))
         if num_left not in (1, num_right):
             raise InvalidRequestError(
-                f"text_1 has {num_left} texts and text_2 has {num_right}: give one text, or as many as text_2 has",
-                param="text_1",
+                f"{left} has {num_left} texts and {right} has {num_right}: give one text, or as many as {right} has",
+                param=left,
             )
         return self
 
     @property
-    def left_texts(self) -> list[str]:
-        """`text_1` as a list."""
-        return [self.text_1] if isinstance(self.text_1, str) else self.text_1
+    def sides(self) -> tuple[str, str]:
+        """The names of the two fields that have texts."""
+        return next(form for form in _FORMS if all(getattr(self, name) is not None for name in form))
 
-    @property
-    def right_texts(self) -> list[str]:
-        """`text_2` as a list."""
-        return [self.text_2] if isinstance(self.text_2, str) else self.text_2
+    def texts_of(self, side: str) -> list[str]:
+        """One of these fields as a list."""
+        texts: str | list[str] = getattr(self, side)
+        return [texts] if isinstance(texts, str) else texts
+
+
+def _no_form(given: list[str]) -> InvalidRequestError:
+    """What is missing beside these fields, or too much."""
+    form = next(form for form in _FORMS if not given or given[0] in form)
+    extra = next((name for name in given if name not in form), None)
+    if extra is not None:
+        return InvalidRequestError(f"{extra} cannot be given together with {given[0]}", param=extra)
+    missing = next(name for name in form if name not in given)
+    return InvalidRequestError(f"Missing required field: {missing}.", param=missing, code="missing_required_parameter")
 
 
 class RerankRequest(PoolingBody):
@@ -115,9 +149,9 @@ class RerankRequest(PoolingBody):
         "max_tokens_per_doc": Unsupported((), "cutting off the end of documents; see `truncate_prompt_tokens`"),
         "rank_fields": Unsupported((["text"],), "documents of several fields"),
         "return_embeddings": Unsupported((False,), "the vectors of the documents"),
-        "truncation": Unsupported((False,), "cutting off the end of documents; see `truncate_prompt_tokens`"),
+        "instruct": Unsupported(("",), "a text of the model's before each text"),
     }
-    harmless_parameters: ClassVar[Mapping[str, str]] = _HARMLESS
+    harmless_parameters: ClassVar[Mapping[str, str]] = {}
 
     @property
     def texts(self) -> list[str]:

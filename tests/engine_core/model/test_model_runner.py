@@ -143,6 +143,21 @@ def test_embeddings_of_mixed_lengths_equal_those_made_one_by_one(drive_tiny, lla
         assert torch.allclose(torch.tensor(together[RequestKey(key)]), torch.tensor(alone), atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
+def test_an_embedding_that_is_computed_again_after_a_preemption_forgets_its_first_chunks(
+    drive_tiny, llama_dir, pooling
+):
+    driver = drive_tiny(llama_dir, pooling=pooling)
+    driver.add(1, prompt_of(50), task=Task.EMBED)
+    driver.add(2, prompt_of(50), task=Task.EMBED)
+    driver.step(k1=33)
+    driver.drop(1)
+    driver.add(1, prompt_of(50), task=Task.EMBED)
+    driver.step(k1=7)
+    again, once = driver.step(k1=43, k2=50).embeddings.values()
+    assert torch.allclose(torch.tensor(again), torch.tensor(once), atol=1e-5)
+
+
 def test_an_embedding_over_a_cached_prefix_fails_instead_of_being_wrong(llama):
     llama.add(1, prompt_of(20), task=Task.EMBED)
     llama.step(k1=20)

@@ -90,6 +90,21 @@ def test_truncation_keeps_the_last_tokens(core: CoreProcess, limit: int, kept: i
     assert cut.json()["usage"] == {"prompt_tokens": kept, "total_tokens": kept}
 
 
+@pytest.mark.parametrize("text", ["abcdefgh", [97, 98, 99, 100]])
+@pytest.mark.parametrize("kept", [1, 3, 256])
+def test_the_first_tokens_may_be_kept(core: CoreProcess, text: Any, kept: int):
+    cut, expected = embed(
+        core, {"input": text, "truncate_prompt_tokens": kept, "truncation_side": "right"}, {"input": text[:kept]}
+    )
+    assert vectors(cut) == vectors(expected)
+
+
+def test_the_id_may_be_chosen(core: CoreProcess):
+    chosen, other = embed(core, {"input": "a", "request_id": "mine"}, {"input": "a"})
+    assert chosen.json()["id"] == "embd-mine"
+    assert other.json()["id"].startswith("embd-")
+
+
 @pytest.mark.parametrize("text", ["x" * 300, [120] * 300])
 def test_minus_one_keeps_as_much_as_the_context_holds(core: CoreProcess, text: Any):
     cut, expected = embed(core, {"input": text, "truncate_prompt_tokens": -1}, {"input": text[:256]})
@@ -112,6 +127,13 @@ def test_minus_one_keeps_as_much_as_the_context_holds(core: CoreProcess, text: A
         ({"input": []}, "input", "invalid_value"),
         ({"encoding_format": "hex"}, "encoding_format", "invalid_value"),
         ({"timeout": 0}, "timeout", "invalid_value"),
+        ({"truncation_side": "start"}, "truncation_side", "invalid_value"),
+        ({"request_id": "a b"}, "request_id", "invalid_value"),
+        ({"embed_dtype": "float16"}, "embed_dtype", "unsupported_parameter"),
+        ({"endianness": "big"}, "endianness", "unsupported_parameter"),
+        ({"normalize": False}, "normalize", "unsupported_parameter"),
+        ({"use_activation": False}, "use_activation", "unsupported_parameter"),
+        ({"input_type": "query"}, "input_type", "unsupported_parameter"),
     ],
 )
 def test_what_is_wrong_is_named(core: CoreProcess, body: dict[str, Any], param: str, code: str):

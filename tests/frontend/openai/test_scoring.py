@@ -53,6 +53,31 @@ def test_as_many_texts_are_compared_pair_by_pair(core: CoreProcess):
     assert scores == pytest.approx([cosine(alpha, gamma), cosine(beta, delta)])
 
 
+@pytest.mark.parametrize(("left", "right"), [("queries", "documents"), ("queries", "items"), ("data_1", "data_2")])
+def test_both_sides_have_other_names(core: CoreProcess, left: str, right: str):
+    known, other, wrong, unequal = post(
+        core,
+        (SCORE, {"text_1": TEXTS[0], "text_2": TEXTS[1:]}),
+        (SCORE, {left: TEXTS[0], right: TEXTS[1:]}),
+        (SCORE, {left: TEXTS[0], right: "a" * 4097}),
+        (SCORE, {left: TEXTS, right: TEXTS[1:]}),
+    )
+    assert other.json()["data"] == known.json()["data"]
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, right)
+    assert (unequal.status_code, unequal.json()["error"]["param"]) == (400, left)
+
+
+def test_the_id_may_be_chosen(core: CoreProcess):
+    score, ranking, wrong = post(
+        core,
+        (SCORE, {"text_1": "a", "text_2": "b", "request_id": "mine"}),
+        (RERANK, {"query": "a", "documents": ["b"], "request_id": "mine"}),
+        (RERANK, {"query": "a", "documents": ["b"], "request_id": "not mine"}),
+    )
+    assert (score.json()["id"], ranking.json()["id"]) == ("score-mine", "rerank-mine")
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "request_id")
+
+
 def test_a_text_is_like_itself_and_is_computed_once(core: CoreProcess):
     async def run() -> tuple[httpx.Response, int]:
         async with application(core.run_dir) as served:
@@ -107,6 +132,17 @@ def test_top_n_takes_the_best(core: CoreProcess, top_n: int | None, count: int):
     assert some.json()["results"] == expected[:count]
 
 
+def test_the_end_of_texts_can_be_cut(core: CoreProcess):
+    cutting = {"truncate_prompt_tokens": 3, "truncation_side": "right"}
+    whole, cut = post(
+        core,
+        (RERANK, {"query": "xyz", "documents": ["abc"], "return_documents": False}),
+        (RERANK, {"query": "xyz123", "documents": ["abc7"], "return_documents": False, **cutting}),
+    )
+    assert cut.json()["results"] == whole.json()["results"]
+    assert cut.json()["usage"] == whole.json()["usage"]
+
+
 def test_texts_can_be_cut(core: CoreProcess):
     whole, cut = post(
         core,
@@ -122,6 +158,27 @@ def test_texts_can_be_cut(core: CoreProcess):
     [
         (SCORE, {"text_1": None}, "text_1", "missing_required_parameter"),
         (SCORE, {"text_2": None}, "text_2", "missing_required_parameter"),
+        (SCORE, {"text_1": None, "text_2": None}, "text_1", "missing_required_parameter"),
+        (SCORE, {"text_1": None, "text_2": None, "queries": "a"}, "documents", "missing_required_parameter"),
+        (SCORE, {"text_1": None, "text_2": None, "items": "a"}, "queries", "missing_required_parameter"),
+        (SCORE, {"text_1": None, "text_2": None, "data_2": "a"}, "data_1", "missing_required_parameter"),
+        (SCORE, {"queries": "a"}, "queries", "invalid_value"),
+        (SCORE, {"text_2": None, "documents": "a"}, "documents", "invalid_value"),
+        (
+            SCORE,
+            {"text_1": None, "text_2": None, "queries": "a", "documents": "a", "items": "a"},
+            "items",
+            "invalid_value",
+        ),
+        (SCORE, {"text_1": None, "text_2": None, "queries": "a", "items": ["a", 1]}, "items", "invalid_type"),
+        (
+            SCORE,
+            {"text_1": None, "text_2": None, "query": "a", "items": ["a"]},
+            "queries",
+            "missing_required_parameter",
+        ),
+        (SCORE, {"label_token_ids": [1, 2]}, "label_token_ids", "unsupported_parameter"),
+        (SCORE, {"truncation_side": "middle"}, "truncation_side", "invalid_value"),
         (SCORE, {"text_1": ["a", "b"]}, "text_1", "invalid_value"),
         (SCORE, {"text_1": ["a", "b"], "text_2": ["a", "b", "c"]}, "text_1", "invalid_value"),
         (SCORE, {"text_1": ""}, "text_1", "invalid_value"),

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from frontend.openai.protocol import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
+from frontend.openai.protocol import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    RerankRequest,
+    ScoreRequest,
+    TokenizeRequest,
+)
 from frontend.openai.unsupported import HARMLESS_PARAMETERS, UNSUPPORTED_PARAMETERS, check_supported
 from ipc.errors import UnsupportedParameterError
 
@@ -22,6 +29,17 @@ def test_a_value_that_matters_is_refused_by_name(name: str):
 )
 def test_a_value_that_asks_for_nothing_is_accepted(name: str, value: Any):
     check_supported({name: value}, set())
+
+
+@pytest.mark.parametrize("body", [EmbeddingRequest, ScoreRequest, RerankRequest])
+def test_bodies_with_tables_of_their_own_refuse_each_of_these(body: Any):
+    table = body.unsupported_parameters
+    for name, item in table.items():
+        for value in (*item.neutral, None):
+            check_supported({name: value}, body.model_fields, table)
+        if name not in body.model_fields:
+            with pytest.raises(UnsupportedParameterError, match=name):
+                check_supported({name: "surely not the default"}, body.model_fields, table)
 
 
 @pytest.mark.parametrize(("name", "value"), [("echo", 0), ("best_of", True), ("length_penalty", True)])
