@@ -28,9 +28,10 @@ def test_calls_that_must_come_are_valid_and_the_same_in_a_stream(server):
         async with httpx.AsyncClient(base_url=server.url, timeout=200) as http:
             return await asyncio.gather(*(check(http, number) for number in NUMBERS))
 
-    results = asyncio.run(run())
-    assert [problem for _, problems in results for problem in problems] == []
-    assert [reason for reason, _ in results] == ["tool_calls"] * len(NUMBERS)
+    verdicts = asyncio.run(run())
+    assert [problem for verdict in verdicts for problem in verdict.problems] == []
+    assert [verdict.reason for verdict in verdicts] == ["tool_calls"] * len(NUMBERS)
+    assert not all(verdict.is_redrawn for verdict in verdicts)
 
 
 def test_an_answer_with_a_call_has_the_documented_form(server):
