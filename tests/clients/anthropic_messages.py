@@ -5,6 +5,7 @@
 Runs in an environment that has the package `anthropic`. Ends with status 1 at the first thing that is not as it should.
 """
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -67,7 +68,7 @@ def failure_of(call: Callable[[], object]) -> anthropic.APIStatusError | None:
 def main() -> None:
     """Run all checks."""
     url, model = sys.argv[1:]
-    client = anthropic.Anthropic(base_url=url, api_key="any", max_retries=0)
+    client = anthropic.Anthropic(base_url=url, api_key=os.environ.get("API_KEY", "any"), max_retries=0)
     for check in (check_whole_and_streamed, check_stop_sequence, check_counted_tokens, check_errors):
         check(client, model)
         print(f"ok {check.__name__}")
