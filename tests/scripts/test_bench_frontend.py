@@ -21,8 +21,6 @@ def test_tokens_have_a_rate_and_a_price():
     assert all(float(tokens_per_chunk) >= 1 for _, _, tokens_per_chunk in rows)
 
 
-def test_the_first_chunk_comes_with_its_step():
+def test_the_delay_of_first_chunks_is_taken_for_each_stream():
     printed = run("first-chunk", "--first-chunks", "3")
-    match = re.search(r"^ +first chunk: (-?\d+\.\d\d) ms .*\(p50\).* of 3 streams", printed, re.M)
-    assert match is not None
-    assert -5 < float(match[1]) < 20  # steps take 50 ms; on a busy machine the script may see the STEP last
+    assert re.search(r"^ +first chunk: -?\d+\.\d\d ms .*\(p50\).* of 3 streams", printed, re.M), printed
