@@ -9,6 +9,7 @@ One incremental parser serves streamed and whole answers: the whole answer is th
   `python_calls`: a list of calls in Python's syntax.
 - `reasoning`: `<think>…</think>` before all that.
 - `tool_grammar`: the grammar under which a model can only write calls that these parsers read.
+- `callable_tools`: what that grammar is made for.
 - `schema_annotations`: what a grammar does not need of a schema.
 - `tool_prompt`: the tools as text, for models whose template does not know them.
 

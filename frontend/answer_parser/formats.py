@@ -1,9 +1,9 @@
 """How a model writes its tool calls, found in its chat template: nobody has to name a parser.
 
 A template that shows the model a form of calls contains that form. One that knows no tools gets hermes' form, which
-`tool_prompt.py` describes to the model. Tokenizers that declare a `response_template` are not read: its language needs
-transformers, which a frontend does not import. Next: `tagged_calls.py`, `bare_calls.py`,
-`python_calls.py`.
+`tool_prompt.py` describes to the model. A tokenizer's `response_template` is not read: its regular expressions and
+transformations say how to read an answer, and nothing to make a grammar of, so that no call could be enforced.
+Next: `tagged_calls.py`, `bare_calls.py`, `python_calls.py`.
 """
 
 import re

@@ -9,10 +9,9 @@ Called by `frontend/openai/tool_calls.py`; the core compiles it. Next: `engine_c
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any
 
+from frontend.answer_parser.callable_tools import CallableTool, ContentSchema, Thinking, parameters_param
 from frontend.answer_parser.formats import ToolFormat
 from frontend.answer_parser.python_calls import PYTHON_KEY
 from frontend.answer_parser.reasoning import END_OF_THINK_TAG, THINK_TAG
@@ -40,41 +39,6 @@ _PYTHON_KEYWORDS = frozenset(
 _SPACE = r"[ \t\r\n]*"
 _OTHER_REFERENCE = re.compile(r'"\$(ref|dynamicRef|recursiveRef)": "(?!#/(\$defs|definitions)/)')
 """A reference to what a schema of one argument does not have."""
-_RULE_OF_TOOL = re.compile(r"(?:arguments_|value_)(\d+)")
-
-
-class Thinking(Enum):
-    """Whether reasoning comes before the answer."""
-
-    NEVER = auto()
-    PERHAPS = auto()
-    """If the answer begins with the tag."""
-    BEGUN = auto()
-    """The prompt ends with the tag."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallableTool:
-    """A function that may be called."""
-
-    name: str
-    parameters: dict[str, Any] | None
-    index: int
-    """Among the tools of the body."""
-    is_lenient: bool = False
-    """Keywords of the schema that cannot be enforced are left out."""
-
-
-def parameters_param(index: int) -> str:
-    """Where the parameters of a tool stand in a body."""
-    return f"tools.{index}.function.parameters"
-
-
-def refused_param(message: str) -> str:
-    """Where the schema stands that llguidance refuses; its message begins with a line of the grammar and quotes it."""
-    at = re.match(r"at (\d+)\(", message)
-    line = at and re.search(rf"^\s*{at[1]} \| {_RULE_OF_TOOL.pattern}", message, re.MULTILINE)
-    return parameters_param(int(line[1])) if line else "tools"
 
 
 def tool_grammar(
@@ -84,13 +48,13 @@ def tool_grammar(
     is_required: bool,
     is_parallel: bool,
     thinking: Thinking = Thinking.NEVER,
-    content_schema: dict[str, Any] | None = None,
+    content: ContentSchema | None = None,
     special_token_id: Callable[[str], int | None] = lambda tag: None,
 ) -> str:
     """The grammar of an answer with calls of these tools.
 
-    `is_required`: nothing but calls, at least one. `content_schema`: what an answer without a call must match; calls
-    then come without any text around them.
+    `is_required`: nothing but calls, at least one. `content`: what an answer without a call must match; calls then
+    come without any text around them.
     `special_token_id(tag)`: the id where a tag is a special token, which no text can stand for.
 
     Raises:
@@ -100,7 +64,7 @@ def tool_grammar(
         is_required=is_required,
         max_calls=MAX_CALLS if is_parallel else 1,
         thinking=thinking,
-        content_schema=content_schema,
+        content=content,
     )
 
 
@@ -115,15 +79,14 @@ class _Writer:
         self._special_token_id = special_token_id
         self._rules: list[str] = []
 
-    def grammar(
-        self, *, is_required: bool, max_calls: int, thinking: Thinking, content_schema: dict[str, Any] | None
-    ) -> str:
+    def grammar(self, *, is_required: bool, max_calls: int, thinking: Thinking, content: ContentSchema | None) -> str:
         if is_required:
             answer = self._required(max_calls)
-        elif content_schema is None:
+        elif content is None:
             answer = self._automatic(max_calls, thinking)
         else:
-            self._rules.append(f"content: %json {_json({**content_schema, 'x-guidance': _guidance()})}")
+            schema = {**content.schema, "x-guidance": _guidance(is_lenient=content.is_lenient)}
+            self._rules.append(f"content: %json {_json(schema)}")
             answer = f"content | {self._required(max_calls)}"
         if thinking is Thinking.NEVER:
             return self._with_rules("answer", answer)

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from frontend.answer_parser.tool_grammar import refused_param
+from frontend.answer_parser.callable_tools import refused_param
 from frontend.openai.protocol import ChatCompletionRequest, GenerationBody, ResponseFormat, StructuredOutputs
 from ipc.errors import InvalidRequestError
 from ipc.structured_output import MAX_SPEC_BYTES, NO_STRUCTURE, GrammarKind, StructuredOutput

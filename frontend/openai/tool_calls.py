@@ -9,9 +9,10 @@ Called by `input_processor.py` and `chat_completions.py`. Next: `frontend/answer
 from collections.abc import Sequence
 from typing import Any
 
+from frontend.answer_parser.callable_tools import CallableTool, ContentSchema, Thinking, parameters_param
 from frontend.answer_parser.formats import call_parser, ends_in_reasoning, may_think, tool_format
 from frontend.answer_parser.reasoning import END_OF_THINK_TAG, THINK_TAG, ReasoningParser
-from frontend.answer_parser.tool_grammar import CallableTool, Thinking, parameters_param, tool_grammar
+from frontend.answer_parser.tool_grammar import tool_grammar
 from frontend.answer_parts import AnswerParser
 from frontend.openai.grammars import INVALID_SCHEMA, checked_spec, schema_text
 from frontend.openai.protocol import ChatCompletionRequest
@@ -54,7 +55,7 @@ def call_grammar(model: ServedModel, body: ChatCompletionRequest, prompt_token_i
         is_required=is_required,
         is_parallel=body.parallel_tool_calls and not isinstance(body.tool_choice, ToolReference),
         thinking=thinking,
-        content_schema=_content_schema(body),
+        content=_content_schema(body),
         special_token_id=model.tokenizer.special_token_id,
     )
     return StructuredOutput(GrammarKind.LARK, checked_spec(text.encode(), "tools"))
@@ -129,12 +130,12 @@ def _schema_problem(parameters: dict[str, Any]) -> str | None:
     return None
 
 
-def _content_schema(body: ChatCompletionRequest) -> dict[str, Any] | None:
+def _content_schema(body: ChatCompletionRequest) -> ContentSchema | None:
     """What an answer without a call must match."""
     wanted = body.response_format
     if wanted is None or wanted.type == "text":
         return None
     if wanted.json_schema is None:
-        return {"type": "object"}
+        return ContentSchema({"type": "object"})
     schema_text(wanted.json_schema.schema_, "response_format")
-    return wanted.json_schema.schema_
+    return ContentSchema(wanted.json_schema.schema_, is_lenient=not wanted.json_schema.strict)

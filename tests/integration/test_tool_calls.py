@@ -18,7 +18,7 @@ NUMBERS = (1, 2, 3, 5, 6, 7)
 
 @pytest.fixture(scope="module")
 def server(smollm2_dir, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("smollm2"), "smollm2-135m-instruct", "--dtype", "float32")
+    server = Server(tmp_path_factory.mktemp("smollm2"), "smollm2-135m-instruct", "--dtype", "float32", "--threads", "1")
     yield server
     server.close()
 

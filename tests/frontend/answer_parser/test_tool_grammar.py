@@ -9,9 +9,10 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from engine_core.structured_output.grammar import CompiledGrammar
+from frontend.answer_parser.callable_tools import CallableTool, ContentSchema, Thinking, refused_param
 from frontend.answer_parser.formats import ToolFormat, call_parser
 from frontend.answer_parser.reasoning import ReasoningParser
-from frontend.answer_parser.tool_grammar import CallableTool, Thinking, refused_param, tool_grammar
+from frontend.answer_parser.tool_grammar import tool_grammar
 from ipc.errors import InvalidRequestError
 from ipc.structured_output import MAX_SPEC_BYTES
 from tests.frontend.answer_parser.folding import parse
@@ -171,8 +172,17 @@ def test_reasoning_that_was_begun_comes_to_an_end_before_a_call_that_must_come()
 def test_an_answer_without_a_call_may_have_a_schema():
     schema = {"type": "object", "properties": {"b": {"type": "null"}}, "required": ["b"], "additionalProperties": False}
     for text, is_right in (('{"b": null}', True), ("Hello", False), (CALLS[ToolFormat.HERMES], True)):
-        matcher = matcher_of(ToolFormat.HERMES, is_required=False, content_schema=schema)
+        matcher = matcher_of(ToolFormat.HERMES, is_required=False, content=ContentSchema(schema))
         assert accepts(matcher, text) is is_right
+
+
+@pytest.mark.parametrize("is_lenient", [True, False])
+def test_a_schema_of_the_content_is_enforced_as_far_as_it_can_be(is_lenient):
+    content = ContentSchema({"type": "object", "not": {}}, is_lenient=is_lenient)
+    grammar = tool_grammar(ToolFormat.HERMES, TOOLS, is_required=False, is_parallel=True, content=content)
+    message = LLMatcher.validate_grammar(json.dumps({"grammars": [{"lark_grammar": grammar}]}), TOKENIZER)
+    assert bool(message) is not is_lenient
+    assert is_lenient or refused_param(message) == "response_format"
 
 
 def test_lenient_tools_leave_out_what_cannot_be_enforced():
