@@ -35,7 +35,8 @@ class FrontendTokenizer:
         self.token_texts = TokenTexts(tokenizer)
         self.vocab_size = tokenizer.get_vocab_size()
         added = tokenizer.get_added_tokens_decoder().items()
-        self._special_token_ids = {token.content: token_id for token_id, token in added if token.special}
+        self._added_token_ids = {token.content: token_id for token_id, token in added}
+        self._special_tokens = frozenset(token.content for _, token in added if token.special)
         longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
         self._max_chars_per_token = longest_token * (_NORMALIZED_SHRINK if tokenizer.normalizer is not None else 1)
 
@@ -81,9 +82,13 @@ class FrontendTokenizer:
         ids: list[int] = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         return ids
 
-    def special_token_id(self, text: str) -> int | None:
-        """The id of a special token, which ordinary text never becomes; None for anything else."""
-        return self._special_token_ids.get(text)
+    def added_token_id(self, text: str) -> int | None:
+        """The id of a token that was added to the vocabulary for this text; None for anything else."""
+        return self._added_token_ids.get(text)
+
+    def is_special(self, text: str) -> bool:
+        """True for the text of a special token, which `skip_special_tokens` leaves out."""
+        return text in self._special_tokens
 
     def encode_several(self, texts: list[str]) -> list[list[int]]:
         """Token ids of texts, without special tokens around them; lets other threads go on."""

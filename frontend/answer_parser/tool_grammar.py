@@ -49,18 +49,19 @@ def tool_grammar(
     is_parallel: bool,
     thinking: Thinking = Thinking.NEVER,
     content: ContentSchema | None = None,
-    special_token_id: Callable[[str], int | None] = lambda tag: None,
+    token_id: Callable[[str], int | None] = lambda tag: None,
 ) -> str:
     """The grammar of an answer with calls of these tools.
 
     `is_required`: nothing but calls, at least one. `content`: what an answer without a call must match; calls then
     come without any text around them.
-    `special_token_id(tag)`: the id where a tag is a special token, which no text can stand for.
+    `token_id(tag)`: the id where a tag is a token of its own. It is named by that id: llguidance takes special tokens,
+    and all that look like `<…>`, for no text.
 
     Raises:
         InvalidRequestError: a schema cannot be enforced in this form.
     """
-    return _Writer(form, tools, special_token_id).grammar(
+    return _Writer(form, tools, token_id).grammar(
         is_required=is_required,
         max_calls=MAX_CALLS if is_parallel else 1,
         thinking=thinking,
@@ -71,12 +72,10 @@ def tool_grammar(
 class _Writer:
     """Collects the rules of one grammar."""
 
-    def __init__(
-        self, form: ToolFormat, tools: Sequence[CallableTool], special_token_id: Callable[[str], int | None]
-    ) -> None:
+    def __init__(self, form: ToolFormat, tools: Sequence[CallableTool], token_id: Callable[[str], int | None]) -> None:
         self._form = form
         self._tools = tools
-        self._special_token_id = special_token_id
+        self._token_id = token_id
         self._rules: list[str] = []
 
     def grammar(self, *, is_required: bool, max_calls: int, thinking: Thinking, content: ContentSchema | None) -> str:
@@ -91,10 +90,11 @@ class _Writer:
         if thinking is Thinking.NEVER:
             return self._with_rules("answer", answer)
         end = self._tag(END_OF_THINK_TAG)
-        if self._special_token_id(END_OF_THINK_TAG) is None:
+        if self._token_id(END_OF_THINK_TAG) is None:
             self._rules.append(rf"thought[lazy]: /(.|\n)*{_regex(END_OF_THINK_TAG)}/")
         else:
-            self._rules.append(rf"thought: /(.|\n)*/ {end}")
+            self._rules.append(f"thought: THOUGHT {end}")
+            self._rules.append(f"THOUGHT: {_text_without(END_OF_THINK_TAG)}")
         self._rules.append(r"SPACE: /\s*/")
         if thinking is Thinking.BEGUN:
             return self._with_rules("thought SPACE answer", answer)
@@ -135,14 +135,12 @@ class _Writer:
 
     def _automatic_object(self, thinking: Thinking) -> str:
         tag = self._form.tags[0]
-        is_special = self._special_token_id(tag) is not None
         opening = rf'\{{{_SPACE}("type"{_SPACE}:{_SPACE}"function"{_SPACE},{_SPACE})*"name"{_SPACE}:{_SPACE}"'
-        if not is_special:
-            opening = rf"({_regex(tag)}{_SPACE})?{opening}"
-        begun = zip(self._beginnings(_SPACE + opening, '"', thinking), self._tools, strict=True)
+        opening = rf"{_SPACE}({_regex(tag)}{_SPACE})?{opening}"
+        begun = zip(self._beginnings(opening, '"', thinking), self._tools, strict=True)
         between = _literal(', "parameters": ')
         self._add_rule("tool", [f"{begin} {between} {self._arguments(tool)}" for begin, tool in begun])
-        return f'{self._tag(tag)}? tool "}}"' if is_special else 'tool "}"'
+        return 'tool "}"' if self._token_id(tag) is None else f'{self._tag(tag)}? tool "}}"'
 
     def _automatic_python_list(self, max_calls: int, thinking: Thinking) -> str:
         keywords = [self._keywords(tool) for tool in self._tools]
@@ -159,7 +157,7 @@ class _Writer:
         rules = [f"begin_{tool.index}" for tool in self._tools]
         self._rules += [f"{rule}[lazy]: /{before}{name}{behind}/" for rule, name in zip(rules, names, strict=True)]
         excluded = rf"{before}({'|'.join(names)}){behind}"
-        if thinking is Thinking.PERHAPS and self._special_token_id(THINK_TAG) is None:
+        if thinking is Thinking.PERHAPS:
             excluded += rf"|{_SPACE}{_regex(THINK_TAG)}"
         self._rules.append(rf"TEXT: /(.|\n)*/ & ~/({excluded})(.|\n)*/")
         return rules
@@ -167,12 +165,11 @@ class _Writer:
     def _tagged(self, call: str, max_calls: int) -> str:
         tag = self._form.tags[0]
         calls = f"(lead {call}){{1,{max_calls}}} TEXT"
-        if self._special_token_id(tag) is None:
+        if self._token_id(tag) is None:
             self._rules.append(rf"lead[lazy]: /(.|\n)*{_regex(tag)}/")
-            self._rules.append(rf"TEXT: /(.|\n)*/ & ~/(.|\n)*{_regex(tag)}(.|\n)*/")
-        else:  # no text can contain the tag
+        else:
             self._rules.append(f"lead: TEXT {self._tag(tag)}")
-            self._rules.append(r"TEXT: /(.|\n)*/")
+        self._rules.append(f"TEXT: {_text_without(tag)}")
         return f"TEXT | {calls}"
 
     # --- one call ---
@@ -209,7 +206,7 @@ class _Writer:
         self._rules.append(f"{name}: " + "\n  | ".join(alternatives))
 
     def _tag(self, tag: str) -> str:
-        token_id = self._special_token_id(tag)
+        token_id = self._token_id(tag)
         return _literal(tag) if token_id is None else f"<[{token_id}]>"
 
     # --- python ---
@@ -285,6 +282,10 @@ def _literal(text: str) -> str:
 
 def _regex(text: str) -> str:
     return re.escape(text).replace("/", r"\/")
+
+
+def _text_without(tag: str) -> str:
+    return rf"/(.|\n)*/ & ~/(.|\n)*{_regex(tag)}(.|\n)*/"
 
 
 def _not_enforceable(tool: CallableTool, limits: str) -> InvalidRequestError:

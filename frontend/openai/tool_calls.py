@@ -56,7 +56,7 @@ def call_grammar(model: ServedModel, body: ChatCompletionRequest, prompt_token_i
         is_parallel=body.parallel_tool_calls and not isinstance(body.tool_choice, ToolReference),
         thinking=thinking,
         content=_content_schema(body),
-        special_token_id=model.tokenizer.special_token_id,
+        token_id=model.tokenizer.added_token_id,
     )
     return StructuredOutput(GrammarKind.LARK, checked_spec(text.encode(), "tools"))
 
@@ -81,7 +81,7 @@ def shows_special_tokens(tokenizer: FrontendTokenizer, body: ChatCompletionReque
     tags = tool_format(template).tags if body.may_call_tools else ()
     if may_think(template):
         tags += (THINK_TAG, END_OF_THINK_TAG)
-    return any(tokenizer.special_token_id(tag) is not None for tag in tags)
+    return any(map(tokenizer.is_special, tags))
 
 
 def starts_in_reasoning(model: ServedModel, prompt_token_ids: Sequence[int]) -> bool | None:

@@ -7,6 +7,7 @@ import jsonschema
 import llguidance.numpy
 import pytest
 from llguidance import LLMatcher, LLTokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from engine_core.structured_output.grammar import CompiledGrammar
 from frontend.answer_parser.callable_tools import CallableTool, ContentSchema, Thinking, refused_param
@@ -193,13 +194,13 @@ def test_lenient_tools_leave_out_what_cannot_be_enforced():
     assert accepts(matcher_of(ToolFormat.HERMES, lenient), CALLS[ToolFormat.HERMES])
 
 
-def test_special_tokens_are_named_by_their_ids():
+def test_tags_that_are_tokens_are_named_by_their_ids():
     grammar = tool_grammar(
         ToolFormat.HERMES,
         TOOLS,
         is_required=True,
         is_parallel=False,
-        special_token_id={"<tool_call>": 7, "</tool_call>": 8}.get,
+        token_id={"<tool_call>": 7, "</tool_call>": 8}.get,
     )
     assert "<[7]>" in grammar
     assert "<[8]>" in grammar
@@ -270,3 +271,59 @@ def test_as_many_tools_as_there_may_be(form, is_required):
     grammar = tool_grammar(form, tools, is_required=is_required, is_parallel=True, thinking=Thinking.PERHAPS)
     assert len(grammar.encode()) <= 2 * MAX_SPEC_BYTES
     assert CompiledGrammar(TOKENIZER, json.dumps({"grammars": [{"lark_grammar": grammar}]})).num_mask_words
+
+
+# --- tags that are tokens of their own --------------------------------------------------------------------------
+
+TAGS = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<think>", "</think>"]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["special", "added"])
+def tagged(request, tokenizer_dir, tmp_path_factory):
+    """A tokenizer in which every tag is one token, for the frontend and for llguidance."""
+    tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    tokenizer.add_tokens([AddedToken(tag, special=request.param, normalized=False) for tag in TAGS])
+    file = tmp_path_factory.mktemp("tagged") / "tokenizer.json"
+    tokenizer.save(str(file))
+    return tokenizer, LLTokenizer(str(file), eos_token=[1])
+
+
+def takes(tagged, text, **options):
+    """True where the text is a whole answer, token by token."""
+    tokenizer, for_grammars = tagged
+    form = options.pop("form")
+    grammar = tool_grammar(form, TOOLS, **{"is_parallel": True, "token_id": tokenizer.token_to_id, **options})
+    matcher = LLMatcher(for_grammars, json.dumps({"grammars": [{"lark_grammar": grammar}]}), log_level=0)
+    return all(map(matcher.consume_token, tokenizer.encode(text).ids)) and matcher.is_accepting()
+
+
+@pytest.mark.parametrize("is_required", [True, False])
+@pytest.mark.parametrize("form", ToolFormat)
+def test_a_call_may_be_written_with_those_tokens(tagged, form, is_required):
+    options = {"form": form, "is_required": is_required}
+    assert takes(tagged, CALLS[form], **options)
+    assert not takes(tagged, CALLS[form].replace("1", "true"), **options)
+    for thinking, thought in ((Thinking.PERHAPS, "<think>hm</think>\n"), (Thinking.BEGUN, "hm</think>\n")):
+        assert takes(tagged, thought + CALLS[form], thinking=thinking, **options)
+        assert not takes(tagged, thought + CALLS[form].replace("1", "true"), thinking=thinking, **options)
+
+
+@pytest.mark.parametrize("form", TAGGED_FORMS)
+def test_text_before_a_tag_that_is_a_token_is_free(tagged, form):
+    assert takes(tagged, f"Let me see. {CALLS[form]}", form=form, is_required=False)
+    assert takes(tagged, "Let me see. < [", form=form, is_required=False)
+
+
+def test_python_tag_may_be_a_token(tagged):
+    text = "<|python_tag|>" + CALLS[ToolFormat.LLAMA_JSON]
+    assert takes(tagged, text, form=ToolFormat.LLAMA_JSON, is_required=False)
+
+
+@pytest.mark.parametrize("form", TAGGED_FORMS)
+def test_a_tag_that_is_a_token_cannot_be_spelled_instead(tagged, form):
+    """What the parser would take for a call is one under the grammar too."""
+    tokenizer, for_grammars = tagged
+    grammar = tool_grammar(form, TOOLS, is_required=False, is_parallel=True, token_id=tokenizer.token_to_id)
+    matcher = LLMatcher(for_grammars, json.dumps({"grammars": [{"lark_grammar": grammar}]}), log_level=0)
+    spelled = [tokenizer.token_to_id(char) for char in form.tags[0]]
+    assert not all(map(matcher.consume_token, spelled))
