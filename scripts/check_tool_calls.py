@@ -144,9 +144,9 @@ async def check(http: httpx.AsyncClient, number: int) -> Verdict:
     return Verdict(one.reason, problems, is_redrawn)
 
 
-async def run(url: str, count: int) -> bool:
+async def run(url: str, count: int, concurrency: int) -> bool:
     """Check all and print; True if all is well."""
-    slots = asyncio.Semaphore(16)
+    slots = asyncio.Semaphore(concurrency)
     async with httpx.AsyncClient(base_url=url, timeout=1800) as http:
 
         async def one(number: int) -> Verdict:
@@ -169,8 +169,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="check tool calls against a running server")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--count", type=int, default=100, help="requests, each streamed and whole")
+    parser.add_argument("--concurrency", type=int, default=16, help="requests at a time")
     arguments = parser.parse_args()
-    sys.exit(0 if asyncio.run(run(arguments.url, arguments.count)) else 1)
+    sys.exit(0 if asyncio.run(run(arguments.url, arguments.count, arguments.concurrency)) else 1)
 
 
 if __name__ == "__main__":
