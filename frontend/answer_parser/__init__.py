@@ -7,7 +7,7 @@ One incremental parser serves streamed and whole answers: the whole answer is th
 - `call_scanner`, `json_span`: one call as JSON, read character by character.
 - `tagged_calls`: calls behind a tag (hermes, mistral); `bare_calls`: objects that are the whole answer (llama);
   `python_calls`: a list of calls in Python's syntax.
-- `reasoning`: `<think>…</think>` before all that.
+- `reasoning`: `<think>…</think>` before all that; `partial_tag`: text that may still become a tag.
 - `tool_grammar`: the grammar under which a model can only write calls that these parsers read.
 - `callable_tools`: what that grammar is made for.
 - `schema_annotations`: what a grammar does not need of a schema.

@@ -5,6 +5,7 @@ edges and behind it is dropped. Whether an answer begins inside of the block dep
 (`formats.py`).
 """
 
+from frontend.answer_parser.partial_tag import partial_tag_length
 from frontend.answer_parts import AnswerParser, ContentDelta, Part, ReasoningDelta
 
 THINK_TAG, END_OF_THINK_TAG = "<think>", "</think>"
@@ -65,9 +66,7 @@ class ReasoningParser:
     def _read_reasoning(self) -> list[Part]:
         at = self._held.find(END_OF_THINK_TAG)
         if at < 0:
-            size = min(len(END_OF_THINK_TAG) - 1, len(self._held))
-            while size and not self._held.endswith(END_OF_THINK_TAG[:size]):
-                size -= 1
+            size = partial_tag_length(self._held, END_OF_THINK_TAG)
             end = len(self._held[: len(self._held) - size].rstrip())
             text, self._held = self._held[:end], self._held[end:]
             return self._reasoning(text)

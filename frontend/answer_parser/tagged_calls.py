@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from frontend.answer_parser.call_scanner import CallCounter, CallScanner
 from frontend.answer_parser.json_span import JsonSpan
+from frontend.answer_parser.partial_tag import partial_tag_length
 from frontend.answer_parts import ContentDelta, Part, ToolCallArguments
 
 ARGUMENTS_TAG = "[ARGS]"
@@ -245,8 +246,6 @@ class TaggedCallParser:
 
     def _num_held_back(self) -> int:
         """Characters at the end that may belong to a tag or to the whitespace before it."""
-        size = min(len(self._tag) - 1, len(self._held))
-        while size and not self._held.endswith(self._tag[:size]):
-            size -= 1
+        size = partial_tag_length(self._held, self._tag)
         before = self._held[: len(self._held) - size]
         return size + len(before) - len(before.rstrip())

@@ -15,7 +15,6 @@ from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest
 from frontend.chat_translation import renamed_params
 from frontend.errors import json_response
 from frontend.openai.chat_completions import OpenAIServingChat
-from frontend.openai.protocol import ChatCompletionRequest
 from frontend.openai.tokenization import OpenAIServingTokenization
 from frontend.request_body import read_body
 from frontend.state import FrontendState, ServedModel
@@ -30,7 +29,7 @@ class ServingMessages(TranslatedServing[MessagesRequest]):
 
     def chat_values(self, model: ServedModel, body: MessagesRequest) -> dict[str, Any]:
         """The values of the chat completion's body."""
-        return chat_values(body, can_think=_can_think(model))
+        return chat_values(body, can_think=model.tokenizer.chat_template.has_thinking_switch)
 
     def param_name(self, chat_param: str) -> str:
         """This API's name of a field of chat completions."""
@@ -63,14 +62,9 @@ class ServingCountTokens:
         async with self._tokenization.slot(request):
             body, headers = await read_body(request, CountTokensRequest, self._state.large_body_slot)
             model.check_name(body.model)
-            translation = Translation(lambda: prompt_values(body, can_think=_can_think(model)), param_name)
+            can_think = model.tokenizer.chat_template.has_thinking_switch
+            translation = Translation(lambda: prompt_values(body, can_think=can_think), param_name)
             chat_body = await translation.chat_body(request, self._state)
             with renamed_params(param_name):
                 ids = await self._tokenization.chat_token_ids(model, chat_body)
         return json_response({"input_tokens": len(ids)}, headers=headers)
-
-
-def _can_think(model: ServedModel) -> bool:
-    """Whether the model's template can be told to think, and chat completions can tell it."""
-    has_kwargs = "chat_template_kwargs" in ChatCompletionRequest.model_fields
-    return has_kwargs and model.tokenizer.chat_template.has_thinking_switch
