@@ -43,8 +43,21 @@ class RequestSpan:
     num_queries: int
     num_computed_tokens: int
     """Tokens in the cache before this step."""
-    slots: SlotArray
-    """`[num_computed_tokens + num_queries]`: slot of each token of the request, this step's included."""
+    block_ids: npt.NDArray[np.int32]
+    """The blocks that hold the request's tokens, this step's included; there may be more."""
+    block_size: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the request, this step's included."""
+        return self.num_computed_tokens + self.num_queries
+
+    @property
+    def slots(self) -> SlotArray:
+        """`[num_tokens]`: slot of each token of the request."""
+        offsets = np.arange(self.block_size, dtype=np.int64)
+        blocks = self.block_ids[: -(-self.num_tokens // self.block_size)].astype(np.int64)
+        return (blocks[:, None] * self.block_size + offsets).reshape(-1)[: self.num_tokens]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +96,19 @@ class AttentionPlan:
 class AttentionMetadata:
     """All that attention must know about a step; built once and shared by its layers."""
 
-    slot_mapping: torch.Tensor
-    """`[num_tokens]`: where each token's key and value go."""
     spans: tuple[RequestSpan, ...]
     dtype: torch.dtype
     device: torch.device
     _plans: dict[int | None, AttentionPlan] = field(default_factory=dict)
+    _slot_mappings: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def slot_mapping(self) -> torch.Tensor:
+        """`[num_tokens]`: where each token's key and value go; made at its first use, as the kernels need none."""
+        if not self._slot_mappings:
+            slots = np.concatenate([span.slots[span.num_computed_tokens :] for span in self.spans])
+            self._slot_mappings.append(_to_device(slots, self.device))
+        return self._slot_mappings[0]
 
     def plan(self, sliding_window: int | None) -> AttentionPlan:
         """The step's work under a window; built at its first use, as most models have one kind of layer."""
@@ -100,9 +120,7 @@ class AttentionMetadata:
 
 def build_attention_metadata(spans: Sequence[RequestSpan], kv_tensors: KVTensors) -> AttentionMetadata:
     """Describe a step whose flat batch holds `spans` one after the other."""
-    slot_mapping = np.concatenate([span.slots[span.num_computed_tokens :] for span in spans])
-    device = kv_tensors.device
-    return AttentionMetadata(_to_device(slot_mapping, device), tuple(spans), kv_tensors.dtype, device)
+    return AttentionMetadata(tuple(spans), kv_tensors.dtype, kv_tensors.device)
 
 
 # --- the plan of a step ----------------------------------------------------------------------------------------------
@@ -117,7 +135,7 @@ def _build_plan(metadata: AttentionMetadata, window: int | None) -> AttentionPla
 
 def _plan_prefill(span: RequestSpan, window: int | None, metadata: AttentionMetadata) -> PrefillChunk:
     """A causal mask is needed only behind cached context, or where the window cuts into the chunk."""
-    num_keys = len(span.slots)
+    num_keys = span.num_tokens
     is_plain = window is None or num_keys <= window
     if span.num_computed_tokens == 0 and is_plain:
         return PrefillChunk(span.query_start, span.num_queries, None, None)
@@ -135,7 +153,7 @@ def _group_by_length(spans: Sequence[RequestSpan], window: int | None) -> list[l
     """Divide decodes so that padding at most doubles a group's work and no group gathers too much."""
     groups: list[list[RequestSpan]] = []
     total = 0
-    for span in sorted(spans, key=lambda item: len(item.slots)):
+    for span in sorted(spans, key=lambda item: item.num_tokens):
         length = _read_length(span, window)
         padded = (len(groups[-1]) + 1) * length if groups else 0
         if groups and padded <= min(2 * (total + length), MAX_GATHERED_TOKENS):
@@ -148,7 +166,7 @@ def _group_by_length(spans: Sequence[RequestSpan], window: int | None) -> list[l
 
 
 def _read_length(span: RequestSpan, window: int | None) -> int:
-    return len(span.slots) if window is None else min(len(span.slots), window)
+    return span.num_tokens if window is None else min(span.num_tokens, window)
 
 
 def _plan_decodes(group: Sequence[RequestSpan], window: int | None, metadata: AttentionMetadata) -> DecodeGroup:
@@ -156,8 +174,9 @@ def _plan_decodes(group: Sequence[RequestSpan], window: int | None, metadata: At
     max_length = int(lengths.max())
     read_slots = np.empty((len(group), max_length), dtype=np.int64)
     for row, span, length in zip(read_slots, group, lengths, strict=True):
-        row[:length] = span.slots[-length:]
-        row[length:] = span.slots[-length]
+        slots = span.slots[-length:]
+        row[:length] = slots
+        row[length:] = slots[0]
     mask = None
     if int(lengths.min()) != max_length:
         hidden = torch.from_numpy(np.arange(max_length) >= lengths[:, None]).to(metadata.device)

@@ -74,7 +74,6 @@ class InputBatch:
     def __init__(self, block_size: int, vocab_size: int) -> None:
         self._block_size = block_size
         self._vocab_size = vocab_size
-        self._offsets: Int64Array = np.arange(block_size, dtype=np.int64)
         self._requests: dict[RequestKey, CachedRequest] = {}
 
     def __len__(self) -> int:
@@ -133,11 +132,13 @@ class InputBatch:
 
     def _span(self, request: CachedRequest, item: ScheduledRequest, query_start: int) -> RequestSpan:
         num_tokens = item.num_computed_tokens + item.num_scheduled_tokens
-        blocks = request.block_table.values[: -(-num_tokens // self._block_size)].astype(np.int64)
-        slots = (blocks[:, None] * self._block_size + self._offsets).reshape(-1)[:num_tokens]
-        if item.num_scheduled_tokens < 1 or num_tokens > len(request.token_ids) or len(slots) < num_tokens:
+        block_ids = request.block_table.values
+        has_blocks = len(block_ids) * self._block_size >= num_tokens
+        if item.num_scheduled_tokens < 1 or num_tokens > len(request.token_ids) or not has_blocks:
             raise ValueError(
                 f"request {item.key}: {num_tokens} tokens scheduled, {len(request.token_ids)} known, "
                 f"{len(request.block_table)} blocks"
             )
-        return RequestSpan(query_start, item.num_scheduled_tokens, item.num_computed_tokens, slots)
+        return RequestSpan(
+            query_start, item.num_scheduled_tokens, item.num_computed_tokens, block_ids, self._block_size
+        )

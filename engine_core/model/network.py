@@ -84,12 +84,12 @@ def check_decode(network: Network, kv_tensors: KVTensors) -> torch.Tensor:
     cache = [tensor[:CHECK_TOKENS] for tensor in (*kv_tensors.keys, *kv_tensors.values)]
     for tensor in cache:
         tensor.fill_(torch.nan)
-    prefill = build_attention_metadata([RequestSpan(0, CHECK_TOKENS, 0, slots)], kv_tensors)
+    prefill = build_attention_metadata([RequestSpan(0, CHECK_TOKENS, 0, slots.astype(np.int32), 1)], kv_tensors)
     input_ids = slots % network.vocab_size
     logits = network.logits(flat_batch(network, input_ids, slots, prefill, kv_tensors))
     if any(bool(tensor.isnan().any()) for tensor in cache):
         raise UnsupportedAttentionError("not every layer of the model uses transformers' attention interface")
-    decode = build_attention_metadata([RequestSpan(0, 1, CHECK_TOKENS - 1, slots)], kv_tensors)
+    decode = build_attention_metadata([RequestSpan(0, 1, CHECK_TOKENS - 1, slots.astype(np.int32), 1)], kv_tensors)
     decoded = network.logits(flat_batch(network, input_ids[-1:], slots[-1:], decode, kv_tensors))
     if not is_close(decoded[0], logits[-1]):
         raise UnsupportedAttentionError("the model's decode step differs from its prefill")

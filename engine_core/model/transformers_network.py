@@ -101,7 +101,7 @@ class TransformersNetwork:
         """
         logits = check_decode(self, kv_tensors)
         slots = np.arange(CHECK_TOKENS, dtype=np.int64)
-        metadata = build_attention_metadata([RequestSpan(0, CHECK_TOKENS, 0, slots)], kv_tensors)
+        metadata = build_attention_metadata([RequestSpan(0, CHECK_TOKENS, 0, slots.astype(np.int32), 1)], kv_tensors)
         positions = torch.from_numpy(slots).to(kv_tensors.device)
         whole = self._network(**_arguments(positions % self.vocab_size, positions, metadata, kv_tensors)).logits[0]
         if logits.shape != whole.shape or not is_close(logits, whole):

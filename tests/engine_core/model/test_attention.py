@@ -67,7 +67,7 @@ def test_any_step_equals_dense_attention(requests, window, seed):
         all_values.append(torch.randn(len(slots), KV_HEADS, DIM))
         cache.keys[0][slots[:context]] = all_keys[-1][:context]
         cache.values[0][slots[:context]] = all_values[-1][:context]
-        spans.append(RequestSpan(start, num_queries, context, slots))
+        spans.append(RequestSpan(start, num_queries, context, slots, 1))
         start += num_queries
     query = torch.randn(1, HEADS, start, DIM)
     step_keys = torch.cat([keys[span.num_computed_tokens :] for keys, span in zip(all_keys, spans, strict=True)])
@@ -91,7 +91,7 @@ def test_any_step_equals_dense_attention(requests, window, seed):
 
 def test_decodes_are_grouped_so_that_padding_at_most_doubles_the_work():
     lengths = [3, 4, 5, 50, 55, 200, 700]
-    spans = [RequestSpan(i, 1, length - 1, np.arange(length)) for i, length in enumerate(lengths)]
+    spans = [RequestSpan(i, 1, length - 1, np.arange(length), 1) for i, length in enumerate(lengths)]
     groups = build_attention_metadata(spans, make_cache()).plan(None).decodes
     assert sum(group.rows.shape[0] for group in groups) == len(lengths)
     assert 1 < len(groups) < len(lengths)
@@ -101,7 +101,7 @@ def test_decodes_are_grouped_so_that_padding_at_most_doubles_the_work():
 def call(**keywords):
     cache = make_cache(2)
     arguments = {
-        "attention_metadata": build_attention_metadata([RequestSpan(0, 1, 0, np.array([3]))], cache),
+        "attention_metadata": build_attention_metadata([RequestSpan(0, 1, 0, np.array([3]), 1)], cache),
         "kv_tensors": cache,
         "attention_mask": None,
     }

@@ -33,7 +33,7 @@ def logits_of(config, network, token_ids, dtype=torch.float32):
         num_layers=config.num_layers, num_blocks=8, block_size=16, dtype=dtype, device=CPU, **sizes
     )
     slots = torch.arange(len(token_ids)).numpy()
-    metadata = build_attention_metadata([RequestSpan(0, len(slots), 0, slots)], kv_tensors)
+    metadata = build_attention_metadata([RequestSpan(0, len(slots), 0, slots, 1)], kv_tensors)
     return network.logits(flat_batch(network, torch.tensor(token_ids).numpy(), slots, metadata, kv_tensors))
 
 

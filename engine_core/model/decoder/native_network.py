@@ -1,0 +1,246 @@
+"""The decoder on the CPU kernels: a step is one call of compiled code.
+
+Implements `Network` with the config and the weights of `network.py`, whose results it must give (tested). The KV cache
+is the memory of `KVTensors` in a layout of its own (`kernels/src/attention.h`), written and read by the kernels only.
+Invariant: a request's results are the same bits whatever is computed beside it and however its prompt was divided.
+Next: `engine_core/model/kernels/`.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from engine_core.model.attention import AttentionMetadata, RequestSpan, UnsupportedAttentionError
+from engine_core.model.decoder.config import DecoderConfig
+from engine_core.model.decoder.rope import rotary_tables
+from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
+from engine_core.model.kernels import bindings
+from engine_core.model.kernels.bindings import MAX_HEAD_DIM, MAX_ROW, MAX_TILE_ROWS, Format, stride_of
+from engine_core.model.kernels.packing import PackedLinear, interleave_gate_up, pack_linear
+from engine_core.model.kv_tensors import KVTensors
+
+_SPAN_TYPE = np.dtype(
+    [("block_ids", "u8"), ("query_start", "i4"), ("num_queries", "i4"), ("num_computed", "i4"), ("", "i4")]
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Layer:
+    """One layer's packed weights."""
+
+    qkv: PackedLinear
+    output: PackedLinear
+    gate_up: PackedLinear
+    down: PackedLinear
+    weights: LayerWeights
+    """Its norms."""
+
+
+def kernels_fit(config: DecoderConfig) -> bool:
+    """Whether the kernels can compute models of these sizes."""
+    return (
+        config.head_dim % 16 == 0
+        and config.head_dim <= MAX_HEAD_DIM
+        and config.intermediate_size % 16 == 0
+        and config.hidden_size % 4 == 0
+        and config.hidden_size <= MAX_ROW
+    )
+
+
+class NativeDecoderNetwork:
+    """Implements `Network`."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        weights: DecoderWeights,
+        library: ctypes.CDLL,
+        *,
+        format: Format,
+        head_format: Format,
+        max_model_len: int,
+    ) -> None:
+        """Packs the weights; `weights` is not kept, except for the embedding and the norms."""
+        self._config = config
+        self._library = library
+        self._embedding = weights.embedding.contiguous()
+        self._norm = weights.norm.float().contiguous()
+        self._tables = [
+            tuple(table.float().contiguous() for table in rotary_tables(rope, max_model_len)) for rope in config.ropes
+        ]
+        self._layers = [_pack_layer(layer, format) for layer in weights.layers]
+        self._head = pack_linear(weights.head, head_format)
+        self._scratch = _Scratch(config)
+        self._logits = torch.empty(0)
+        self._kv_tensors: KVTensors | None = None
+        self._decoder: bindings.Decoder | None = None
+        self._layer_structs: ctypes.Array[bindings.Layer] | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits."""
+        return self._config.vocab_size
+
+    @property
+    def hidden_size(self) -> int:
+        """Length of a hidden state."""
+        return self._config.hidden_size
+
+    def hidden_states(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        metadata: AttentionMetadata,
+        kv_tensors: KVTensors,
+    ) -> torch.Tensor:
+        """`[num_tokens, hidden_size]` fp32 after the last norm; overwritten by the next step."""
+        if self._kv_tensors is not kv_tensors:
+            self._bind(kv_tensors)
+        num_tokens = len(input_ids)
+        spans, block_ids = _span_array(metadata.spans)
+        tiles = _tiles(spans, self._config.num_heads // self._config.num_kv_heads)
+        batch = bindings.Batch(
+            *(input_ids.data_ptr(), positions.data_ptr(), spans.ctypes.data, tiles.ctypes.data),
+            *(num_tokens, len(spans), len(tiles)),
+        )
+        scratch = self._scratch.reserve(num_tokens)
+        self._library.decoder_step(
+            ctypes.byref(self._decoder), ctypes.byref(batch), ctypes.byref(scratch), torch.get_num_threads()
+        )
+        del block_ids  # lived as long as the spans' pointers
+        return self._scratch.residual[:num_tokens, : self._config.hidden_size]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[rows, vocab_size]` fp32 for `[rows, hidden_size]`; overwritten by the next call."""
+        num_rows, stride = len(hidden), stride_of(self._config.vocab_size)
+        if len(self._logits) < num_rows:
+            self._logits = torch.empty(num_rows, stride)
+        self._scratch.reserve(num_rows)
+        hidden = hidden if hidden.stride(-1) == 1 and hidden.dtype == torch.float32 else hidden.float().contiguous()
+        self._library.linear_rows(
+            *(ctypes.byref(self._head.struct), hidden.data_ptr(), hidden.stride(0), num_rows),
+            *(self._scratch.operand.data_ptr(), self._scratch.operand_scales.data_ptr()),
+            *(self._logits.data_ptr(), torch.get_num_threads()),
+        )
+        logits = self._logits[:num_rows, : self._config.vocab_size]
+        softcap = self._config.logits_softcap
+        return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+
+    def _bind(self, kv_tensors: KVTensors) -> None:
+        """Make the structs that the kernels read; they point into the weights and the cache."""
+        config = self._config
+        layers = (bindings.Layer * config.num_layers)()
+        for index, layer in enumerate(self._layers):
+            layers[index] = self._layer_struct(index, layer, kv_tensors)
+        self._layer_structs = layers
+        self._decoder = bindings.Decoder(
+            layers=layers,
+            embedding=self._embedding.data_ptr(),
+            norm=self._norm.data_ptr(),
+            num_layers=config.num_layers,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            block_size=kv_tensors.block_size,
+            is_bf16=kv_tensors.dtype == torch.bfloat16,
+            has_gelu=config.hidden_act == "gelu_tanh",
+            rms_norm_eps=config.rms_norm_eps,
+            embedding_scale=config.embedding_scale,
+            attention_scale=config.attention_scale,
+            attention_softcap=config.attention_softcap or 0.0,
+        )
+        self._kv_tensors = kv_tensors
+
+    def _layer_struct(self, index: int, layer: _Layer, kv_tensors: KVTensors) -> bindings.Layer:
+        cos, sin = self._tables[self._config.rope_of_layer[index]]
+        weights = layer.weights
+        return bindings.Layer(
+            qkv=layer.qkv.struct,
+            output=layer.output.struct,
+            gate_up=layer.gate_up.struct,
+            down=layer.down.struct,
+            input_norm=_pointer(weights.input_norm),
+            post_attention_norm=_pointer(weights.post_attention_norm),
+            mlp_norm=_pointer(weights.mlp_norm),
+            post_mlp_norm=_pointer(weights.post_mlp_norm),
+            query_norm=_pointer(weights.query_norm),
+            key_norm=_pointer(weights.key_norm),
+            cos=cos.data_ptr(),
+            sin=sin.data_ptr(),
+            keys=kv_tensors.keys[index].data_ptr(),
+            values=kv_tensors.values[index].data_ptr(),
+            rotary_dim=2 * cos.shape[1],
+            window=self._config.sliding_windows[index] or 0,
+        )
+
+
+def _pointer(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+class _Scratch:
+    """What a step writes, for as many tokens as the largest step so far."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        self._config = config
+        self.residual = self.operand = self.operand_scales = torch.empty(0)
+        self._struct: bindings.Scratch | None = None
+        self._tensors: list[torch.Tensor] = []
+
+    def reserve(self, num_tokens: int) -> bindings.Scratch:
+        """Memory for a step of `num_tokens`."""
+        if self._struct is None or len(self.residual) < num_tokens:
+            config = self._config
+            num_queries = config.num_heads * config.head_dim
+            hidden, intermediate = stride_of(config.hidden_size), stride_of(config.intermediate_size)
+            num_qkv = stride_of(num_queries + 2 * config.num_kv_heads * config.head_dim)
+            widths = [hidden, max(num_qkv, hidden), num_queries, intermediate, num_queries]
+            widths += [max(hidden, num_queries, intermediate), 1]
+            self._tensors = [torch.empty(num_tokens, width) for width in widths]
+            self.residual, self.operand, self.operand_scales = self._tensors[0], self._tensors[5], self._tensors[6]
+            self._struct = bindings.Scratch(*(tensor.data_ptr() for tensor in self._tensors))
+        return self._struct
+
+
+def _pack_layer(weights: LayerWeights, format: Format) -> _Layer:
+    norms = replace(
+        weights,
+        qkv=torch.empty(0),
+        output=torch.empty(0),
+        gate_up=torch.empty(0),
+        down=torch.empty(0),
+    )
+    return _Layer(
+        qkv=pack_linear(weights.qkv, format, weights.qkv_bias),
+        output=pack_linear(weights.output, format),
+        gate_up=pack_linear(interleave_gate_up(weights.gate_up), format),
+        down=pack_linear(weights.down, format),
+        weights=norms,
+    )
+
+
+def _span_array(spans: Sequence[RequestSpan]) -> tuple[np.ndarray, np.ndarray]:
+    """The spans as the kernels take them, and the block tables that they point to."""
+    tables = [span.block_ids for span in spans]
+    block_ids = np.concatenate(tables)
+    starts = np.cumsum([0, *map(len, tables)], dtype=np.uint64)[:-1]
+    array = np.zeros(len(spans), dtype=_SPAN_TYPE)
+    array["block_ids"] = block_ids.ctypes.data + starts * np.uint64(block_ids.itemsize)
+    array["query_start"] = [span.query_start for span in spans]
+    array["num_queries"] = [span.num_queries for span in spans]
+    array["num_computed"] = [span.num_computed_tokens for span in spans]
+    return array, block_ids
+
+
+def _tiles(spans: np.ndarray, group: int) -> np.ndarray:
+    """`[num_tiles, 2]` int32: each span and the first of up to `MAX_TILE_ROWS` rows of it; long prompts first."""
+    counts = -(-(spans["num_queries"] * group) // MAX_TILE_ROWS)
+    index = np.repeat(np.arange(len(spans), dtype=np.int32), counts)
+    first = np.arange(len(index), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts)
+    tiles = np.stack([index, first * MAX_TILE_ROWS], axis=1).astype(np.int32)
+    return np.ascontiguousarray(tiles[np.argsort(counts[index] == 1, kind="stable")])

@@ -1,0 +1,99 @@
+"""Weights in the layout that the kernels read (`src/gemm.h`), and their quantization.
+
+Invariant: a `PackedLinear` owns every tensor that its struct points to. Next: `bindings.py`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from engine_core.model.kernels.bindings import PANEL, Format, Linear, stride_of
+
+_WORD_TYPES = {Format.FLOAT32: torch.int32, Format.BF16: torch.int32, Format.INT8: torch.int16}
+_VALUES_PER_WORD = {Format.FLOAT32: 1, Format.BF16: 2, Format.INT8: 2, Format.DYNAMIC_INT8: 4}
+MAX_INT8 = 127
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedLinear:
+    """A linear layer for the kernels."""
+
+    weights: torch.Tensor
+    """`[panels, words, 32]` words."""
+    scales: torch.Tensor | None
+    """`[padded columns]` fp32."""
+    column_sums: torch.Tensor | None
+    """`[padded columns]` int32."""
+    bias: torch.Tensor | None
+    """`[padded columns]` fp32."""
+    num_columns: int
+    num_inputs: int
+    format: Format
+
+    @property
+    def num_bytes(self) -> int:
+        """Of memory that one use of all weights reads."""
+        return sum(t.nbytes for t in (self.weights, self.scales, self.column_sums, self.bias) if t is not None)
+
+    @property
+    def struct(self) -> Linear:
+        """As the kernels take it; valid while this object lives."""
+        tensors = (self.weights, self.scales, self.column_sums, self.bias)
+        pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+        return Linear(*pointers, self.num_columns, self.num_inputs, self.format)
+
+
+def pack_linear(weight: torch.Tensor, format: Format, bias: torch.Tensor | None = None) -> PackedLinear:
+    """Pack `[columns, inputs]` weights, quantized where the format says so.
+
+    `inputs` must be a multiple of 4.
+    """
+    num_columns, num_inputs = weight.shape
+    padded = stride_of(num_columns)
+    scales = column_sums = None
+    if format is Format.FLOAT32:
+        values = weight.float()
+    elif format is Format.BF16:
+        values = weight.bfloat16()
+    else:
+        values, scales = quantize_columns(weight)
+        scales = _padded(scales, padded)
+    if format is Format.DYNAMIC_INT8:
+        column_sums = _padded(values.sum(dim=1, dtype=torch.int32) * 128, padded)
+    return PackedLinear(
+        weights=_pack(values, _WORD_TYPES.get(format, torch.int32)),
+        scales=scales,
+        column_sums=column_sums,
+        bias=None if bias is None else _padded(bias.float(), padded),
+        num_columns=num_columns,
+        num_inputs=num_inputs,
+        format=format,
+    )
+
+
+def quantize_columns(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[columns, inputs]` int8 and `[columns]` fp32 scales: each column's largest value becomes 127."""
+    wide = weight.float()
+    scales = wide.abs().amax(dim=1) / MAX_INT8
+    quantized = torch.round(wide / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None])
+    return quantized.to(torch.int8), scales
+
+
+def interleave_gate_up(gate_up: torch.Tensor) -> torch.Tensor:
+    """Reorder `[2 * intermediate, …]` so that each panel holds 16 columns of the gate and the same 16 of up."""
+    gate, up = gate_up.chunk(2)
+    half = PANEL // 2
+    parts = torch.stack([gate.unflatten(0, (-1, half)), up.unflatten(0, (-1, half))], dim=1)
+    return parts.flatten(0, 2)
+
+
+def _pack(values: torch.Tensor, word_type: torch.dtype) -> torch.Tensor:
+    words = values.contiguous().view(word_type)
+    missing = stride_of(len(words)) - len(words)
+    if missing:
+        words = torch.cat([words, words.new_zeros(missing, words.shape[1])])
+    return words.unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
+
+
+def _padded(values: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.nn.functional.pad(values, (0, size - len(values)))
