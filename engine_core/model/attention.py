@@ -220,6 +220,7 @@ def paged_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
+    softcap: float | None = None,
     attention_metadata: AttentionMetadata | None = None,
     kv_tensors: KVTensors | None = None,
     **keywords: object,
@@ -235,6 +236,7 @@ def paged_attention(
         scaling: factor on query · key; 1/sqrt(head_dim) where None.
         sliding_window: each token sees this many tokens, itself included; all where None.
         is_causal: must not be False.
+        softcap: scores go through softcap · tanh(score / softcap) before the softmax; not at all where None.
 
     Returns:
         `[1, num_tokens, num_heads, head_dim]`, and None for the weights, which are never formed.
@@ -262,12 +264,12 @@ def paged_attention(
             chunk_keys, chunk_values = key[:, :, span], value[:, :, span]
         else:
             chunk_keys, chunk_values = _gather(keys, chunk.read_slots, 1), _gather(values, chunk.read_slots, 1)
-        output[span] = _attend_prefill(query[:, :, span], chunk_keys, chunk_values, chunk.mask, scaling)
+        output[span] = _attend_prefill(query[:, :, span], chunk_keys, chunk_values, chunk.mask, scaling, softcap)
     for group in plan.decodes:
         size = group.rows.shape[0]
         group_keys, group_values = _gather(keys, group.read_slots, size), _gather(values, group.read_slots, size)
         group_query = query[0].index_select(1, group.rows)
-        output[group.rows] = _attend_decodes(group_query, group_keys, group_values, group.mask, scaling)
+        output[group.rows] = _attend_decodes(group_query, group_keys, group_values, group.mask, scaling, softcap)
     return output.unsqueeze(0), None
 
 
@@ -296,11 +298,21 @@ def _attend_prefill(
     values: torch.Tensor,
     mask: torch.Tensor | None,
     scaling: float | None,
+    softcap: float | None,
 ) -> torch.Tensor:
     """`[1, num_heads, num_queries, head_dim]` against one request's keys; returns `[num_queries, num_heads, …]`."""
-    attended = scaled_dot_product_attention(
-        query, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
-    )
+    if softcap is None:
+        attended = scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+        )
+    else:
+        if mask is None:
+            num_queries = query.shape[2]
+            is_later = torch.ones(num_queries, num_queries, dtype=torch.bool, device=query.device).triu(1)
+            mask = _additive(is_later, query.dtype)
+        group = query.shape[1] // keys.shape[1]
+        keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
+        attended = _attend_capped(query, keys, values, mask, scaling, softcap)
     return attended[0].transpose(0, 1)
 
 
@@ -310,6 +322,7 @@ def _attend_decodes(
     values: torch.Tensor,
     mask: torch.Tensor | None,
     scaling: float | None,
+    softcap: float | None,
 ) -> torch.Tensor:
     """`[num_heads, group, head_dim]` against each request's own keys; returns `[group, num_heads, head_dim]`.
 
@@ -318,8 +331,27 @@ def _attend_decodes(
     """
     num_heads, group, head_dim = query.shape
     packed = query.transpose(0, 1).reshape(group, keys.shape[1], -1, head_dim)
-    attended = scaled_dot_product_attention(packed, keys, values, attn_mask=mask, scale=scaling)
+    if softcap is None:
+        attended = scaled_dot_product_attention(packed, keys, values, attn_mask=mask, scale=scaling)
+    else:
+        attended = _attend_capped(packed, keys, values, mask, scaling, softcap)
     return attended.reshape(group, num_heads, head_dim)
+
+
+def _attend_capped(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float,
+) -> torch.Tensor:
+    """Attention with a soft cap, which torch's own function does not have; as many heads of keys as of queries."""
+    scores = query @ keys.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask
+    return scores.float().softmax(dim=-1).to(values.dtype) @ values
 
 
 def register_attention() -> None:

@@ -150,7 +150,7 @@ class NativeDecoderNetwork:
             is_bf16=kv_tensors.dtype == torch.bfloat16,
             has_gelu=config.hidden_act == "gelu_tanh",
             rms_norm_eps=config.rms_norm_eps,
-            embedding_scale=config.embedding_scale,
+            embedding_scale=float(torch.tensor(config.embedding_scale, dtype=self._embedding.dtype)),
             attention_scale=config.attention_scale,
             attention_softcap=config.attention_softcap or 0.0,
         )
@@ -217,7 +217,7 @@ def _pack_layer(weights: LayerWeights, format: Format) -> _Layer:
     )
     return _Layer(
         qkv=pack_linear(weights.qkv, format, weights.qkv_bias),
-        output=pack_linear(weights.output, format),
+        output=pack_linear(weights.output, format, weights.output_bias),
         gate_up=pack_linear(interleave_gate_up(weights.gate_up), format),
         down=pack_linear(weights.down, format),
         weights=norms,

@@ -1,0 +1,94 @@
+"""The decoder against transformers' own models: both of its networks, every family."""
+
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from tests.engine_core.model.decoder.families import FAMILIES, save_model
+
+from engine_core.model.attention import RequestSpan, build_attention_metadata
+from engine_core.model.decoder.config import DecoderConfig
+from engine_core.model.decoder.native_network import NativeDecoderNetwork
+from engine_core.model.decoder.network import DecoderNetwork
+from engine_core.model.decoder.weights import load_decoder_weights
+from engine_core.model.kernels.bindings import Format, load_library
+from engine_core.model.kernels.build import kernel_library
+from engine_core.model.kv_tensors import allocate_kv_tensors
+from engine_core.model.network import flat_batch
+
+CPU = torch.device("cpu")
+MAX_MODEL_LEN = 256
+BLOCK_SIZE, NUM_BLOCKS = 16, 32
+TOKEN_IDS = np.array([(7 * number) % 190 + 3 for number in range(150)], dtype=np.int64)
+BLOCK_IDS = np.array([(number * 7 + 3) % NUM_BLOCKS for number in range(10)], dtype=np.int32)
+FORMATS = {torch.float32: Format.FLOAT32, torch.bfloat16: Format.BF16}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """For the name of a family: its folder, and the logits of transformers' model in fp32."""
+
+    @cache
+    def made(name):
+        folder = tmp_path_factory.mktemp(name)
+        model = save_model(name, folder)
+        with torch.inference_mode():
+            return folder, model(torch.from_numpy(TOKEN_IDS)[None]).logits[0]
+
+    return made
+
+
+def make_network(folder, kind, dtype=torch.float32, format=None):
+    config = DecoderConfig.try_from(json.loads((folder / "config.json").read_text()))
+    weights = load_decoder_weights(folder, config, dtype, CPU)
+    if kind == "torch":
+        return config, DecoderNetwork(config, weights, MAX_MODEL_LEN)
+    format = format or FORMATS[dtype]
+    library = load_library(kernel_library())
+    return config, NativeDecoderNetwork(
+        config, weights, library, format=format, head_format=FORMATS[dtype], max_model_len=MAX_MODEL_LEN
+    )
+
+
+@torch.inference_mode()
+def logits_of(config, network, chunks, dtype=torch.float32):
+    """Logits of all tokens, computed in chunks of these sizes."""
+    kv_tensors = allocate_kv_tensors(
+        num_layers=config.num_layers,
+        num_blocks=NUM_BLOCKS,
+        block_size=BLOCK_SIZE,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        dtype=dtype,
+        device=CPU,
+    )
+    logits, start = [], 0
+    for size in chunks:
+        metadata = build_attention_metadata([RequestSpan(0, size, start, BLOCK_IDS, BLOCK_SIZE)], kv_tensors)
+        positions = np.arange(start, start + size)
+        hidden = flat_batch(network, TOKEN_IDS[start : start + size], positions, metadata, kv_tensors)
+        logits.append(network.logits(hidden).clone())
+        start += size
+    return torch.cat(logits).float()
+
+
+def difference(actual, expected):
+    return float((actual - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("kind", ["torch", "kernels"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_all_logits_equal_those_of_transformers(reference, name, kind):
+    folder, expected = reference(name)
+    config, network = make_network(folder, kind)
+    assert difference(logits_of(config, network, [70, 79, 1]), expected) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["torch", "kernels"])
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_in_bf16_they_are_as_close_as_bf16_is(reference, name, kind):
+    folder, expected = reference(name)
+    config, network = make_network(folder, kind, torch.bfloat16)
+    assert difference(logits_of(config, network, [150], torch.bfloat16), expected) < 0.08
