@@ -40,7 +40,15 @@ from ipc.config import (
 from ipc.errors import ConfigError
 from ipc.process import LAUNCHER_PID_VARIABLE
 
-_UNUSED_BY_FAKE_MODEL = ("tokenizer", "dtype", "device", "model_impl", "threads", "kv_cache_memory_bytes")
+_UNUSED_BY_FAKE_MODEL = (
+    "tokenizer",
+    "dtype",
+    "device",
+    "model_impl",
+    "quantization",
+    "threads",
+    "kv_cache_memory_bytes",
+)
 _MAX_SHOWN_CHARS = 80
 
 

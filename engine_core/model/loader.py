@@ -19,8 +19,9 @@ import torch
 from engine_core.device import DeviceType, DtypeName
 from engine_core.memory_plan import MemoryPlan, ModelShape, plan_model
 from engine_core.model.attention import UnsupportedAttentionError
+from engine_core.model.decoder.config import DecoderConfig
+from engine_core.model.decoder.load import load_decoder
 from engine_core.model.kv_tensors import KVTensors, allocate_kv_tensors
-from engine_core.model.llama import LlamaConfig, LlamaNetwork
 from engine_core.model.model_runner import TorchModelRunner
 from engine_core.model.network import Network
 from engine_core.outputs import ModelInfo
@@ -58,7 +59,7 @@ def load_model_runner(
         logger.warning("%s", note)
 
     report(f"loading weights ({_name(dtype)}, {device.type})")
-    network = _load_network(model.model_impl, model_dir, dtype, device, plan.max_model_len)
+    network = _load_network(model, model_dir, dtype, device, plan.max_model_len)
     tokenizer_dir = export_tokenizer(model_dir, model.tokenizer)
     report("checking the model")
     info = _model_info(model, model_dir, tokenizer_dir, network, plan, dtype, device)
@@ -91,14 +92,20 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _load_network(
-    model_impl: str, model_dir: Path, dtype: torch.dtype, device: torch.device, max_model_len: int
+    model: ModelConfig, model_dir: Path, dtype: torch.dtype, device: torch.device, max_model_len: int
 ) -> Network:
-    """A network of our own where one fits, else transformers'; `model_impl` may insist on either."""
-    config = LlamaConfig.try_from(_read_json(model_dir / "config.json"))
-    if config is not None and model_impl != "transformers":
-        return LlamaNetwork.load(config, model_dir, dtype, device, max_model_len)
-    if model_impl == "native":
+    """A network of our own where one fits, else transformers'; `model.model_impl` may insist on either."""
+    config = DecoderConfig.try_from(_read_json(model_dir / "config.json"))
+    if config is not None and model.model_impl != "transformers":
+        return load_decoder(
+            *(config, model_dir, dtype, device, max_model_len),
+            quantization=model.quantization,
+            use_kernels=model.cpu_kernels,
+        )
+    if model.model_impl == "native":
         raise ConfigError(f"no native implementation fits {model_dir} (use --model-impl auto)")
+    if model.quantization != "none":
+        raise ConfigError(f"--quantization {model.quantization}: only for models with a native implementation")
     from engine_core.model.transformers_network import TransformersNetwork
 
     return TransformersNetwork.load(model_dir, dtype, device, max_model_len)
@@ -140,7 +147,7 @@ def _model_info(
 ) -> ModelInfo:
     return ModelInfo(
         model_id=model.model,
-        fingerprint=_fingerprint(model_dir, tokenizer_dir, dtype),
+        fingerprint=_fingerprint(model_dir, tokenizer_dir, f"{_name(dtype)} {model.quantization}"),
         tokenizer_dir=str(tokenizer_dir.absolute()),
         vocab_size=network.vocab_size,
         eos_token_ids=_eos_token_ids(model_dir),
@@ -165,9 +172,9 @@ def _eos_token_ids(model_dir: Path) -> tuple[int, ...]:
     return (ids,) if isinstance(ids, int) else tuple(ids)
 
 
-def _fingerprint(model_dir: Path, tokenizer_dir: Path, dtype: torch.dtype) -> str:
+def _fingerprint(model_dir: Path, tokenizer_dir: Path, precision: str) -> str:
     """Changes when other numbers or other tokens would come out: two cores with equal ones may resume each other."""
-    digest = hashlib.sha256(_name(dtype).encode())
+    digest = hashlib.sha256(precision.encode())
     for name in ("config.json", "generation_config.json"):
         path = model_dir / name
         digest.update(path.read_bytes() if path.is_file() else b"-")

@@ -1,6 +1,6 @@
 """What the model runner needs of a neural network; there are two kinds.
 
-`llama.py` computes the Llama architecture by itself: it loads in a moment, because it needs no transformers.
+`decoder/` computes the Llama family by itself: it loads in a moment, because it needs no transformers.
 `transformers_network.py` runs every other decoder-only model that transformers has. Both attend through
 `attention.paged_attention`, so requests, blocks and caches are none of their business.
 """

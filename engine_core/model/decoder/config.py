@@ -22,18 +22,22 @@ _ABSENT: Mapping[str, tuple[Any, ...]] = {
     "is_encoder_decoder": (False, None),
 }
 """Values that these keys must have: all others would compute something else."""
+_SOFTCAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """How the models of one architecture differ from Llama's."""
 
+    model_type: str
+    """As `config.json` names it beside the architecture."""
     windows: Callable[[Values, int], tuple[int | None, ...]]
     """Sliding window of each layer, for a config and a number of layers."""
     ropes: Callable[[Values, int], tuple[tuple[RopeConfig, ...], tuple[int, ...]]] | None = None
     """Rotary embeddings, and which one each layer has; for most, one for all."""
     has_gemma_norms: bool = False
     """Norms multiply with 1 + weight, and stand behind attention and MLP too."""
+    has_softcaps: bool = False
     has_qk_norm: bool = False
     has_qkv_bias: bool = False
     """Always; else as `attention_bias` says, together with a bias of the output projection."""
@@ -72,9 +76,13 @@ class DecoderConfig:
     @classmethod
     def try_from(cls, config: Values) -> "DecoderConfig | None":
         """The config of a model that this decoder computes, or None for anything else."""
-        architectures = config.get("architectures")
-        family = _FAMILIES.get(architectures[0]) if architectures and len(architectures) == 1 else None
-        if family is None or any(config.get(key) not in values for key, values in _ABSENT.items()):
+        architectures: list[str] = config.get("architectures") or []
+        family = _FAMILIES.get(architectures[0]) if len(architectures) == 1 else None
+        if family is None or config.get("model_type") != family.model_type:
+            return None
+        if any(config.get(key) not in values for key, values in _ABSENT.items()):
+            return None
+        if not family.has_softcaps and any(config.get(key) is not None for key in _SOFTCAPS):
             return None
         try:
             return cls._read(architectures[0], family, config)
@@ -101,8 +109,8 @@ class DecoderConfig:
             hidden_act=_HIDDEN_ACTS[config.get("hidden_activation") or config["hidden_act"]],
             embedding_scale=hidden_size**0.5 if family.has_gemma_norms else 1.0,
             attention_scale=float(config["query_pre_attn_scalar"] if family.has_gemma_norms else head_dim) ** -0.5,
-            attention_softcap=config.get("attn_logit_softcapping"),
-            logits_softcap=config.get("final_logit_softcapping"),
+            attention_softcap=config.get(_SOFTCAPS[0]),
+            logits_softcap=config.get(_SOFTCAPS[1]),
             tie_word_embeddings=bool(config.get("tie_word_embeddings", family.is_tied_by_default)),
             has_qkv_bias=family.has_qkv_bias or has_bias,
             has_output_bias=has_bias and not family.has_qkv_bias,
@@ -185,13 +193,15 @@ def _gemma3_ropes(config: Values, head_dim: int) -> tuple[tuple[RopeConfig, ...]
 
 
 _FAMILIES: Mapping[str, Family] = {
-    "LlamaForCausalLM": Family(_no_windows),
-    "MistralForCausalLM": Family(_same_window),
-    "Qwen2ForCausalLM": Family(_qwen_windows, has_qkv_bias=True),
-    "Qwen3ForCausalLM": Family(_qwen_windows, has_qk_norm=True),
-    "Phi3ForCausalLM": Family(_same_window),
-    "Gemma2ForCausalLM": Family(_gemma2_windows, has_gemma_norms=True, is_tied_by_default=True),
+    "LlamaForCausalLM": Family("llama", _no_windows),
+    "MistralForCausalLM": Family("mistral", _same_window),
+    "Qwen2ForCausalLM": Family("qwen2", _qwen_windows, has_qkv_bias=True),
+    "Qwen3ForCausalLM": Family("qwen3", _qwen_windows, has_qk_norm=True),
+    "Phi3ForCausalLM": Family("phi3", _same_window),
+    "Gemma2ForCausalLM": Family(
+        "gemma2", _gemma2_windows, has_gemma_norms=True, has_softcaps=True, is_tied_by_default=True
+    ),
     "Gemma3ForCausalLM": Family(
-        _gemma3_windows, _gemma3_ropes, has_gemma_norms=True, has_qk_norm=True, is_tied_by_default=True
+        "gemma3_text", _gemma3_windows, _gemma3_ropes, has_gemma_norms=True, has_qk_norm=True, is_tied_by_default=True
     ),
 }

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from engine_core.model.attention import AttentionMetadata, RequestSpan, UnsupportedAttentionError
+from engine_core.model.attention import AttentionMetadata, RequestSpan
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.rope import rotary_tables
 from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
@@ -63,7 +63,7 @@ class NativeDecoderNetwork:
         head_format: Format,
         max_model_len: int,
     ) -> None:
-        """Packs the weights; `weights` is not kept, except for the embedding and the norms."""
+        """Packs the weights; of `weights`, the embedding and the norms are kept."""
         self._config = config
         self._library = library
         self._embedding = weights.embedding.contiguous()
@@ -97,8 +97,7 @@ class NativeDecoderNetwork:
         kv_tensors: KVTensors,
     ) -> torch.Tensor:
         """`[num_tokens, hidden_size]` fp32 after the last norm; overwritten by the next step."""
-        if self._kv_tensors is not kv_tensors:
-            self._bind(kv_tensors)
+        decoder = self._bound_to(kv_tensors)
         num_tokens = len(input_ids)
         spans, block_ids = _span_array(metadata.spans)
         tiles = _tiles(spans, self._config.num_heads // self._config.num_kv_heads)
@@ -108,7 +107,7 @@ class NativeDecoderNetwork:
         )
         scratch = self._scratch.reserve(num_tokens)
         self._library.decoder_step(
-            ctypes.byref(self._decoder), ctypes.byref(batch), ctypes.byref(scratch), torch.get_num_threads()
+            ctypes.byref(decoder), ctypes.byref(batch), ctypes.byref(scratch), torch.get_num_threads()
         )
         del block_ids  # lived as long as the spans' pointers
         return self._scratch.residual[:num_tokens, : self._config.hidden_size]
@@ -129,8 +128,13 @@ class NativeDecoderNetwork:
         softcap = self._config.logits_softcap
         return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
 
-    def _bind(self, kv_tensors: KVTensors) -> None:
-        """Make the structs that the kernels read; they point into the weights and the cache."""
+    def check(self, kv_tensors: KVTensors) -> None:
+        """Nothing: `load.py` has compared this network with the reference before it gave it out."""
+
+    def _bound_to(self, kv_tensors: KVTensors) -> bindings.Decoder:
+        """The struct that the kernels read; it points into the weights and the cache."""
+        if self._decoder is not None and self._kv_tensors is kv_tensors:
+            return self._decoder
         config = self._config
         layers = (bindings.Layer * config.num_layers)()
         for index, layer in enumerate(self._layers):
@@ -155,6 +159,7 @@ class NativeDecoderNetwork:
             attention_softcap=config.attention_softcap or 0.0,
         )
         self._kv_tensors = kv_tensors
+        return self._decoder
 
     def _layer_struct(self, index: int, layer: _Layer, kv_tensors: KVTensors) -> bindings.Layer:
         cos, sin = self._tables[self._config.rope_of_layer[index]]

@@ -22,7 +22,9 @@ _KEYS: Mapping[str, frozenset[str]] = {
     "longrope": frozenset({"long_factor", "short_factor", "original_max_position_embeddings"}),
 }
 """Types, and what they need."""
-_OPTIONAL_KEYS = frozenset({"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "factor"})
+_OPTIONAL_KEYS = frozenset(
+    {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "factor"}
+)
 
 
 @dataclass(frozen=True, slots=True)

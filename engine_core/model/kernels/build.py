@@ -38,7 +38,9 @@ def kernel_library(cache_dir: Path | None = None) -> Path:
         KernelsUnavailableError: there is no compiler, or it fails.
     """
     compiler = _compiler()
-    folder = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fast-inference" / "kernels"
+    folder = (
+        cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fast-inference" / "kernels"
+    )
     library = folder / f"decoder-{_content_hash(compiler)}.so"
     if not library.is_file():
         try:

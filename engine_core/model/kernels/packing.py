@@ -80,11 +80,10 @@ def quantize_columns(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def interleave_gate_up(gate_up: torch.Tensor) -> torch.Tensor:
-    """Reorder `[2 * intermediate, …]` so that each panel holds 16 columns of the gate and the same 16 of up."""
-    gate, up = gate_up.chunk(2)
-    half = PANEL // 2
-    parts = torch.stack([gate.unflatten(0, (-1, half)), up.unflatten(0, (-1, half))], dim=1)
-    return parts.flatten(0, 2)
+    """Reorder `[2 * intermediate, inputs]` so that each panel holds 16 columns of the gate and the same 16 of up."""
+    half, num_inputs = PANEL // 2, gate_up.shape[1]
+    parts = [part.reshape(-1, half, num_inputs) for part in gate_up.chunk(2)]
+    return torch.stack(parts, dim=1).flatten(0, 2)
 
 
 def _pack(values: torch.Tensor, word_type: torch.dtype) -> torch.Tensor:
@@ -92,7 +91,7 @@ def _pack(values: torch.Tensor, word_type: torch.dtype) -> torch.Tensor:
     missing = stride_of(len(words)) - len(words)
     if missing:
         words = torch.cat([words, words.new_zeros(missing, words.shape[1])])
-    return words.unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
+    return words.reshape(-1, PANEL, words.shape[1]).transpose(1, 2).contiguous()
 
 
 def _padded(values: torch.Tensor, size: int) -> torch.Tensor:

@@ -112,7 +112,6 @@ def call(**keywords):
 @pytest.mark.parametrize(
     "keywords",
     [
-        {"softcap": 30.0},
         {"s_aux": torch.zeros(HEADS)},
         {"position_bias": torch.zeros(1)},
         {"attention_mask": torch.zeros(1, 1, 1, 1)},

@@ -70,10 +70,10 @@ static inline Floats load_bf16(const uint16_t* from) {
 
 // --- functions ---
 
-// e^x within 2 units in the last place; 0 below -87. Cephes' polynomial (expf) on the reduced range.
+// e^x within 2 units in the last place; 0 below -87, NaN of NaN. Cephes' polynomial (expf) on the reduced range.
 static inline Floats exp(Floats x) {
-    const Floats is_tiny = (Floats)(x > all(-87.0f));
-    x = x > all(88.0f) ? all(88.0f) : (x > all(-87.0f) ? x : all(-87.0f));  // NaN becomes -87: never reached
+    const auto is_tiny = x < all(-87.0f);
+    x = is_tiny ? all(-87.0f) : (x > all(88.0f) ? all(88.0f) : x);
     const Floats magic = all(12582912.0f);
     const Floats n = (x * 1.44269504088896341f + magic) - magic;
     Floats r = x - n * 0.693359375f;
@@ -86,7 +86,7 @@ static inline Floats exp(Floats x) {
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
     const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
-    return (Floats)((Words)(p * (Floats)exponent) & (Words)is_tiny);
+    return is_tiny ? all(0.0f) : p * (Floats)exponent;
 }
 static inline Floats tanh(Floats x) {
     const Floats e = exp(absolute(x) * -2.0f);

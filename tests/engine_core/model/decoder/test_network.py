@@ -6,7 +6,6 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from tests.engine_core.model.decoder.families import FAMILIES, save_model
 
 from engine_core.model.attention import RequestSpan, build_attention_metadata
 from engine_core.model.decoder.config import DecoderConfig
@@ -17,6 +16,7 @@ from engine_core.model.kernels.bindings import Format, load_library
 from engine_core.model.kernels.build import kernel_library
 from engine_core.model.kv_tensors import allocate_kv_tensors
 from engine_core.model.network import flat_batch
+from tests.engine_core.model.decoder.families import FAMILIES, save_model
 
 CPU = torch.device("cpu")
 MAX_MODEL_LEN = 256

@@ -1,0 +1,118 @@
+"""Makes the network of a decoder: on the CPU kernels where they can be had, else in plain torch.
+
+Invariant: what runs on kernels has been compared with the torch network of the same weights, on this machine, at this
+start. What fails the comparison is not used; a warning says so. Next: `native_network.py`, `network.py`.
+"""
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from engine_core.model.attention import RequestSpan, build_attention_metadata
+from engine_core.model.decoder.config import DecoderConfig
+from engine_core.model.decoder.native_network import NativeDecoderNetwork, kernels_fit
+from engine_core.model.decoder.network import DecoderNetwork
+from engine_core.model.decoder.weights import DecoderWeights, load_decoder_weights
+from engine_core.model.kernels.bindings import Format, load_library
+from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
+from engine_core.model.kv_tensors import allocate_kv_tensors
+from engine_core.model.network import CHECK_TOKENS, Network, flat_batch
+from ipc.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+Quantization = Literal["none", "int8", "int8-dynamic"]
+
+_FORMATS: dict[Quantization, Format] = {"int8": Format.INT8, "int8-dynamic": Format.DYNAMIC_INT8}
+_TOLERANCES: dict[Quantization, float] = {"none": 0.05, "int8": 0.15, "int8-dynamic": 0.4}
+"""Largest difference of a logit, as a share of the largest logit."""
+_CHECK_BLOCK_SIZE = 16
+
+
+def load_decoder(
+    config: DecoderConfig,
+    model_dir: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    max_model_len: int,
+    *,
+    quantization: Quantization = "none",
+    use_kernels: bool = True,
+) -> Network:
+    """Load the weights and make the fastest network that passes its check.
+
+    Raises:
+        ConfigError: the weights cannot be read, or there are no kernels for the quantization that was asked for.
+    """
+    reason = _why_no_kernels(config, device, use_kernels)
+    if quantization != "none" and reason:
+        raise ConfigError(f"--quantization {quantization} needs the CPU kernels: {reason}")
+    weights = load_decoder_weights(model_dir, config, dtype, device)
+    reference = DecoderNetwork(config, weights, max_model_len)
+    if reason:
+        logger.info("computing in plain torch: %s", reason)
+        return reference
+    expected = _check_logits(config, reference, dtype)
+    for choice in dict.fromkeys((quantization, "none")):
+        network = _native(config, weights, dtype, max_model_len, choice)
+        difference = float((_check_logits(config, network, dtype) - expected).abs().max() / expected.abs().max())
+        if difference <= _TOLERANCES[choice]:
+            weights.layers.clear()
+            return network
+        logger.warning("kernels (quantization %s) are off by %.3f and are not used", choice, difference)
+    return reference
+
+
+def _why_no_kernels(config: DecoderConfig, device: torch.device, use_kernels: bool) -> str:
+    """Empty where the kernels can be used."""
+    if device.type != "cpu":
+        return "they are for CPUs"
+    if not use_kernels:
+        return "they are turned off"
+    if not kernels_fit(config):
+        return "the model has sizes that they do not have"
+    try:
+        kernel_library()
+    except KernelsUnavailableError as error:
+        return str(error)
+    return ""
+
+
+def _native(
+    config: DecoderConfig, weights: DecoderWeights, dtype: torch.dtype, max_model_len: int, quantization: Quantization
+) -> NativeDecoderNetwork:
+    plain = Format.FLOAT32 if dtype == torch.float32 else Format.BF16
+    return NativeDecoderNetwork(
+        config,
+        weights,
+        load_library(kernel_library()),
+        format=_FORMATS.get(quantization, plain),
+        head_format=Format.INT8 if quantization == "int8" else plain,
+        max_model_len=max_model_len,
+    )
+
+
+@torch.inference_mode()
+def _check_logits(config: DecoderConfig, network: Network, dtype: torch.dtype) -> torch.Tensor:
+    """Logits of a few tokens: all but one in one step, the last as a decode step."""
+    kv_tensors = allocate_kv_tensors(
+        num_layers=config.num_layers,
+        num_blocks=1,
+        block_size=_CHECK_BLOCK_SIZE,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        dtype=dtype,
+        device=torch.device("cpu"),
+    )
+    token_ids = np.arange(CHECK_TOKENS + 1, dtype=np.int64) % config.vocab_size
+    logits = []
+    for start, end in ((0, CHECK_TOKENS), (CHECK_TOKENS, CHECK_TOKENS + 1)):
+        span = RequestSpan(0, end - start, start, np.zeros(1, dtype=np.int32), _CHECK_BLOCK_SIZE)
+        metadata = build_attention_metadata([span], kv_tensors)
+        positions = np.arange(start, end, dtype=np.int64)
+        hidden = flat_batch(network, token_ids[start:end], positions, metadata, kv_tensors)
+        logits.append(network.logits(hidden).float().clone())
+    return torch.cat(logits)
