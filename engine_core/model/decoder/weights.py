@@ -5,8 +5,8 @@ Next: `network.py`, `native_network.py`.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,28 @@ class DecoderWeights:
 
     embedding: torch.Tensor
     """`[vocab, hidden]`."""
-    layers: list[LayerWeights]
+    layers: Iterable[LayerWeights]
     norm: torch.Tensor
     head: torch.Tensor
     """`[vocab, hidden]`; the embedding where they are tied."""
+
+    def float32_sample(self, num_tokens: int) -> "DecoderWeights":
+        """The same model in fp32, with the first `num_tokens` of its vocabulary; a layer exists while it is used."""
+        return DecoderWeights(
+            self.embedding[:num_tokens].float(), _Float32Layers(self.layers), self.norm, self.head[:num_tokens].float()
+        )
+
+
+class _Float32Layers:
+    """Layers that are converted when they are iterated."""
+
+    def __init__(self, layers: Iterable[LayerWeights]) -> None:
+        self._layers = layers
+
+    def __iter__(self) -> Iterator[LayerWeights]:
+        for layer in self._layers:
+            tensors = ((field.name, getattr(layer, field.name)) for field in fields(LayerWeights))
+            yield LayerWeights(**{name: None if tensor is None else tensor.float() for name, tensor in tensors})
 
 
 def load_decoder_weights(
