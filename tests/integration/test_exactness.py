@@ -47,13 +47,17 @@ def expected(reference, prompts):
     return answers
 
 
-@pytest.fixture(params=["native", "transformers"])
+WITHOUT_KERNELS = "native without kernels"
+
+
+@pytest.fixture(params=["native", WITHOUT_KERNELS, "transformers"])
 def model_impl(request):
     return request.param
 
 
 def make_harness(model_dir, *, num_blocks=256, dtype="float32", model_impl="auto", **settings):
-    model = ModelConfig(model=str(model_dir), dtype=dtype, max_model_len=1024, threads=1, model_impl=model_impl)
+    choice = {"model_impl": model_impl.split()[0], "cpu_kernels": model_impl != WITHOUT_KERNELS}
+    model = ModelConfig(model=str(model_dir), dtype=dtype, max_model_len=1024, threads=1, **choice)
     scheduling = {"max_num_seqs": 16, "max_num_batched_tokens": 512, **settings}
     cache = CacheConfig(block_size=32, num_blocks=num_blocks)
     runner = load_model_runner(model, cache, SchedulerConfig(**scheduling), lambda stage: None)
@@ -101,7 +105,7 @@ def last_logits(harness, prompts, monkeypatch):
     sample = batch_sampler_module.sample
 
     def recording_sample(logits, *arguments):
-        seen.append(logits[-1].float())
+        seen.append(logits[-1].float().clone())
         return sample(logits, *arguments)
 
     monkeypatch.setattr(batch_sampler_module, "sample", recording_sample)

@@ -1,7 +1,7 @@
 """Makes the network of a decoder: on the CPU kernels where they can be had, else in plain torch.
 
-Invariant: what runs on kernels has been compared with the torch network of the same weights in fp32, on this machine, at
-this start. What fails the comparison is not used; a warning says so. Next: `native_network.py`, `network.py`.
+Invariant: what runs on kernels has been compared, at this start, with the torch network of the same weights in fp32.
+What fails the comparison is not used; a warning says so. Next: `native_network.py`, `network.py`.
 """
 
 import logging

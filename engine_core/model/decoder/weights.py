@@ -68,8 +68,11 @@ class _Float32Layers:
 
     def __iter__(self) -> Iterator[LayerWeights]:
         for layer in self._layers:
-            tensors = ((field.name, getattr(layer, field.name)) for field in fields(LayerWeights))
-            yield LayerWeights(**{name: None if tensor is None else tensor.float() for name, tensor in tensors})
+            yield LayerWeights(**{field.name: _in_float32(getattr(layer, field.name)) for field in fields(layer)})
+
+
+def _in_float32(tensor: Any) -> Any:
+    return None if tensor is None else tensor.float()
 
 
 def load_decoder_weights(

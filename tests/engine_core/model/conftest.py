@@ -125,13 +125,18 @@ def native_llama_runner(llama_dir):
 
 
 @pytest.fixture(scope="session")
+def torch_llama_runner(llama_dir):
+    return load(llama_dir, model_impl="native", cpu_kernels=False)
+
+
+@pytest.fixture(scope="session")
 def transformers_llama_runner(llama_dir):
     return load(llama_dir, model_impl="transformers")
 
 
-@pytest.fixture(params=["native", "transformers"])
+@pytest.fixture(params=["native", "torch", "transformers"])
 def llama_runner(request):
-    """Both implementations must pass every test."""
+    """All implementations must pass every test."""
     return request.getfixturevalue(f"{request.param}_llama_runner")
 
 

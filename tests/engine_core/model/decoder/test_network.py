@@ -92,3 +92,35 @@ def test_in_bf16_they_are_as_close_as_bf16_is(reference, name, kind):
     folder, expected = reference(name)
     config, network = make_network(folder, kind, torch.bfloat16)
     assert difference(logits_of(config, network, [150], torch.bfloat16), expected) < 0.08
+
+
+@torch.inference_mode()
+def test_on_the_kernels_a_request_has_the_same_bits_alone_in_a_batch_and_in_chunks(reference):
+    folder, _ = reference("gemma3")
+    config, network = make_network(folder, "kernels", torch.bfloat16)
+    alone = logits_of(config, network, [149, 1], torch.bfloat16)
+    assert torch.equal(logits_of(config, network, [70, 79, 1], torch.bfloat16), alone)
+    kv_tensors = allocate_kv_tensors(
+        num_layers=config.num_layers,
+        num_blocks=NUM_BLOCKS,
+        block_size=BLOCK_SIZE,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        dtype=torch.bfloat16,
+        device=CPU,
+    )
+    other = np.setdiff1d(np.arange(NUM_BLOCKS, dtype=np.int32), BLOCK_IDS)
+    spans = [RequestSpan(0, 33, 0, other, BLOCK_SIZE), RequestSpan(33, 150, 0, BLOCK_IDS, BLOCK_SIZE)]
+    metadata = build_attention_metadata(spans, kv_tensors)
+    token_ids = np.concatenate([TOKEN_IDS[50:83], TOKEN_IDS])
+    positions = np.concatenate([np.arange(33), np.arange(150)])
+    together = network.logits(flat_batch(network, token_ids, positions, metadata, kv_tensors))
+    assert torch.equal(together[33:], alone)
+
+
+@pytest.mark.parametrize(("format", "tolerance"), [(Format.INT8, 0.1), (Format.DYNAMIC_INT8, 0.2)])
+def test_quantized_weights_stay_near(reference, format, tolerance):
+    folder, expected = reference("llama")
+    config, network = make_network(folder, "kernels", torch.bfloat16, format)
+    actual = logits_of(config, network, [150], torch.bfloat16)
+    assert (actual - expected).norm() < tolerance * expected.norm()
