@@ -98,7 +98,7 @@ class SchedulerConfig(_Section):
         0.12, gt=0, lt=1, description="share of the core that batch requests keep while online requests want all of it"
     )
     step_time_target: float = Field(
-        0.25, gt=0, description="seconds: prefill chunks shrink until a step that also decodes takes no longer"
+        0.1, gt=0, description="seconds: prefill chunks shrink until a step that also decodes takes no longer"
     )
     queue_timeout: float = Field(0.0, ge=0, description="seconds after which a waiting request fails; 0 never")
     request_timeout: float = Field(0.0, ge=0, description="seconds after which any request fails; 0 never")
