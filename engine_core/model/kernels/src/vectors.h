@@ -26,17 +26,20 @@ static inline Floats to_floats(Ints value) { return __builtin_convertvector(valu
 static inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 static inline Floats absolute(Floats a) { return (Floats)((Words)a & 0x7fffffffu); }
 
+template <int DISTANCE> static inline Floats swapped(Floats v) {  // each lane has that of the lane so far away
+    return __builtin_shuffle(v, Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} ^ DISTANCE);
+}
 static inline float sum_of(Floats v) {
-    float sum = 0;
-    for (int step = 8; step; step /= 2)
-        for (int lane = 0; lane < step; lane++) v[lane] += v[lane + step];
-    sum = v[0];
-    return sum;
+    v += swapped<8>(v);
+    v += swapped<4>(v);
+    v += swapped<2>(v);
+    return (v + swapped<1>(v))[0];
 }
 static inline float largest_of(Floats v) {
-    for (int step = 8; step; step /= 2)
-        for (int lane = 0; lane < step; lane++) v[lane] = v[lane] > v[lane + step] ? v[lane] : v[lane + step];
-    return v[0];
+    v = larger(v, swapped<8>(v));
+    v = larger(v, swapped<4>(v));
+    v = larger(v, swapped<2>(v));
+    return larger(v, swapped<1>(v))[0];
 }
 
 // --- bfloat16 ---
