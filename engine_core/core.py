@@ -15,7 +15,14 @@ from engine_core.admission import Admission
 from engine_core.cancelled_names import CancelledNames
 from engine_core.deadlines import Deadlines
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
-from engine_core.outputs import Logprobs, ModelRunner, ModelRunnerOutput, RequestKey, SchedulerOutput
+from engine_core.outputs import (
+    Logprobs,
+    ModelRunner,
+    ModelRunnerOutput,
+    RequestKey,
+    ScheduledRequest,
+    SchedulerOutput,
+)
 from engine_core.request import ClientSlot, Request, RequestStatus
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
@@ -132,6 +139,8 @@ class EngineCore:
             "num_preemptions": self._scheduler.num_preemptions,
             "num_fairness_preemptions": self._scheduler.num_fairness_preemptions,
             "num_failed_steps": self.num_failed_steps,
+            "num_draft_tokens": self._scheduler.num_draft_tokens,
+            "num_accepted_tokens": self._scheduler.num_accepted_tokens,
         }
 
     def add_request(self, request: Request) -> EngineCoreOutputs:
@@ -231,9 +240,9 @@ class EngineCore:
             self._fail(failed, "step_failed", "The engine failed while it computed this request.", outputs)
             return outputs
         self._num_failed_in_a_row = 0
-        self._kv_cache.end_step()
         self._scheduler.observe_step(time.monotonic() - started_at)
         self._update(plan, result, outputs)
+        self._kv_cache.end_step()
         return outputs
 
     def reset_prefix_cache(self) -> int:
@@ -253,7 +262,7 @@ class EngineCore:
                 code = result.failures[item.key]
                 self._fail([request], code, f"This request failed in the model ({code}).", outputs)
             elif item.key in result.sampled_token_ids:
-                self._take_token(request, result, outputs)
+                self._take_tokens(request, item, result, outputs)
             elif item.key in result.embeddings:
                 client = outputs[request.client_slot]
                 client.embedding_request_ids.append(request.request_id)
@@ -262,25 +271,38 @@ class EngineCore:
             else:
                 assert not item.is_last_chunk, f"the runner gave nothing for request {item.key}"
 
-    def _take_token(self, request: Request, result: ModelRunnerOutput, outputs: EngineCoreOutputs) -> None:
+    def _take_tokens(
+        self, request: Request, item: ScheduledRequest, result: ModelRunnerOutput, outputs: EngineCoreOutputs
+    ) -> None:
         key, client = request.key, outputs[request.client_slot]
-        token_id = result.sampled_token_ids[key]
         if request.first_token_at is None:
             prompt_logprobs = result.prompt_logprobs.get(key)
             num_rows = 0 if prompt_logprobs is None else len(prompt_logprobs.ranks)
             client.started.append(Started(request.request_id, request.num_cached_tokens, num_rows))
             if prompt_logprobs is not None:
                 client.add_logprobs(request, prompt_logprobs)
+        finished = self._take_token(request, result.sampled_token_ids[key], client)
+        if key in result.logprobs:
+            client.add_logprobs(request, result.logprobs[key])
+        if finished is None and key in result.completed_grammars:
+            finished = self._finished_by_grammar(request)
+        if item.draft_token_ids:
+            num_accepted = 0
+            for token_id in result.further_token_ids.get(key, ()):
+                if finished is not None:
+                    break  # what follows the end was never said
+                finished = self._take_token(request, token_id, client)
+                num_accepted += 1
+            self._scheduler.accept_draft(request, len(item.draft_token_ids), num_accepted)
+        if finished is not None:
+            self._finish(request, finished, outputs)
+
+    def _take_token(self, request: Request, token_id: int, client: ClientOutputs) -> Finished | None:
+        """Give a request its next token; returns its end, if the token brings it."""
         request.append_output_token(token_id)
         client.request_ids.append(request.request_id)
         client.token_ids.append(token_id)
-        if key in result.logprobs:
-            client.add_logprobs(request, result.logprobs[key])
-        finished = self._stop_check.check(request)
-        if finished is None and key in result.completed_grammars:
-            finished = self._finished_by_grammar(request)
-        if finished is not None:
-            self._finish(request, finished, outputs)
+        return self._stop_check.check(request)
 
     def _finished_by_grammar(self, request: Request) -> Finished:
         last_token_id = request.token_ids[-1]

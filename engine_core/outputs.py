@@ -44,6 +44,8 @@ class ScheduledRequest:
     """Appended to the request's block table before the step."""
     is_last_chunk: bool
     """True where the step reaches the last known token, so that a token is sampled (or an embedding is complete)."""
+    draft_token_ids: tuple[int, ...] = ()
+    """Guesses of the tokens that follow the last known one; the last of the scheduled tokens are these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class ModelRunnerOutput:
 
     sampled_token_ids: dict[RequestKey, int] = field(default_factory=dict)
     """One token for each GENERATE request whose chunk was the last, except the failed."""
+    further_token_ids: dict[RequestKey, list[int]] = field(default_factory=dict)
+    """The tokens sampled after that one, as many as draft tokens turned out right."""
     embeddings: dict[RequestKey, list[float]] = field(default_factory=dict)
     """L2-normalized, pooled from the last hidden states, for each EMBED request whose chunk was the last."""
     failures: dict[RequestKey, str] = field(default_factory=dict)

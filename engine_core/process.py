@@ -27,6 +27,7 @@ from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
 from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.request_intake import RequestIntake
+from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
@@ -86,9 +87,9 @@ class EngineCoreProcess:
         grammars = GrammarCompiler(
             Path(runner.info.tokenizer_dir), runner.info.vocab_size, runner.info.eos_token_ids, self._on_grammar
         )
-        self._core = EngineCore(
-            runner, Scheduler(self._scheduling, kv_cache), kv_cache, stop_check, admission, grammars
-        )
+        drafts = Drafts.of(self._scheduling, kv_cache, runner.info.max_model_len)
+        scheduler = Scheduler(self._scheduling, kv_cache, drafts)
+        self._core = EngineCore(runner, scheduler, kv_cache, stop_check, admission, grammars)
         gc.collect()
         gc.freeze()  # what is alive now stays alive: spare the collector from walking it
         gc.enable()

@@ -13,6 +13,7 @@ from typing import NewType
 
 from engine_core.kv_cache.block_hash import BlockHash
 from engine_core.outputs import RequestKey
+from engine_core.speculation.drafter import Drafter
 from engine_core.structured_output.grammar import CompiledGrammar
 from ipc.messages import Finished, FinishReason, RequestClass, RequestId, Task
 from ipc.sampling_params import SamplingParams
@@ -71,6 +72,8 @@ class Request:
     num_preemptions: int = 0
     num_times_skipped: int = 0
     """How often a later request was admitted past this one."""
+    drafter: Drafter | None = None
+    """Made with its first draft (`scheduler/drafts.py`)."""
     num_queued_tokens: int = 0
     """What `Admission` counts for it; 0 once it was scheduled."""
     first_scheduled_at: float | None = None

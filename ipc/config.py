@@ -104,6 +104,13 @@ class SchedulerConfig(_Section):
     request_timeout: float = Field(0.0, ge=0, description="seconds after which any request fails; 0 never")
     max_queued_requests: int = Field(1024, ge=1, description="requests that may wait; more are refused with 429")
     max_queued_tokens: int = Field(1_000_000, ge=1, description="prompt tokens that may wait; more are refused")
+    speculative: Literal["off", "ngram"] = Field(
+        "off",
+        description="'ngram': compute what followed the latest tokens at their last occurrence together with the next "
+        "token, and keep what is right; answers stay the same",
+    )
+    speculative_tokens: int = Field(5, ge=1, le=64, description="most such draft tokens of a request in one step")
+    speculative_max_batch: int = Field(4, ge=1, le=4096, description="no drafts while more requests run")
 
     @model_validator(mode="after")
     def _has_a_token_for_each_sequence(self) -> Self:

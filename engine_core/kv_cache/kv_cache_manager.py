@@ -1,9 +1,10 @@
 """Block tables of the running requests, and the prefix cache: the scheduler's only door to the KV cache.
 
-Invariant: a table covers every computed token of its request, and a block is only ever written by one request: shared
-blocks are full ones, found through the prefix cache. Full blocks are published when their tokens are *scheduled*, so
-that requests of one step share a prefix too; this is right because each layer writes the keys and values of the
-whole step before it reads any. A step that failed must therefore be followed by `discard_step`.
+Invariant: a table covers every computed token of its request (and may cover more, after a draft), and a block is only
+ever written by one request: shared blocks are full ones, found through the prefix cache. Full blocks are published when
+their tokens are *scheduled*, so that requests of one step share a prefix too; this is right because each layer writes
+the keys and values of the whole step before it reads any. A step that failed must therefore be followed by
+`discard_step`. Draft tokens are published once they are accepted.
 
 It also knows which hashes the admitted requests have yet to publish, so that a request whose prefix is being computed
 can wait for it instead of computing it too (`computing_request`).
@@ -94,12 +95,21 @@ class KVCacheManager:
                 num_missing += self._num_blocks_for(num_uncovered)
         return num_missing
 
-    def extend(self, request: Request) -> tuple[int, ...]:
-        """Make the request's table cover its known tokens, for which there must be blocks; returns the new ones."""
+    def num_free_slots(self, request: Request, num_more_blocks: int = 0) -> int:
+        """Tokens behind the known ones that the request's table covers, or would cover with so many more blocks."""
+        num_blocks = len(self._tables[request.key]) + max(0, num_more_blocks)
+        return num_blocks * self.block_size - len(request.token_ids)
+
+    def extend(self, request: Request, num_draft_tokens: int = 0) -> tuple[int, ...]:
+        """Make the request's table cover its known tokens and so many more, for which there must be blocks.
+
+        Returns the new ones.
+        """
         table = self._tables[request.key]
-        if len(table) * self.block_size >= len(request.token_ids):
+        num_tokens = len(request.token_ids) + num_draft_tokens
+        if len(table) * self.block_size >= num_tokens:
             return ()
-        blocks = self._pool.allocate(self._num_blocks_for(request.num_tokens) - len(table))
+        blocks = self._pool.allocate(self._num_blocks_for(num_tokens) - len(table))
         table += blocks
         return tuple(block.block_id for block in blocks)
 

@@ -114,10 +114,14 @@ class FakeModelRunner:
             request.block_ids += item.new_block_ids
             end = item.num_computed_tokens + item.num_scheduled_tokens
             slots = self._slots(request, item.num_computed_tokens, end)
-            self._kv_cache[slots] = request.token_ids[item.num_computed_tokens : end]
+            self._kv_cache[slots] = [*request.token_ids[item.num_computed_tokens : end], *item.draft_token_ids]
         output = ModelRunnerOutput()
         for item in step.scheduled:
             if item.is_last_chunk:
+                self._complete(item.key, output)
+            for draft_token_id in item.draft_token_ids:
+                if self._requests[item.key].token_ids[-1] != draft_token_id or item.key in output.failures:
+                    break
                 self._complete(item.key, output)
         time.sleep(self._step_s + self._token_s * step.num_scheduled_tokens)
         return output
@@ -170,7 +174,10 @@ class FakeModelRunner:
         request.token_ids.append(token_id)
         if params.num_logprobs >= 0:
             output.logprobs[key] = _fake_logprobs(request.token_ids, len(request.token_ids) - 1, params.num_logprobs)
-        output.sampled_token_ids[key] = token_id
+        if key in output.sampled_token_ids:
+            output.further_token_ids.setdefault(key, []).append(token_id)
+        else:
+            output.sampled_token_ids[key] = token_id
 
     def _slots(self, request: _FakeRequest, start: int, end: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
         positions = np.arange(start, end)

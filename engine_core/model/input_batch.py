@@ -61,11 +61,13 @@ class StepInputs:
     sampling_rows: Int64Array
     """`[num_samples]`: the rows of the flat batch whose logits are needed."""
     sampling_requests: tuple[CachedRequest, ...]
-    """The request of each sampling row."""
+    """The request of each sampling row; one with a draft has several rows, for positions in turn."""
     embedding_spans: tuple[tuple[CachedRequest, RequestSpan, bool], ...]
     """EMBED requests, their rows, and whether the prompt ends here."""
     prompt_logprob_spans: tuple[tuple[CachedRequest, RequestSpan, bool], ...]
     """The same of requests whose prompt logprobs are being collected."""
+    row_token_ids: Sequence[int] = ()
+    """The token of each sampling row; empty where no request has a draft."""
 
 
 class InputBatch:
@@ -103,12 +105,15 @@ class InputBatch:
         sampling_requests: list[CachedRequest] = []
         embedding_spans: list[tuple[CachedRequest, RequestSpan, bool]] = []
         prompt_logprob_spans: list[tuple[CachedRequest, RequestSpan, bool]] = []
-        query_start = 0
+        query_start, has_drafts = 0, False
         for item in scheduled:
             request = self._requests[item.key]
             span = self._span(request, item, query_start)
             end = item.num_computed_tokens + item.num_scheduled_tokens
             input_ids.append(request.token_ids.values[item.num_computed_tokens : end])
+            if item.draft_token_ids:
+                input_ids.append(np.array(item.draft_token_ids, dtype=np.int32))
+                has_drafts = True
             positions.append(np.arange(item.num_computed_tokens, end, dtype=np.int64))
             spans.append(span)
             query_start += item.num_scheduled_tokens
@@ -118,25 +123,29 @@ class InputBatch:
             if request.prompt_logprobs is not None:
                 prompt_logprob_spans.append((request, span, item.is_last_chunk))
             if item.is_last_chunk:
-                sampling_rows.append(query_start - 1)
-                sampling_requests.append(request)
+                num_rows = 1 + len(item.draft_token_ids)
+                sampling_rows += range(query_start - num_rows, query_start)
+                sampling_requests += [request] * num_rows
+        flat_ids, rows = np.concatenate(input_ids).astype(np.int64), np.array(sampling_rows, dtype=np.int64)
         return StepInputs(
-            np.concatenate(input_ids).astype(np.int64),
+            flat_ids,
             np.concatenate(positions),
             tuple(spans),
-            np.array(sampling_rows, dtype=np.int64),
+            rows,
             tuple(sampling_requests),
             tuple(embedding_spans),
             tuple(prompt_logprob_spans),
+            flat_ids[rows].tolist() if has_drafts else (),
         )
 
     def _span(self, request: CachedRequest, item: ScheduledRequest, query_start: int) -> RequestSpan:
         num_tokens = item.num_computed_tokens + item.num_scheduled_tokens
+        num_known = len(request.token_ids) + len(item.draft_token_ids)
         block_ids = request.block_table.values
         has_blocks = len(block_ids) * self._block_size >= num_tokens
-        if item.num_scheduled_tokens < 1 or num_tokens > len(request.token_ids) or not has_blocks:
+        if item.num_scheduled_tokens < 1 or num_tokens > num_known or not has_blocks:
             raise ValueError(
-                f"request {item.key}: {num_tokens} tokens scheduled, {len(request.token_ids)} known, "
+                f"request {item.key}: {num_tokens} tokens scheduled, {num_known} known, "
                 f"{len(request.block_table)} blocks"
             )
         return RequestSpan(

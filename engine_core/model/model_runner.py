@@ -66,7 +66,7 @@ class TorchModelRunner:
         prompt_logprobs = self._collect_prompt_logprobs(inputs, hidden, output)
         if sampling_states:
             rows = hidden[torch.from_numpy(inputs.sampling_rows).to(self._device)]
-            self._sampler.sample(sampling_states, partial(self._network.logits, rows), output)
+            self._sampler.sample(sampling_states, partial(self._network.logits, rows), output, inputs.row_token_ids)
         for key, logprobs in prompt_logprobs.items():
             if key in output.sampled_token_ids:
                 output.prompt_logprobs[key] = logprobs

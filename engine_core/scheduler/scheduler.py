@@ -14,6 +14,7 @@ from engine_core.outputs import RequestKey, SchedulerOutput
 from engine_core.request import Request, RequestStatus
 from engine_core.scheduler.admission_order import admission_order
 from engine_core.scheduler.batch_share import BatchShare
+from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.fair_queue import FairQueue
 from engine_core.scheduler.places import Places, least_important
 from engine_core.scheduler.prefill_budget import MIN_TOKENS, PrefillBudget
@@ -37,7 +38,8 @@ _ALL_CLASSES = (RequestClass.ONLINE, RequestClass.BATCH)
 class Scheduler:
     """Decides each step."""
 
-    def __init__(self, config: SchedulerConfig, kv_cache: KVCacheManager) -> None:
+    def __init__(self, config: SchedulerConfig, kv_cache: KVCacheManager, drafts: Drafts | None = None) -> None:
+        """`drafts`: None for no speculation."""
         if config.max_num_batched_tokens < config.max_num_seqs:
             raise ConfigError(
                 f"max_num_batched_tokens ({config.max_num_batched_tokens}) must be at least "
@@ -45,6 +47,7 @@ class Scheduler:
             )
         self._config = config
         self._kv_cache = kv_cache
+        self._drafts = drafts
         order = admission_order(config, kv_cache.num_blocks * kv_cache.block_size)
         self._batch_share = BatchShare(config.batch_share, config.max_num_seqs)
         self._queue = FairQueue(order, self._batch_share)
@@ -78,6 +81,16 @@ class Scheduler:
         """Prompt tokens that a step with decodes may compute now."""
         return self._prefill_budget.num_tokens
 
+    @property
+    def num_draft_tokens(self) -> int:
+        """Draft tokens that were computed."""
+        return self._drafts.num_draft_tokens if self._drafts is not None else 0
+
+    @property
+    def num_accepted_tokens(self) -> int:
+        """How many of them were right."""
+        return self._drafts.num_accepted_tokens if self._drafts is not None else 0
+
     def add(self, request: Request) -> None:
         """Queue a request; the caller has checked that it can ever fit."""
         request.status = RequestStatus.WAITING
@@ -108,6 +121,10 @@ class Scheduler:
             self._schedule_classes(step, _ONLINE)
             if not step.num_online_prefill_tokens:  # else a person waits for the first token: batch is left out
                 self._schedule_classes(step, _BATCH)
+        if self._drafts is not None:
+            num_running, num_waiting = self._queue.num_running, self._queue.num_waiting
+            running = self._queue.running(_ALL_CLASSES)
+            self._drafts.add_to(step, running, num_running=num_running, num_waiting=num_waiting)
         self._step += 1
         self._last_step = step
         dropped, self._dropped = self._dropped, []
@@ -118,6 +135,19 @@ class Scheduler:
         step = self._last_step
         if step.num_prefill_tokens and (step.num_decodes or step.num_batch_prefill_tokens):
             self._prefill_budget.observe(seconds, step.num_prefill_tokens, was_cut=step.was_cut)
+        if self._drafts is not None:
+            self._drafts.observe_step(step, seconds)
+
+    def accept_draft(self, request: Request, num_drafted: int, num_accepted: int) -> None:
+        """So many tokens of a draft were right, and are computed: all known tokens of the request but the last.
+
+        To be called after `observe_step`, once the request has its tokens, and before it is finished.
+        """
+        assert self._drafts is not None
+        self._drafts.observe_draft(request, num_drafted, num_accepted)
+        self._kv_cache.publish(request, request.num_computed_tokens + num_accepted)
+        request.num_computed_tokens += num_accepted
+        self._queue.charge_decodes([request] * num_accepted)
 
     def _make_room(self, step: StepBuilder) -> None:
         """Preempt until each running request can get the block that its next token may need; batch only for batch."""

@@ -3,6 +3,8 @@
 Made by `scheduler` for each step. Invariant: the tokens of a step never exceed its budget.
 """
 
+from collections.abc import Sequence
+
 from engine_core.outputs import NewRequestData, RequestKey, ScheduledRequest, SchedulerOutput
 from engine_core.request import Request
 from ipc.messages import RequestClass
@@ -21,11 +23,17 @@ class StepBuilder:
         self.was_cut = False
         """Prompts would have got more tokens with a larger prefill budget."""
         self.num_decodes = 0
+        self.num_draft_tokens = 0
         self.num_prefill_tokens = 0
         self.num_online_prefill_tokens = 0
         self.num_batch_prefill_tokens = 0
         self._new_requests: list[NewRequestData] = []
         self._scheduled: list[ScheduledRequest] = []
+
+    @property
+    def scheduled(self) -> Sequence[ScheduledRequest]:
+        """What was added so far."""
+        return self._scheduled
 
     def add_new(self, request: Request, block_ids: tuple[int, ...]) -> None:
         """A request that the runner does not have; its tokens are added with `add_prefill`."""
@@ -58,6 +66,20 @@ class StepBuilder:
             self.num_online_prefill_tokens += num_tokens
         else:
             self.num_batch_prefill_tokens += num_tokens
+
+    def add_draft(self, index: int, draft_token_ids: tuple[int, ...], new_block_ids: tuple[int, ...]) -> None:
+        """Let the decode at this index of `scheduled` compute draft tokens too."""
+        item, count = self._scheduled[index], len(draft_token_ids)
+        self._scheduled[index] = ScheduledRequest(
+            key=item.key,
+            num_computed_tokens=item.num_computed_tokens,
+            num_scheduled_tokens=item.num_scheduled_tokens + count,
+            new_block_ids=item.new_block_ids + new_block_ids,
+            is_last_chunk=True,
+            draft_token_ids=draft_token_ids,
+        )
+        self.token_budget -= count
+        self.num_draft_tokens += count
 
     def build(self, step: int, dropped_request_keys: list[RequestKey]) -> SchedulerOutput:
         """The finished step."""

@@ -7,7 +7,7 @@ Next: `sampler.py`.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from engine_core.model.sampling.grammar_masks import NO_MASKS, GrammarMaskFiller, GrammarMasks
 from engine_core.model.sampling.sampler import SampledToken, SamplingMetadata, build_sampling_metadata, sample
 from engine_core.model.sampling.state import SamplingState
+from engine_core.model.sampling.verification import NOTHING, verified_rows
 from engine_core.outputs import ModelRunnerOutput
 from engine_core.structured_output.grammar import GrammarError
 
@@ -42,13 +43,15 @@ class BatchSampler:
         states: Sequence[SamplingState],
         compute_logits: Callable[[], torch.Tensor],
         output: ModelRunnerOutput,
+        row_token_ids: Sequence[int] = (),
     ) -> None:
         """Sample for the requests with which `begin` was called; what failed before is left out.
 
         Args:
-            states: one for each row.
+            states: one for each row; a request with a draft has rows for positions in turn (`verification.py`).
             compute_logits: gives `[num_rows, vocab_size]` logits, the same ones whenever it is called.
             output: takes the tokens, the logprobs and the failures; requests that it has as failed get no token.
+            row_token_ids: the token from which each row was computed; empty where there is no draft.
         """
         logits = compute_logits()
         masks = NO_MASKS if self._masks is None else self._masks.result()
@@ -57,7 +60,12 @@ class BatchSampler:
         except Exception:  # one row must not take the others with it
             log.exception("%d rows could not be sampled together; once more one by one", len(states))
             sampled = self._sample_one_by_one(states, compute_logits(), masks)
-        for row, (state, token) in enumerate(zip(states, sampled, strict=True)):
+        rows: Iterable[int] = range(len(states))
+        if row_token_ids:
+            drawn = [NOTHING if token.failure else token.token_id for token in sampled]
+            rows = verified_rows(states, drawn, row_token_ids)
+        for row in rows:
+            state, token = states[row], sampled[row]
             if state.key not in output.failures:
                 self._go_on(state, token, masks.failures.get(row, token.failure), output)
 
@@ -75,6 +83,9 @@ class BatchSampler:
     ) -> list[SampledToken]:
         sampled = []
         for row, state in enumerate(states):
+            if row and state is states[row - 1]:  # a draft, which is given up
+                sampled.append(SampledToken(0, "sampler_error"))
+                continue
             try:
                 sampled += sample(logits[row : row + 1], self._build_metadata([state]), masks.of_row(row))
             except Exception:  # lost alone
@@ -96,6 +107,9 @@ class BatchSampler:
                 failure = "sampler_error"
         if failure:
             output.failures[state.key] = failure
+            return
+        if state.key in output.sampled_token_ids:  # behind a draft token that was right
+            output.further_token_ids.setdefault(state.key, []).append(token.token_id)
             return
         output.sampled_token_ids[state.key] = token.token_id
         if token.logprobs is not None:

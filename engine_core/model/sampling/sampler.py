@@ -24,6 +24,7 @@ from engine_core.model.sampling.logprobs import logprob_columns
 from engine_core.model.sampling.penalties import Penalties
 from engine_core.model.sampling.state import SamplingState
 from engine_core.model.sampling.truncation import Truncation
+from engine_core.model.sampling.verification import num_drafts_before
 from engine_core.outputs import Logprobs
 
 GREEDY_BELOW_TEMPERATURE = 1e-5
@@ -37,6 +38,8 @@ class RandomRows:
 
     rows: torch.Tensor
     states: tuple[SamplingState, ...]
+    num_ahead: npt.NDArray[np.int64]
+    """`[num_random]`: draft tokens before the row (`verification.py`)."""
     seeds: npt.NDArray[np.uint64]
     temperature: torch.Tensor
     """`[num_random, 1]` fp32."""
@@ -52,6 +55,7 @@ class RandomRows:
         return cls(
             torch.tensor(rows, dtype=torch.int64, device=device),
             tuple(states[row] for row in rows),
+            num_drafts_before(states)[rows],
             np.array([item.seed & _MASK_64 for item in params], dtype=np.uint64),
             torch.tensor([[item.temperature] for item in params], dtype=torch.float32, device=device),
             Truncation.build(params, vocab_size, device),
@@ -70,7 +74,7 @@ class RandomRows:
     def uniforms(self) -> npt.NDArray[np.float64]:
         """One number for each random row, at its current output position."""
         positions = np.array([state.num_output_tokens for state in self.states], dtype=np.int64)
-        return uniform_numbers(self.seeds, positions)
+        return uniform_numbers(self.seeds, positions + self.num_ahead)
 
 
 @dataclass(frozen=True, slots=True)

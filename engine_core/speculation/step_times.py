@@ -1,0 +1,36 @@
+"""How long steps without prompts take by their number of rows: what the rows of a draft cost on this machine.
+
+Times are passed in, so the estimates are a function of what was observed. Kept by `scheduler/drafts.py`.
+Invariant: one step that hung moves an estimate by half of it at most, and the first step of a kind, in which kernels
+may be made ready, not at all.
+"""
+
+UNKNOWN_ROW_COST = 0.05
+"""Of a row beyond those that were measured, relative to the step without it."""
+SMOOTHING = 0.1
+MAX_GROWTH = 1.5
+"""A time counts as no more than so many times the estimate."""
+
+
+class StepTimes:
+    """Moving averages, in seconds."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._num_observed: dict[int, int] = {}
+
+    def observe(self, num_rows: int, seconds: float) -> None:
+        """A step that computed one row for each of its tokens and no prompt took so long."""
+        count = self._num_observed[num_rows] = self._num_observed.get(num_rows, 0) + 1
+        if count == 1:
+            return
+        estimate = self._seconds.get(num_rows, seconds)
+        seconds = min(seconds, MAX_GROWTH * estimate)
+        self._seconds[num_rows] = estimate + max(SMOOTHING, 1 / (count - 1)) * (seconds - estimate)
+
+    def growth(self, num_rows: int, num_more_rows: int) -> float:
+        """How much longer a step of `num_rows` takes with so many more rows, relative to without; not negative."""
+        plain, extended = self._seconds.get(num_rows), self._seconds.get(num_rows + num_more_rows)
+        if plain is None or extended is None:
+            return UNKNOWN_ROW_COST * num_more_rows
+        return max(0.0, extended / plain - 1)
