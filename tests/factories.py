@@ -16,6 +16,7 @@ from engine_core.model.fake_runner import FakeModelRunner
 from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.request import ClientSlot, Request
 from engine_core.request_intake import RequestIntake
+from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
@@ -53,7 +54,9 @@ def make_kv_cache(num_blocks: int = 32, *, enable_prefix_caching: bool = True) -
 
 def make_scheduler(kv_cache: KVCacheManager | None = None, **settings) -> Scheduler:
     config = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 64, **settings})
-    return Scheduler(config, kv_cache or make_kv_cache())
+    kv_cache = kv_cache or make_kv_cache()
+    drafts = Drafts.of(config, kv_cache, max_model_len=kv_cache.num_blocks * kv_cache.block_size)
+    return Scheduler(config, kv_cache, drafts)
 
 
 def make_fake_runner(folder: Path, *, num_blocks: int = 64, faults: str = "") -> FakeModelRunner:
@@ -95,7 +98,8 @@ class CoreHarness:
         config = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 64, **settings})
         hasher = BlockHasher(block_size)
         self.kv_cache = KVCacheManager(runner.info.num_blocks, hasher, enable_prefix_caching=True)
-        self.scheduler = Scheduler(config, self.kv_cache)
+        drafts = Drafts.of(config, self.kv_cache, runner.info.max_model_len)
+        self.scheduler = Scheduler(config, self.kv_cache, drafts)
         admission = Admission(config)
         self.intake = RequestIntake(runner.info, hasher, admission, config)
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)

@@ -1,7 +1,7 @@
 """Drafts in steps: the decodes of a step get draft tokens from what the step and the cache have left.
 
 Called by `scheduler` when everything else of a step is planned, so a draft takes tokens and blocks from nobody and
-preempts nobody: a new block is used only while nobody waits and each running request could get one too.
+preempts nobody: a new block is used only while nobody waits for blocks and each running request could get one too.
 Invariant: a draft ends before the request's last possible token, and no feature of a request that is drafted needs
 more than the logits of a row. What was rejected leaves nothing: `num_computed_tokens` counts accepted tokens, and
 slots behind them are written again. Next: `engine_core/speculation/drafter.py`.
@@ -29,6 +29,7 @@ class Drafts:
         self._max_model_len = max_model_len
         self._times = StepTimes()
         self._row_cost = 0.0
+        """Of the last step."""
         self.num_draft_tokens = 0
         self.num_accepted_tokens = 0
 
@@ -37,23 +38,23 @@ class Drafts:
         """None where speculation is off."""
         return cls(config, kv_cache, max_model_len) if config.speculative == "ngram" else None
 
-    def add_to(self, step: StepBuilder, running: Iterable[Request], *, num_running: int, num_waiting: int) -> None:
+    def add_to(self, step: StepBuilder, running: Iterable[Request], num_running: int, *, may_take_blocks: bool) -> None:
         """Add drafts to the decodes of a planned step; `running` are all running requests."""
         if num_running > self._max_batch:
             return
-        can_take_blocks = num_waiting == 0
+        row_cost = self._cost_of_row(step.num_decodes, self._max_tokens)
         requests = {request.key: request for request in running}
         for index, item in enumerate(step.scheduled):
             request = requests[item.key]
             if item.num_scheduled_tokens > 1 or not item.is_last_chunk or not _can_be_drafted(request):
                 continue
-            spare = self._kv_cache.num_free_blocks - num_running if can_take_blocks else 0
+            spare = self._kv_cache.num_free_blocks - num_running if may_take_blocks else 0
             max_tokens = min(self._limit(request), step.token_budget, self._kv_cache.num_free_slots(request, spare))
             if max_tokens < 1:
                 continue
             if request.drafter is None:
                 request.drafter = Drafter(request.num_tokens)
-            draft = request.drafter.propose(request.token_ids, max_tokens)
+            draft = request.drafter.propose(request.token_ids, max_tokens, row_cost)
             if draft:
                 step.add_draft(index, tuple(draft), self._kv_cache.extend(request, len(draft)))
 
@@ -62,9 +63,7 @@ class Drafts:
         if step.num_prefill_tokens == 0:
             self._times.observe(step.num_decodes + step.num_draft_tokens, seconds)
         if step.num_draft_tokens:
-            # A step that is longer by a share of its time costs each of its decodes that share of a token.
-            growth = self._times.growth(step.num_decodes, step.num_draft_tokens)
-            self._row_cost = growth * step.num_decodes / step.num_draft_tokens
+            self._row_cost = self._cost_of_row(step.num_decodes, step.num_draft_tokens)
 
     def observe_draft(self, request: Request, num_drafted: int, num_accepted: int) -> None:
         """So many tokens of a request's draft in the last observed step were right."""
@@ -72,6 +71,13 @@ class Drafts:
         request.drafter.observe(num_accepted, self._row_cost * num_drafted)
         self.num_draft_tokens += num_drafted
         self.num_accepted_tokens += num_accepted
+
+    def _cost_of_row(self, num_decodes: int, num_draft_tokens: int) -> float:
+        """Tokens that each of so many draft tokens costs.
+
+        A step that is longer by a share of its time costs each of its decodes that share of a token.
+        """
+        return self._times.growth(num_decodes, num_draft_tokens) * num_decodes / num_draft_tokens
 
     def _limit(self, request: Request) -> int:
         """Most draft tokens: with one token more, which the last row gives, the request may be complete."""

@@ -122,9 +122,9 @@ class Scheduler:
             if not step.num_online_prefill_tokens:  # else a person waits for the first token: batch is left out
                 self._schedule_classes(step, _BATCH)
         if self._drafts is not None:
-            num_running, num_waiting = self._queue.num_running, self._queue.num_waiting
-            running = self._queue.running(_ALL_CLASSES)
-            self._drafts.add_to(step, running, num_running=num_running, num_waiting=num_waiting)
+            is_anybody_waiting_for_blocks = self._queue.num_waiting > 0 and self._has_free_seat
+            running, num_running = self._queue.running(_ALL_CLASSES), self._queue.num_running
+            self._drafts.add_to(step, running, num_running, may_take_blocks=not is_anybody_waiting_for_blocks)
         self._step += 1
         self._last_step = step
         dropped, self._dropped = self._dropped, []

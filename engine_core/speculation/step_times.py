@@ -29,8 +29,14 @@ class StepTimes:
         self._seconds[num_rows] = estimate + max(SMOOTHING, 1 / (count - 1)) * (seconds - estimate)
 
     def growth(self, num_rows: int, num_more_rows: int) -> float:
-        """How much longer a step of `num_rows` takes with so many more rows, relative to without; not negative."""
-        plain, extended = self._seconds.get(num_rows), self._seconds.get(num_rows + num_more_rows)
-        if plain is None or extended is None:
+        """How much longer a step of `num_rows` takes with so many more rows, relative to without; not negative.
+
+        Where that was not measured, the nearest larger number of rows that was tells the cost of a row.
+        """
+        plain = self._seconds.get(num_rows)
+        larger = [size for size in self._seconds if size > num_rows]
+        if plain is None or not larger:
             return UNKNOWN_ROW_COST * num_more_rows
-        return max(0.0, extended / plain - 1)
+        nearest = min(larger, key=lambda size: abs(size - num_rows - num_more_rows))
+        growth = self._seconds[nearest] / plain - 1
+        return max(0.0, growth) * num_more_rows / (nearest - num_rows)
