@@ -91,7 +91,7 @@ def _can_be_drafted(request: Request) -> bool:
     return (
         request.task is Task.GENERATE
         and request.num_output_tokens >= max(1, params.min_tokens)
-        and request.grammar is None
+        and not params.structured_output
         and params.num_logprobs < 0
         and not params.has_penalties
         and not params.bad_words_token_ids

@@ -35,7 +35,7 @@ class StepTimes:
         """
         plain = self._seconds.get(num_rows)
         larger = [size for size in self._seconds if size > num_rows]
-        if plain is None or not larger:
+        if not plain or not larger:
             return UNKNOWN_ROW_COST * num_more_rows
         nearest = min(larger, key=lambda size: abs(size - num_rows - num_more_rows))
         growth = self._seconds[nearest] / plain - 1

@@ -32,6 +32,7 @@ def test_a_step_is_laid_out_request_by_request():
     assert inputs.spans[0].slots.tolist() == [80, 81, 82]
     assert inputs.spans[1].slots.tolist() == [*range(144, 160), 112, 113]
     assert inputs.sampling_rows.tolist() == [2]
+    assert inputs.row_token_ids == ()
     assert [request.key for request in inputs.sampling_requests] == [1]
 
 
@@ -42,6 +43,22 @@ def test_a_decode_reads_the_token_that_was_sampled():
     inputs = apply(batch, (), [scheduled(1, 2, 1)])
     assert (inputs.input_ids.tolist(), inputs.positions.tolist()) == ([77], [2])
     assert inputs.sampling_requests[0].sampling.num_output_tokens == 1
+
+
+def test_draft_tokens_follow_the_last_known_one_and_each_is_sampled_from():
+    batch = InputBatch(block_size=16, vocab_size=1000)
+    apply(batch, [new(1, range(100, 116)), new(2, [7])], [scheduled(1, 0, 16, [5]), scheduled(2, 0, 1, [3])])
+    batch._requests[RequestKey(1)].sampling.append(77)
+    batch._requests[RequestKey(2)].sampling.append(78)
+    with_draft = ScheduledRequest(RequestKey(1), 16, 3, (8,), True, (50, 51))
+    inputs = apply(batch, (), [with_draft, scheduled(2, 1, 1)])
+    assert inputs.input_ids.tolist() == [77, 50, 51, 78]
+    assert inputs.positions.tolist() == [16, 17, 18, 1]
+    assert inputs.spans[0].slots.tolist()[-3:] == [128, 129, 130]
+    assert inputs.sampling_rows.tolist() == [0, 1, 2, 3]
+    assert [request.key for request in inputs.sampling_requests] == [1, 1, 1, 2]
+    assert inputs.row_token_ids == [77, 50, 51, 78]
+    assert len(batch._requests[RequestKey(1)].token_ids) == 17
 
 
 def test_embedding_requests_do_not_sample():

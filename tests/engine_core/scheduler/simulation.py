@@ -1,6 +1,11 @@
 """A scheduler with a runner that only counts, for tests: it checks each step and samples a token where one is due."""
 
-from tests.factories import make_kv_cache, make_scheduler
+from tests.factories import BLOCK_SIZE, make_kv_cache, make_scheduler
+
+
+def sampled_token(position):
+    """What every request says at a position: n-grams that come again, with one surprise in seven tokens."""
+    return 2 if position % 7 == 0 else 1
 
 
 class Simulation:
@@ -36,6 +41,9 @@ class Simulation:
             self.admissions.append(new.key)
         assert len(self.positions) <= self.max_num_seqs
         assert len({item.key for item in plan.scheduled}) == len(plan.scheduled)
+        for item in plan.scheduled:
+            if item.draft_token_ids:
+                self._check_draft(item)
         self.scheduler.observe_step(seconds)
         self.kv_cache.end_step()
         for item in plan.scheduled:
@@ -43,7 +51,8 @@ class Simulation:
         return plan
 
     def tokens_of(self, plan, key):
-        return sum(item.num_scheduled_tokens for item in plan.scheduled if item.key == key)
+        items = [item for item in plan.scheduled if item.key == key]
+        return sum(item.num_scheduled_tokens - len(item.draft_token_ids) for item in items)
 
     def abort(self, request):
         del self.requests[request.key]
@@ -62,15 +71,39 @@ class Simulation:
     def num_running(self, requests):
         return sum(request.key in self.positions for request in requests)
 
+    def _check_draft(self, item):
+        """It fits into the request and its blocks, and took none that another may need."""
+        request, num_drafted = self.requests[item.key], len(item.draft_token_ids)
+        assert item.num_scheduled_tokens == 1 + num_drafted
+        assert item.num_computed_tokens + 1 == request.num_computed_tokens == request.num_tokens
+        assert request.num_output_tokens + num_drafted < request.sampling_params.max_tokens
+        num_blocks = len(self.kv_cache.block_ids(request))
+        assert request.num_tokens + num_drafted <= num_blocks * BLOCK_SIZE
+        if item.new_block_ids and (num_blocks - 1) * BLOCK_SIZE >= request.num_tokens:
+            assert self.kv_cache.num_free_blocks >= len(self.positions)
+
     def _compute(self, item):
         request = self.requests[item.key]
+        num_drafted = len(item.draft_token_ids)
         assert item.num_computed_tokens == self.positions[item.key], "a token is computed twice, or left out"
-        assert item.num_scheduled_tokens > 0
-        self.positions[item.key] += item.num_scheduled_tokens
-        self.num_served_tokens[item.key] += item.num_scheduled_tokens
+        assert item.num_scheduled_tokens > num_drafted
+        self.positions[item.key] += item.num_scheduled_tokens - num_drafted
+        self.num_served_tokens[item.key] += item.num_scheduled_tokens - num_drafted
         assert item.is_last_chunk == (self.positions[item.key] == request.num_tokens)
         if item.is_last_chunk:
-            request.append_output_token(1)
+            request.append_output_token(sampled_token(request.num_tokens))
+            if num_drafted:
+                self._accept(request, item.draft_token_ids)
             if request.num_output_tokens == request.sampling_params.max_tokens:
                 del self.requests[item.key], self.positions[item.key]
                 self.scheduler.finish(request)
+
+    def _accept(self, request, draft_token_ids):
+        num_accepted = 0
+        while num_accepted < len(draft_token_ids) and request.token_ids[-1] == draft_token_ids[num_accepted]:
+            request.append_output_token(sampled_token(request.num_tokens))
+            num_accepted += 1
+        self.scheduler.accept_draft(request, len(draft_token_ids), num_accepted)
+        self.positions[request.key] += num_accepted
+        self.num_served_tokens[request.key] += num_accepted
+        assert request.num_computed_tokens == self.positions[request.key] == request.num_tokens - 1

@@ -39,8 +39,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         budget=st.integers(16, 64),
         chunk=st.integers(16, 48),
         batch_share=st.sampled_from([0.1, 0.5]),
+        speculation=st.sampled_from([{}, {"speculative": "ngram"}]),
+        draft_tokens=st.integers(1, 20),
+        max_batch=st.integers(1, 6),
     )
-    def start(self, policy, max_num_seqs, budget, chunk, batch_share):
+    def start(self, policy, max_num_seqs, budget, chunk, batch_share, speculation, draft_tokens, max_batch):
         self.policy = policy
         self.simulation = Simulation(
             num_blocks=NUM_BLOCKS,
@@ -50,6 +53,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_prefill_chunk=chunk,
             batch_share=batch_share,
             priority_ageing=AGEING_S,
+            speculative_tokens=draft_tokens,
+            speculative_max_batch=max_batch,
+            **speculation,
         )
         self.scheduler = self.simulation.scheduler
 
