@@ -229,8 +229,16 @@ def _wanted_model_len(shape: ModelShape, asked: int | None) -> int:
 
 
 def _workspace_bytes(shape: ModelShape, dtype_bytes: int, scheduler: SchedulerConfig) -> int:
-    logits = scheduler.max_num_seqs * shape.vocab_size * 4 * 3  # fp32 logits, scaled logits, probabilities
+    logits = _max_logit_rows(scheduler) * shape.vocab_size * 4 * 3  # fp32 logits, scaled logits, probabilities
     return scheduler.max_num_batched_tokens * _step_bytes_per_token(shape, dtype_bytes) + logits
+
+
+def _max_logit_rows(scheduler: SchedulerConfig) -> int:
+    """One for each request, and one for each draft token."""
+    if scheduler.speculative == "off":
+        return scheduler.max_num_seqs
+    num_drafted = min(scheduler.speculative_max_batch, scheduler.max_num_seqs)
+    return max(scheduler.max_num_seqs, num_drafted * (1 + scheduler.speculative_tokens))
 
 
 def _step_bytes_per_token(shape: ModelShape, dtype_bytes: int) -> int:

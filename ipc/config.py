@@ -80,7 +80,7 @@ class CacheConfig(_Section):
 
 
 class SchedulerConfig(_Section):
-    """How requests share the core."""
+    """How requests share the core, and what a step computes for them."""
 
     max_num_seqs: int = Field(64, ge=1, le=4096, description="most requests in one step")
     max_num_batched_tokens: int = Field(2048, ge=16, description="most tokens computed in one step")

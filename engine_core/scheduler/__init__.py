@@ -18,6 +18,7 @@ before batch.
   waits for that instead.
 - **Prefill chunks** are capped while others run or wait, and all of them together beside decodes (`PrefillBudget`), so
   that a step takes no longer than the target.
+- **Drafts** (`drafts`) come last, for decodes, from what the step and the cache have left.
 - **Preemption** when blocks run out, before anything is scheduled: batch first (and for a batch request only batch),
   then the lowest priority, then who was not preempted twice yet, then the least computed tokens. In that step nobody
   is admitted, and the victim comes back only with room to grow.
@@ -30,5 +31,5 @@ Batch does not starve beside endless online requests either: its debt grows unti
 go to online only after the next batch request has one.
 
 Reading order: `admission_order`, `request_queue`, `virtual_counters`, `batch_share`, `fair_queue`, `places`,
-`prefill_budget`, `step_builder`, `scheduler`.
+`prefill_budget`, `step_builder`, `drafts`, `scheduler`.
 """

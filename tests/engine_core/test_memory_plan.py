@@ -45,6 +45,15 @@ def test_default_holds_a_thousand_tokens_per_sequence():
     assert result.max_concurrency == 8.0
 
 
+def test_draft_tokens_have_logits_too():
+    def workspace_bytes(**settings):
+        scheduler = SchedulerConfig(max_num_seqs=8, speculative_tokens=9, speculative_max_batch=4, **settings)
+        arguments = {"dtype_bytes": 4, "max_model_len": None, "available_bytes": 16 * GIB, "cache": CacheConfig()}
+        return plan_memory(SHAPE, scheduler=scheduler, **arguments).workspace_bytes
+
+    assert workspace_bytes(speculative="ngram") - workspace_bytes() == (4 * 10 - 8) * 49152 * 4 * 3
+
+
 def test_default_holds_at_least_four_full_requests():
     assert plan(max_num_seqs=8).num_blocks * 32 == 4 * 8192
 
