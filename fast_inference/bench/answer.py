@@ -32,6 +32,8 @@ class RequestResult:
     ended_at: float = 0.0
     """Arrival of the last chunk with a choice."""
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt, found in the server's prefix cache, where it says so."""
     output_tokens: int = 0
     has_usage: bool = False
     """Whether the server counted the tokens; if not, each chunk counts as one and the prompt as none."""
@@ -108,6 +110,7 @@ def _read_stream(exchange: Exchange) -> RequestResult:
         tuple(chunk_times) or (ended_at,),
         ended_at,
         prompt_tokens=0 if usage is None else int(usage["prompt_tokens"]),
+        cached_tokens=0 if usage is None else int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),
         output_tokens=len(chunk_times) if usage is None else int(usage["completion_tokens"]),
         has_usage=usage is not None,
     )

@@ -25,7 +25,7 @@ class Failure:
 
     @property
     def text(self) -> str:
-        """Both, for one line."""
+        """Both, for people."""
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
@@ -148,7 +148,6 @@ class Connection(asyncio.Protocol):
         self._exchange = self._parser = None
 
     def _fail(self, failure: Failure) -> None:
-        self._is_reusable = False
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(ConnectionLostError(failure, is_unanswered=not self._has_begun))
         self._exchange = self._parser = None

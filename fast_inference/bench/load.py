@@ -1,17 +1,17 @@
-"""One load on one server: who sends what when, and what came back.
+"""One load on one server: sends the requests of a closed or an open loop and returns what the client saw.
 
-Called by `measurement.py`. Owns the two shapes of a load: a closed loop keeps `concurrency` requests under way, an open
-loop sends each when its time has come. Invariant: nothing is encoded, decoded or collected as garbage while it runs, so
-that the generator takes little from a server on the same cores.
-Next: `connection.py`, `answer.py`.
+Called by `measurement.py`. Invariants: in a closed loop exactly `concurrency` requests are under way until fewer are
+left; in an open one requests are sent at their times, whatever became of those before. A refused request is not sent
+again. Nothing is encoded or decoded while the clock runs.
+Next: `metrics.py`.
 """
 
 import asyncio
 import gc
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fast_inference.bench.answer import RequestResult, read_answer
 from fast_inference.bench.connection import Client, Exchange
@@ -21,61 +21,46 @@ from fast_inference.bench.connection import Client, Exchange
 class LoadResult:
     """All requests of one load, in the order in which they were given."""
 
-    results: tuple[RequestResult, ...]
+    requests: tuple[RequestResult, ...]
     duration_s: float
-    """From the first request sent to the end of the last answer."""
-    generator_cpu_s: float
-    """User and system time of this process meanwhile, reading the answers not included."""
+    """From the first request to the end of the last."""
+    cpu_s: float
+    """Processor time of this process meanwhile."""
 
 
-async def run_closed_loop(client: Client, requests: Sequence[bytes], concurrency: int) -> LoadResult:
-    """Send the requests in their order, always `concurrency` of them at a time."""
-    exchanges: list[Exchange | None] = [None] * len(requests)
+async def closed_loop(client: Client, requests: Sequence[bytes], concurrency: int) -> LoadResult:
+    """Keep `concurrency` requests under way until all are answered."""
+    exchanges: dict[int, Exchange] = {}
     numbers = iter(range(len(requests)))
 
     async def send_one_after_the_other() -> None:
         for number in numbers:
             exchanges[number] = await client.exchange(requests[number])
 
-    with _timed() as clock:
-        await asyncio.gather(*(send_one_after_the_other() for _ in range(min(concurrency, len(requests)))))
-    return _read(exchanges, clock)
+    return await _timed(lambda _: [send_one_after_the_other() for _ in range(concurrency)], exchanges)
 
 
-async def run_open_loop(client: Client, requests: Sequence[bytes], arrivals_s: Sequence[float]) -> LoadResult:
+async def open_loop(client: Client, requests: Sequence[bytes], arrivals_s: Sequence[float]) -> LoadResult:
     """Send each request at its time (`[num_requests]`, seconds from now), however many are under way."""
-    exchanges: list[Exchange | None] = [None] * len(requests)
+    exchanges: dict[int, Exchange] = {}
 
     async def send_at(number: int, at: float) -> None:
         await asyncio.sleep(at - time.perf_counter())
         exchanges[number] = await client.exchange(requests[number])
 
-    with _timed() as clock:
-        begin = time.perf_counter()
-        await asyncio.gather(*(send_at(number, begin + at) for number, at in enumerate(arrivals_s)))
-    return _read(exchanges, clock)
+    return await _timed(lambda now: [send_at(number, now + at) for number, at in enumerate(arrivals_s)], exchanges)
 
 
-@dataclass(slots=True)
-class _Clock:
-    duration_s: float = 0.0
-    cpu_s: float = 0.0
-
-
-@contextmanager
-def _timed() -> Iterator[_Clock]:
-    clock = _Clock()
+async def _timed(
+    senders: Callable[[float], list[Coroutine[Any, Any, None]]], exchanges: dict[int, Exchange]
+) -> LoadResult:
+    """Run what `senders` makes for this moment, which leave their exchanges by number; then read the answers."""
     gc.collect()
-    gc.disable()
-    began_at, cpu_before = time.perf_counter(), time.process_time()
+    gc.freeze()  # what is there already is not looked through again while the clock runs
+    began_at, cpu_before_s = time.perf_counter(), time.process_time()
     try:
-        yield clock
+        await asyncio.gather(*senders(began_at))
     finally:
-        clock.duration_s, clock.cpu_s = time.perf_counter() - began_at, time.process_time() - cpu_before
-        gc.enable()
-
-
-def _read(exchanges: Sequence[Exchange | None], clock: _Clock) -> LoadResult:
-    results = tuple(read_answer(exchange) for exchange in exchanges if exchange is not None)
-    assert len(results) == len(exchanges)
-    return LoadResult(results, clock.duration_s, clock.cpu_s)
+        duration_s, cpu_s = time.perf_counter() - began_at, time.process_time() - cpu_before_s
+        gc.unfreeze()
+    return LoadResult(tuple(read_answer(exchanges[n]) for n in range(len(exchanges))), duration_s, cpu_s)

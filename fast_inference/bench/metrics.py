@@ -1,132 +1,137 @@
-"""The numbers of a load, under the names that vLLM's benchmark gives them.
+"""The numbers of one load, named and computed as in vLLM's benchmark (`vllm bench serve`).
 
-Called by `measurement.py`; pure arithmetic. Invariants: only complete answers are counted as fast or slow, failed
-requests only by their reason; a number that cannot be known (no answer, no second token) is None, never 0.
-Percentiles interpolate linearly, as numpy's do. `Metrics.values` is what JSON, tables and medians are made of.
+Called by `measurement.py`. Invariant: a failed request is in `failed` and in no other number, so that it can make
+nothing look fast; the duration is that of the whole load, failed requests included.
 Next: `measurement.py`.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from fast_inference.bench.load import LoadResult
 
-LATENCIES = ("ttft", "tpot", "itl", "e2el")
-"""Time to first token, time per output token after it, inter-token (here: inter-chunk) latency, end-to-end latency."""
-STATISTICS = ("mean", "median", "p90", "p99")
-THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughput")
-"""Complete answers per second, and their tokens per second: of the answers, and with those of the prompts."""
+MANY_TOKENS_PER_CHUNK = 1.1
+"""From here on, gaps between chunks are no gaps between tokens."""
+_MANY_CACHED = 0.02
+_BUSY_LOAD_GENERATOR = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Metrics:
-    """One load on one server, or the median of several rounds of it."""
+class Distribution:
+    """Of one time over all requests, or over all gaps, in milliseconds."""
 
+    mean: float
+    std: float
+    median: float
+    p90: float
+    p99: float
+
+    @classmethod
+    def of(cls, values_s: Sequence[float]) -> "Distribution | None":
+        """Of values in seconds, interpolated linearly; None where there are none."""
+        if not values_s:
+            return None
+        values_ms = np.asarray(values_s) * 1e3
+        median, p90, p99 = np.percentile(values_ms, (50, 90, 99)).tolist()
+        return cls(float(values_ms.mean()), float(values_ms.std()), median, p90, p99)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadMetrics:
+    """What one load on one server came to."""
+
+    duration: float
+    """Seconds from the first request to the end of the last."""
     completed: int
-    failures: Mapping[str, int]
-    """How many requests failed for each reason."""
-    examples: Mapping[str, str]
-    """The first message for each reason."""
-    values: Mapping[str, float | None]
-    """Throughputs, `STATISTIC_LATENCY_ms` for all of both, counts of tokens, and what the generator cost."""
-    short_answers: int = 0
-    """Complete answers of other than the requested length."""
-    without_usage: int = 0
-    """Complete answers whose tokens the server did not count: each chunk is taken for one token."""
+    failed: int
+    failures: dict[str, int]
+    """Failed requests by reason."""
+    failure_details: dict[str, str]
+    """What was said the first time, by reason."""
+    total_input_tokens: int
+    total_output_tokens: int
+    total_cached_tokens: int
+    """Tokens of prompts that servers say they had in their prefix caches."""
+    request_throughput: float
+    """Answers per second."""
+    output_throughput: float
+    """Tokens of answers per second."""
+    total_token_throughput: float
+    """Tokens of prompts and answers per second."""
+    ttft: Distribution | None
+    tpot: Distribution | None
+    itl: Distribution | None
+    e2el: Distribution | None
+    tokens_per_chunk: float | None
+    num_without_usage: int
+    """Answers whose tokens the server did not count."""
+    num_other_lengths: int
+    """Answers that had more or fewer tokens than they were to have."""
+    load_generator_cpu: float
+    """Seconds of processor time of the load generator."""
+    load_generator_cpu_us_per_token: float | None
 
-    @property
-    def failed(self) -> int:
-        """Requests without a complete answer."""
-        return sum(self.failures.values())
-
-    @property
-    def tokens_per_chunk(self) -> float | None:
-        """More than 1 where a server sends several tokens at a time: ITL is then the gap between chunks."""
-        return self.values["tokens_per_chunk"]
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it, flat."""
-        counts = {"completed": self.completed, "failed": self.failed}
-        odd = {"short_answers": self.short_answers, "answers_without_usage": self.without_usage}
-        return {
-            **counts,
-            "failures": dict(self.failures),
-            "failure_examples": dict(self.examples),
-            **odd,
-            **self.values,
-        }
+    def as_flat(self) -> dict[str, float]:
+        """All numbers by vLLM's names, such as `median_ttft_ms`; without those that do not exist."""
+        flat: dict[str, float] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Distribution):
+                parts = {part.name: getattr(value, part.name) for part in fields(value)}
+                flat |= {f"{part}_{field.name}_ms": number for part, number in parts.items()}
+            elif isinstance(value, int | float):
+                flat[field.name] = value
+        return flat
 
 
-def metrics_of(load: LoadResult, output_lens: Sequence[int] = ()) -> Metrics:
-    """The numbers of a load; `output_lens` (`[num_requests]`) are the requested lengths, where they are to be checked."""
-    done = [result for result in load.results if result.failure is None]
-    failures = [result.failure for result in load.results if result.failure is not None]
-    examples: dict[str, str] = {}
-    for failure in failures:
-        examples.setdefault(failure.reason, failure.detail)
-    input_tokens = sum(result.prompt_tokens for result in done)
-    output_tokens = sum(result.output_tokens for result in done)
-    num_chunks = sum(len(result.chunk_times) for result in done)
-    latencies_s = {
-        "ttft": [result.ttft_s for result in done],
-        "tpot": [tpot_s for result in done if (tpot_s := result.tpot_s) is not None],
-        "itl": [itl_s for result in done for itl_s in result.itl_s],
-        "e2el": [result.e2el_s for result in done],
-    }
-    values: dict[str, float | None] = {
-        "duration": load.duration_s,
-        "total_input_tokens": input_tokens,
-        "total_output_tokens": output_tokens,
-        "request_throughput": len(done) / load.duration_s,
-        "output_throughput": output_tokens / load.duration_s,
-        "total_token_throughput": (input_tokens + output_tokens) / load.duration_s,
-    }
-    for name in LATENCIES:
-        values |= {f"{key}_{name}_ms": value for key, value in statistics_ms(latencies_s[name]).items()}
-    values["tokens_per_chunk"] = output_tokens / num_chunks if num_chunks else None
-    values["generator_cpu_us_per_token"] = load.generator_cpu_s / output_tokens * 1e6 if output_tokens else None
-    return Metrics(
-        completed=len(done),
-        failures=dict(Counter(failure.reason for failure in failures)),
-        examples=examples,
-        values=values,
-        short_answers=sum(
-            result.failure is None and result.output_tokens != asked
-            for result, asked in zip(load.results, output_lens, strict=False)
-        ),
-        without_usage=sum(not result.has_usage for result in done),
+def summarize(load: LoadResult, expected_tokens: Sequence[int] = ()) -> LoadMetrics:
+    """The numbers of a load; `expected_tokens` (`[num_requests]`) are the answers' lengths, if those are to be checked."""
+    good = [request for request in load.requests if request.failure is None]
+    failures = [request.failure for request in load.requests if request.failure is not None]
+    lengths = zip(load.requests, expected_tokens, strict=False)
+    num_input = sum(request.prompt_tokens for request in good)
+    num_output = sum(request.output_tokens for request in good)
+    num_chunks = sum(len(request.chunk_times) for request in good)
+    return LoadMetrics(
+        duration=load.duration_s,
+        completed=len(good),
+        failed=len(failures),
+        failures=dict(Counter(failure.reason for failure in failures).most_common()),
+        failure_details={failure.reason: failure.detail for failure in reversed(failures)},
+        total_input_tokens=num_input,
+        total_output_tokens=num_output,
+        total_cached_tokens=sum(request.cached_tokens for request in good),
+        request_throughput=len(good) / load.duration_s,
+        output_throughput=num_output / load.duration_s,
+        total_token_throughput=(num_input + num_output) / load.duration_s,
+        ttft=Distribution.of([request.ttft_s for request in good]),
+        tpot=Distribution.of([tpot_s for request in good if (tpot_s := request.tpot_s) is not None]),
+        itl=Distribution.of([gap_s for request in good for gap_s in request.itl_s]),
+        e2el=Distribution.of([request.e2el_s for request in good]),
+        tokens_per_chunk=num_output / num_chunks if num_chunks else None,
+        num_without_usage=sum(not request.has_usage for request in good),
+        num_other_lengths=sum(r.failure is None and r.output_tokens != expected for r, expected in lengths),
+        load_generator_cpu=load.cpu_s,
+        load_generator_cpu_us_per_token=load.cpu_s / num_output * 1e6 if num_output else None,
     )
 
 
-def statistics_ms(seconds: Sequence[float]) -> dict[str, float | None]:
-    """Mean, median, 90th and 99th percentile in milliseconds; None for each where there is no value."""
-    if not seconds:
-        return dict.fromkeys(STATISTICS)
-    values_ms = np.asarray(seconds) * 1e3
-    median, p90, p99 = np.percentile(values_ms, (50, 90, 99)).tolist()
-    return {"mean": float(values_ms.mean()), "median": median, "p90": p90, "p99": p99}
-
-
-def median_of(rounds: Sequence[Metrics]) -> Metrics:
-    """The median of each value over the rounds that have it; counts are summed."""
-    failures: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    for metrics in rounds:
-        failures.update(metrics.failures)
-        examples = {**metrics.examples, **examples}
-    values: dict[str, float | None] = {}
-    for name in rounds[0].values:
-        known = [value for metrics in rounds if (value := metrics.values[name]) is not None]
-        values[name] = float(np.median(known)) if known else None
-    return Metrics(
-        completed=sum(metrics.completed for metrics in rounds),
-        failures=dict(failures),
-        examples=examples,
-        values=values,
-        short_answers=sum(metrics.short_answers for metrics in rounds),
-        without_usage=sum(metrics.without_usage for metrics in rounds),
-    )
+def notes_on(metrics: LoadMetrics) -> list[str]:
+    """What one must know to read the numbers, a line each."""
+    notes = []
+    if metrics.tokens_per_chunk is not None and metrics.tokens_per_chunk >= MANY_TOKENS_PER_CHUNK:
+        notes.append(f"{metrics.tokens_per_chunk:.2f} tokens per chunk: ITL is the gap of chunks, TPOT that of tokens")
+    if metrics.num_without_usage:
+        notes.append(f"{metrics.num_without_usage} answers without usage: each of their chunks counts as a token")
+    if metrics.num_other_lengths:
+        notes.append(f"{metrics.num_other_lengths} answers had more or fewer tokens than asked for")
+    if metrics.total_cached_tokens > _MANY_CACHED * metrics.total_input_tokens:
+        share = metrics.total_cached_tokens / metrics.total_input_tokens
+        notes.append(f"{share:.0%} of the prompts' tokens came from the server's prefix cache")
+    if metrics.load_generator_cpu > _BUSY_LOAD_GENERATOR * metrics.duration:
+        busy = metrics.load_generator_cpu / metrics.duration
+        notes.append(f"the load generator used {busy:.0%} of a processor: it may be the limit")
+    return notes

@@ -15,6 +15,7 @@ import orjson
 from fast_inference.bench.answer import read_refusal
 from fast_inference.bench.connection import Client
 from fast_inference.bench.workload import Prompt
+from fast_inference.listener import url_of
 from ipc.errors import ConfigError
 
 Endpoint = Literal["/v1/completions", "/v1/chat/completions"]
@@ -66,8 +67,7 @@ class Target:
     @property
     def url(self) -> str:
         """The base URL, without `/v1`."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}{self.root}"
+        return url_of(self.host, self.port) + self.root
 
     def client(self, options: RequestOptions) -> Client:
         """Connections to it."""
@@ -112,8 +112,8 @@ class Target:
         return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (head, len(data), data)
 
     def _head(self, method: str, path: str, options: RequestOptions) -> bytes:
-        netloc = self.url.removeprefix("http://").removesuffix(self.root)
-        lines = [f"{method} {self.root}{path} HTTP/1.1", f"host: {netloc}", "accept: */*", "user-agent: fast-inference"]
+        host = url_of(self.host, self.port).removeprefix("http://")
+        lines = [f"{method} {self.root}{path} HTTP/1.1", f"host: {host}", "accept: */*", "user-agent: fast-inference"]
         if options.api_key is not None:
             lines.append(f"authorization: Bearer {options.api_key}")
         if not options.keep_alive:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ipc.errors import ConfigError
 
-WORDS = (
+_WORD_LIST = (
     "able about above across act after again age agree air allow also animal answer appear apple area arm art ask baby "
     "back bad ball bank base bear beat bed begin bell best big bird black blood blue board boat body bone book born "
     "both box bread break bright bring brown build burn busy buy call camp capital card care carry case catch cause "
@@ -29,7 +29,8 @@ WORDS = (
     "fresh friend front fruit full game garden gas gather gentle get girl give glad glass gold good govern grand grass "
     "gray great green ground group grow guess guide hair half hand happen happy hard hat head hear heart heat heavy "
     "help here high hill history hold hole home hope horse hot hour house huge human hundred hunt hurry ice idea inch"
-).split()
+)
+WORDS = _WORD_LIST.split()
 """Common English words: one token each, after a space, in the vocabularies that are in use."""
 
 _PROMPT_STREAM, _PREFIX_STREAM, _ARRIVAL_STREAM = range(3)
