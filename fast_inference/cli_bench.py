@@ -16,7 +16,6 @@ from fast_inference.flags import FlagParser
 from ipc.exit_codes import EXIT_CONFIG_ERROR
 
 _ENDPOINTS = ("/v1/completions", "/v1/chat/completions")
-_SECRET_FLAG = "--api-key"
 Number = TypeVar("Number", int, float)
 
 
@@ -166,7 +165,7 @@ def _add_common_flags(parser: argparse.ArgumentParser, default_model: str) -> No
     add("--num-warmups", type=_at_least(0), metavar="N", help="requests before each load (default: its concurrency)")
     add("--rounds", type=_at_least(1), default=1, metavar="N", help="repetitions; medians are printed (default: 1)")
     add("--seed", type=_at_least(0), metavar="N", help="of prompts and arrivals (default: from the clock)")
-    add(_SECRET_FLAG, type=_api_key, metavar="KEY", help="key that requests carry")
+    add("--api-key", type=_api_key, metavar="KEY", help="key that requests carry")
     add(
         "--keep-alive", action=argparse.BooleanOptionalAction, default=True,
         help="use connections for several requests (default: yes)",
@@ -182,18 +181,21 @@ def _run_command(name: str, flags: argparse.Namespace) -> int:
         print(line, file=sys.stderr, flush=True)
 
     command = getattr(commands, name)
-    failed = command(flags, _without_secrets(sys.argv[1:]), tell, print)
+    failed = command(flags, without_secrets(sys.argv[1:]), tell, print)
     if failed:
         print(f"error: {failed} requests failed", file=sys.stderr)
     return EXIT_CONFIG_ERROR if failed else 0
 
 
-def _without_secrets(argv: Sequence[str]) -> list[str]:
-    shown = []
-    is_secret = False
-    for argument in argv:
-        shown.append("…" if is_secret else f"{_SECRET_FLAG}=…" if argument.startswith(f"{_SECRET_FLAG}=") else argument)
-        is_secret = argument == _SECRET_FLAG
+def without_secrets(argv: Sequence[str]) -> list[str]:
+    """The command line with dots for the value of each flag that has a key."""
+    shown: list[str] = []
+    for before, argument in zip(["", *argv], argv, strict=False):
+        flag, equals, _ = argument.partition("=")
+        if before.startswith("--") and before.endswith("-key"):
+            shown.append("…")
+        else:
+            shown.append(f"{flag}=…" if equals and flag.endswith("-key") else argument)
     return shown
 
 

@@ -181,8 +181,9 @@ class Client:
         except ConnectionLostError as error:
             exchange.failure = error.failure
         except OSError as error:
-            reason = "connection refused" if isinstance(error, ConnectionRefusedError) else "connection failed"
-            exchange.failure = Failure(reason, error.strerror or str(error))
+            is_refused = isinstance(error, ConnectionRefusedError)
+            detail = error.strerror or str(error)
+            exchange.failure = Failure("connection refused") if is_refused else Failure("connection failed", detail)
         return exchange
 
     async def _exchange(self, request: bytes, exchange: Exchange) -> None:

@@ -88,7 +88,7 @@ class LoadMetrics:
 
 
 def summarize(load: LoadResult, expected_tokens: Sequence[int] = ()) -> LoadMetrics:
-    """The numbers of a load; `expected_tokens` (`[num_requests]`) are the answers' lengths, if those are to be checked."""
+    """The numbers of a load; `expected_tokens` (`[num_requests]`) are the answers' lengths, if they are checked."""
     good = [request for request in load.requests if request.failure is None]
     failures = [request.failure for request in load.requests if request.failure is not None]
     lengths = zip(load.requests, expected_tokens, strict=False)

@@ -20,12 +20,12 @@ _TIMES = ("ttft", "tpot", "itl", "e2el")
 _STATISTICS = ("mean", "median", "p90", "p99")
 _COMPARED = {
     "output_throughput": "output tok/s",
-    "median_ttft_ms": "TTFT median ms",
-    "p99_ttft_ms": "TTFT p99 ms",
-    "median_tpot_ms": "TPOT median ms",
-    "median_itl_ms": "ITL median ms",
-    "p99_itl_ms": "ITL p99 ms",
-    "median_e2el_ms": "E2EL median ms",
+    "median_ttft_ms": "TTFT p50",
+    "p99_ttft_ms": "TTFT p99",
+    "median_tpot_ms": "TPOT p50",
+    "median_itl_ms": "ITL p50",
+    "p99_itl_ms": "ITL p99",
+    "median_e2el_ms": "E2EL p50",
 }
 
 
@@ -72,12 +72,12 @@ def comparison_report(measurements: Sequence[Measurement]) -> str:
             rows.append((label, measurement.target.name, str(measurement.failed), *numbers))
             label = ""
             if measurement is not group[0]:
-                ratios = (_shown_ratio(ratio(group[0], measurement, name)) for name in _COMPARED)
+                ratios = (_shown_ratio(name, ratio(group[0], measurement, name)) for name in _COMPARED)
                 rows.append(("", f"  {baseline.name}/{measurement.target.name}", "", *ratios))
     lines = list(_table(rows, num_left=2))
     lines.append(
-        f"{baseline.name}/NAME: the number of {baseline.name} over that of NAME (lowest to highest of a round); "
-        "better is above 1 for throughput, below 1 for times"
+        f"times in ms; {baseline.name}/NAME: the number of {baseline.name} over that of NAME (lowest to highest of a "
+        "round); better is above 1 for throughput, below 1 for times"
     )
     seen = [f"{m.target.name}, {m.load.name}: {line}" for m in measurements for line in remarks(m)]
     return "\n".join([*lines, *seen])
@@ -130,7 +130,8 @@ def _rows_report(header: tuple[str, ...], names: Sequence[str], measurements: Se
     for m in measurements:
         numbers = (_shown(m.median(name), 0 if name == "completed" else 2) for name in names)
         rows.append((str(m.load.input_len), str(m.load.output_len), *numbers))
-    return "\n".join([*_table(rows, num_left=0), *(line for m in measurements for line in remarks(m))])
+    seen = [f"{m.load.input_len} in, {m.load.output_len} out: {line}" for m in measurements for line in remarks(m)]
+    return "\n".join([*_table(rows, num_left=0), *seen])
 
 
 def _by_load(measurements: Sequence[Measurement]) -> Iterable[list[Measurement]]:
@@ -148,7 +149,8 @@ def _medians(measurement: Measurement) -> dict[str, float]:
 
 
 def _ratios(baseline: Measurement, other: Measurement) -> dict[str, dict[str, float]]:
-    ratios = {name: ratio(baseline, other, name) for name in _medians(other) if name.endswith(("_ms", "_throughput"))}
+    compared = [name for name in _medians(other) if name.endswith(("_ms", "_throughput")) and name[:4] != "std_"]
+    ratios = {name: ratio(baseline, other, name) for name in compared}
     return {name: asdict(value) for name, value in ratios.items() if value is not None}
 
 
@@ -167,8 +169,8 @@ def _shown(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _shown_ratio(value: Ratio | None) -> str:
+def _shown_ratio(name: str, value: Ratio | None) -> str:
     if value is None:
         return "-"
-    spread = "" if value.low == value.high else f" ({value.low:.2f}-{value.high:.2f})"
+    spread = f" ({value.low:.2f}-{value.high:.2f})" if name.endswith("_throughput") and value.low < value.high else ""
     return f"{value.of_medians:.2f}x{spread}"

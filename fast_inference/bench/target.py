@@ -84,11 +84,11 @@ class Target:
         async with Client(self.host, self.port, timeout_s=_MODELS_TIMEOUT_S) as client:
             exchange = await client.exchange(self._head("GET", "/v1/models", options) + b"\r\n")
         if failure := exchange.failure or read_refusal(exchange):
-            raise ConfigError(f"{self.name}: {self.url}/v1/models: {failure.text}")
+            raise ConfigError(f"cannot ask {self.url}/v1/models: {failure.text}")
         try:
             listed = str(orjson.loads(exchange.body)["data"][0]["id"])
         except (ValueError, LookupError, TypeError) as error:
-            raise ConfigError(f"{self.name}: {self.url}/v1/models lists no model; name one with --model") from error
+            raise ConfigError(f"{self.url}/v1/models lists no model; name one with --model") from error
         return replace(self, model=listed)
 
     def request(self, prompt: Prompt, options: RequestOptions) -> bytes:
