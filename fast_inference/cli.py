@@ -1,8 +1,8 @@
-"""The command `fast-inference`: `serve`, `pull`, `plan` and `--version`.
+"""The command `fast-inference`: `serve`, `pull`, `plan`, `bench` and `--version`.
 
 Owns the exit statuses: 0 stopped in order, 1 a wrong setting, model or port (one line on stderr), 2 wrong usage,
 130 interrupted. What is slow to import is imported by the command that needs it, so that `--help` is quick.
-Next: `flags.py`, `settings.py`, then `launcher.py`; `cli_plan.py`.
+Next: `flags.py`, `settings.py`, then `launcher.py`; `cli_plan.py`, `cli_bench.py`.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fast_inference import __version__
+from fast_inference.cli_bench import add_bench
 from fast_inference.cli_plan import add_plan
 from fast_inference.flags import FlagParser, add_setting_flags, given_flags
 from ipc.errors import ConfigError
@@ -62,6 +63,7 @@ def _parser() -> FlagParser:
     _add_serve(commands)
     _add_pull(commands)
     add_plan(commands)
+    add_bench(commands)
     return parser
 
 

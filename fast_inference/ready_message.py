@@ -4,8 +4,10 @@ Scripts wait for the ready line, so its form is fixed; `README.md` shows the sam
 """
 
 import json
+import re
 import shlex
 
+_READY_LINE = re.compile(r"ready: (http://\S+) \(model ")
 EXAMPLE_QUESTION = "What is the capital of France?"
 
 
@@ -13,6 +15,12 @@ def ready_line(url: str, model_name: str, num_frontends: int, num_blocks: int) -
     """`ready: URL (model NAME, N frontends, B blocks)`."""
     frontends = f"{num_frontends} frontend{'s' if num_frontends > 1 else ''}"
     return f"ready: {url} (model {model_name}, {frontends}, {num_blocks} blocks)"
+
+
+def url_in_ready_line(line: str) -> str | None:
+    """The URL of a ready line, None for any other line."""
+    match = _READY_LINE.match(line)
+    return None if match is None else match[1]
 
 
 def example_request(url: str, model_name: str, *, needs_key: bool = False) -> str:

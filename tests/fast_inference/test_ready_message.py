@@ -3,7 +3,7 @@
 import json
 import shlex
 
-from fast_inference.ready_message import example_request, ready_line
+from fast_inference.ready_message import example_request, ready_line, url_in_ready_line
 
 
 def test_ready_line():
@@ -15,3 +15,9 @@ def test_the_request_survives_the_shell_whatever_the_model_is_called():
     curl, url, *_, body = shlex.split(example_request("http://h:1", "it's a model"))
     assert (curl, url) == ("curl", "http://h:1/v1/chat/completions")
     assert json.loads(body)["model"] == "it's a model"
+
+
+def test_the_url_is_found_in_a_ready_line_and_nowhere_else():
+    assert url_in_ready_line(ready_line("http://h:1", "m", 2, 9) + "\n") == "http://h:1"
+    assert url_in_ready_line("error: no ready: http://h:1 (model m") is None
+    assert url_in_ready_line("") is None
