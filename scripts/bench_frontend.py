@@ -21,7 +21,6 @@ import contextlib
 import json
 import math
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -38,13 +37,13 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fast_inference.ready_message import url_in_ready_line
 from ipc.client import EngineClient
 from ipc.endpoints import RunDir
 from ipc.messages import ClientRole
 from ipc.sampling_params import SamplingParams
 
 LAUNCH = Path(__file__).resolve().parent / "launch.py"
-READY_LINE = re.compile(r"^ready: (http://\S+) ")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BLOCK_SIZE = 32
 EVENT = b'data: {"id"'
@@ -202,10 +201,10 @@ def own_server(arguments: argparse.Namespace, fake_step_ms: float) -> Iterator[S
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
             assert process.stdout is not None
-            match = READY_LINE.match(process.stdout.readline())
-            if match is None:
+            url = url_in_ready_line(process.stdout.readline())
+            if url is None:
                 raise SystemExit("the server did not start")
-            yield Server(match[1], run_dir)
+            yield Server(url, run_dir)
         finally:
             process.terminate()
             process.communicate()

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from engine_core.model.attention import RequestSpan, build_attention_metadata
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.load import Quantization, load_decoder
 from engine_core.model.kv_tensors import allocate_kv_tensors
-from engine_core.model.network import Network, flat_batch
+from engine_core.model.network import Network, chunk_logits
 from fast_inference.model_store import find_model
 
 ROOT = Path(__file__).parents[1]
 CHUNK = 1024
 BLOCK_SIZE = 32
+NUM_BLOCKS = CHUNK // BLOCK_SIZE
 CPU = torch.device("cpu")
 VARIANTS: tuple[tuple[str, torch.dtype, Quantization, bool], ...] = (
     ("float32", torch.float32, "none", False),
@@ -38,20 +38,8 @@ VARIANTS: tuple[tuple[str, torch.dtype, Quantization, bool], ...] = (
 @torch.inference_mode()
 def logits_of(config: DecoderConfig, network: Network, dtype: torch.dtype, token_ids: np.ndarray) -> torch.Tensor:
     """`[tokens, vocab]` fp32 of one chunk."""
-    num_blocks = CHUNK // BLOCK_SIZE
-    kv_tensors = allocate_kv_tensors(
-        num_layers=config.num_layers,
-        num_blocks=num_blocks,
-        block_size=BLOCK_SIZE,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        dtype=dtype,
-        device=CPU,
-    )
-    span = RequestSpan(0, len(token_ids), 0, np.arange(num_blocks, dtype=np.int32), BLOCK_SIZE)
-    metadata = build_attention_metadata([span], kv_tensors)
-    hidden = flat_batch(network, token_ids, np.arange(len(token_ids)), metadata, kv_tensors)
-    return network.logits(hidden).float()
+    kv_tensors = allocate_kv_tensors(config, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE, dtype=dtype, device=CPU)
+    return chunk_logits(network, token_ids, 0, np.arange(NUM_BLOCKS, dtype=np.int32), kv_tensors).float()
 
 
 def measure(folder: Path, chunks: list[np.ndarray]) -> None:

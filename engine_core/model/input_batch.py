@@ -140,7 +140,6 @@ class InputBatch:
 
     def _span(self, request: CachedRequest, item: ScheduledRequest, query_start: int) -> RequestSpan:
         num_tokens = item.num_computed_tokens + item.num_scheduled_tokens
-        num_known = len(request.token_ids) + len(item.draft_token_ids)
         block_ids = request.block_table.values
         num_known = len(request.token_ids) + len(item.draft_token_ids)
         has_blocks = len(block_ids) * self._block_size >= num_tokens

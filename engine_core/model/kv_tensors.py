@@ -7,6 +7,7 @@ large cache costs no start-up time and no memory before it is used.
 
 import mmap
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -40,20 +41,32 @@ class KVTensors:
         return self.keys[0].device
 
 
+class CacheShape(Protocol):
+    """What the cache must know of a model; its config has it."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers with a cache."""
+        ...
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Heads of keys and values in a layer."""
+        ...
+
+    @property
+    def head_dim(self) -> int:
+        """Length of a key, and of a value."""
+        ...
+
+
 def allocate_kv_tensors(
-    *,
-    num_layers: int,
-    num_blocks: int,
-    block_size: int,
-    num_kv_heads: int,
-    head_dim: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    model: CacheShape, *, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
 ) -> KVTensors:
-    """Allocate the cache, filled with zeros."""
-    shape = (num_blocks * block_size, num_kv_heads, head_dim)
-    tensors = [_zeros(shape, dtype, device) for _ in range(2 * num_layers)]
-    return KVTensors(tuple(tensors[:num_layers]), tuple(tensors[num_layers:]), block_size)
+    """Allocate the cache of a model, filled with zeros."""
+    shape = (num_blocks * block_size, model.num_kv_heads, model.head_dim)
+    keys, values = (tuple(_zeros(shape, dtype, device) for _ in range(model.num_layers)) for _ in range(2))
+    return KVTensors(keys, values, block_size)
 
 
 def _zeros(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from engine_core.device import DeviceType, DtypeName
-from engine_core.memory_plan import MemoryPlan, ModelShape, plan_model
+from engine_core.memory_plan import MemoryPlan, plan_model
 from engine_core.model.attention import UnsupportedAttentionError
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.load import load_decoder
-from engine_core.model.kv_tensors import KVTensors, allocate_kv_tensors
+from engine_core.model.kv_tensors import allocate_kv_tensors
 from engine_core.model.model_runner import TorchModelRunner
 from engine_core.model.network import Network
 from engine_core.outputs import ModelInfo
@@ -63,7 +63,9 @@ def load_model_runner(
     tokenizer_dir = export_tokenizer(model_dir, model.tokenizer)
     report("checking the model")
     info = _model_info(model, model_dir, tokenizer_dir, network, plan, dtype, device)
-    kv_tensors = _allocate(shape, plan, dtype, device)
+    kv_tensors = allocate_kv_tensors(
+        shape, num_blocks=plan.num_blocks, block_size=plan.block_size, dtype=dtype, device=device
+    )
     try:
         with torch.inference_mode():
             network.check(kv_tensors)
@@ -119,18 +121,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"cannot use {path}: no JSON object")
     return values
-
-
-def _allocate(shape: ModelShape, plan: MemoryPlan, dtype: torch.dtype, device: torch.device) -> KVTensors:
-    return allocate_kv_tensors(
-        num_layers=shape.num_layers,
-        num_blocks=plan.num_blocks,
-        block_size=plan.block_size,
-        num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
-        dtype=dtype,
-        device=device,
-    )
 
 
 # --- facts -----------------------------------------------------------------------------------------------------------

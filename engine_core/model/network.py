@@ -71,6 +71,21 @@ def flat_batch(
     return network.hidden_states(ids, places, metadata, kv_tensors)
 
 
+def chunk_logits(
+    network: Network,
+    token_ids: npt.NDArray[np.int64],
+    num_computed_tokens: int,
+    block_ids: npt.NDArray[np.int32],
+    kv_tensors: KVTensors,
+) -> torch.Tensor:
+    """`[num_tokens, vocab_size]` logits of the next tokens of one request, whose tokens before are in the cache."""
+    num_tokens = len(token_ids)
+    span = RequestSpan(0, num_tokens, num_computed_tokens, block_ids, kv_tensors.block_size)
+    positions = np.arange(num_computed_tokens, num_computed_tokens + num_tokens, dtype=np.int64)
+    metadata = build_attention_metadata([span], kv_tensors)
+    return network.logits(flat_batch(network, token_ids, positions, metadata, kv_tensors))
+
+
 def check_decode(network: Network, kv_tensors: KVTensors) -> torch.Tensor:
     """Compute some tokens at once, and the last of them again as a decode step; both must agree.
 
@@ -80,17 +95,15 @@ def check_decode(network: Network, kv_tensors: KVTensors) -> torch.Tensor:
     Raises:
         UnsupportedAttentionError: they do not, or some layer left the cache unwritten.
     """
-    slots = np.arange(CHECK_TOKENS, dtype=np.int64)
     cache = [tensor[:CHECK_TOKENS] for tensor in (*kv_tensors.keys, *kv_tensors.values)]
     for tensor in cache:
         tensor.fill_(torch.nan)
-    prefill = build_attention_metadata([RequestSpan(0, CHECK_TOKENS, 0, slots.astype(np.int32), 1)], kv_tensors)
-    input_ids = slots % network.vocab_size
-    logits = network.logits(flat_batch(network, input_ids, slots, prefill, kv_tensors))
+    token_ids = np.arange(CHECK_TOKENS, dtype=np.int64) % network.vocab_size
+    first_block = np.zeros(1, dtype=np.int32)
+    logits = chunk_logits(network, token_ids, 0, first_block, kv_tensors)
     if any(bool(tensor.isnan().any()) for tensor in cache):
         raise UnsupportedAttentionError("not every layer of the model uses transformers' attention interface")
-    decode = build_attention_metadata([RequestSpan(0, 1, CHECK_TOKENS - 1, slots.astype(np.int32), 1)], kv_tensors)
-    decoded = network.logits(flat_batch(network, input_ids[-1:], slots[-1:], decode, kv_tensors))
+    decoded = chunk_logits(network, token_ids[-1:], CHECK_TOKENS - 1, first_block, kv_tensors)
     if not is_close(decoded[0], logits[-1]):
         raise UnsupportedAttentionError("the model's decode step differs from its prefill")
     for tensor in cache:

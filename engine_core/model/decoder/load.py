@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from engine_core.model.attention import RequestSpan, build_attention_metadata
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.native_network import NativeDecoderNetwork, kernels_fit
 from engine_core.model.decoder.network import DecoderNetwork
@@ -19,7 +18,7 @@ from engine_core.model.decoder.weights import DecoderWeights, load_decoder_weigh
 from engine_core.model.kernels.bindings import Format, load_library
 from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
 from engine_core.model.kv_tensors import allocate_kv_tensors
-from engine_core.model.network import CHECK_TOKENS, Network, flat_batch
+from engine_core.model.network import CHECK_TOKENS, Network, chunk_logits
 from ipc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +28,8 @@ Quantization = Literal["none", "int8", "int8-dynamic"]
 _FORMATS: dict[Quantization, Format] = {"int8": Format.INT8, "int8-dynamic": Format.DYNAMIC_INT8}
 _TOLERANCES: dict[Quantization, float] = {"none": 0.05, "int8": 0.15, "int8-dynamic": 0.4}
 """Root mean square of the differences of logits, as a share of that of the logits."""
+_NUM_CHECKED = CHECK_TOKENS + 1
+"""Tokens: some in a prefill, one in a decode step."""
 _CHECK_BLOCK_SIZE = 16
 _CHECK_VOCAB_SIZE = 64
 """Logits that are compared."""
@@ -56,7 +57,7 @@ def load_decoder(
     if reason:
         logger.info("computing in plain torch: %s", reason)
         return DecoderNetwork(config, weights, max_model_len)
-    reference = DecoderNetwork(config, weights.float32_sample(_CHECK_VOCAB_SIZE), max_model_len)
+    reference = DecoderNetwork(config, weights.float32_sample(_CHECK_VOCAB_SIZE), _NUM_CHECKED)
     expected = _check_logits(config, reference, torch.float32)
     choices: tuple[Quantization, ...] = (quantization, "none")
     for choice in dict.fromkeys(choices):
@@ -101,20 +102,11 @@ def _native(
 def _check_logits(config: DecoderConfig, network: Network, dtype: torch.dtype) -> torch.Tensor:
     """Logits of a few tokens: all but one in one step, the last as a decode step."""
     kv_tensors = allocate_kv_tensors(
-        num_layers=config.num_layers,
-        num_blocks=1,
-        block_size=_CHECK_BLOCK_SIZE,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        dtype=dtype,
-        device=torch.device("cpu"),
+        config, num_blocks=1, block_size=_CHECK_BLOCK_SIZE, dtype=dtype, device=torch.device("cpu")
     )
-    token_ids = np.arange(CHECK_TOKENS + 1, dtype=np.int64)
+    token_ids, block_ids = np.arange(_NUM_CHECKED, dtype=np.int64), np.zeros(1, dtype=np.int32)
     logits = []
-    for start, end in ((0, CHECK_TOKENS), (CHECK_TOKENS, CHECK_TOKENS + 1)):
-        span = RequestSpan(0, end - start, start, np.zeros(1, dtype=np.int32), _CHECK_BLOCK_SIZE)
-        metadata = build_attention_metadata([span], kv_tensors)
-        positions = np.arange(start, end, dtype=np.int64)
-        hidden = flat_batch(network, token_ids[start:end], positions, metadata, kv_tensors)
-        logits.append(network.logits(hidden)[:, :_CHECK_VOCAB_SIZE].float().clone())
+    for start, end in ((0, CHECK_TOKENS), (CHECK_TOKENS, _NUM_CHECKED)):
+        chunk = chunk_logits(network, token_ids[start:end], start, block_ids, kv_tensors)
+        logits.append(chunk[:, :_CHECK_VOCAB_SIZE].float().clone())
     return torch.cat(logits)

@@ -8,7 +8,7 @@ Next: `engine_core/model/kernels/`.
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,21 +22,21 @@ from engine_core.model.kernels.bindings import MAX_HEAD_DIM, MAX_ROW, MAX_TILE_R
 from engine_core.model.kernels.packing import PackedLinear, interleave_gate_up, pack_linear
 from engine_core.model.kv_tensors import KVTensors
 
-_SPAN_TYPE = np.dtype(
-    [("block_ids", "u8"), ("query_start", "i4"), ("num_queries", "i4"), ("num_computed", "i4"), ("", "i4")]
-)
+_SPAN_TYPE = np.dtype(bindings.Span)
+_NORMS = ("input_norm", "post_attention_norm", "mlp_norm", "post_mlp_norm", "query_norm", "key_norm")
+"""Of a layer: named alike in `LayerWeights` and in the struct."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """One layer's packed weights."""
+    """One layer's weights as the kernels take them."""
 
     qkv: PackedLinear
     output: PackedLinear
     gate_up: PackedLinear
     down: PackedLinear
-    weights: LayerWeights
-    """Its norms."""
+    norms: dict[str, torch.Tensor | None]
+    """By name, all of `_NORMS`."""
 
 
 def kernels_fit(config: DecoderConfig) -> bool:
@@ -67,17 +67,14 @@ class NativeDecoderNetwork:
         self._config = config
         self._library = library
         self._embedding = weights.embedding.contiguous()
-        self._norm = weights.norm.float().contiguous()
-        self._tables = [
-            tuple(table.float().contiguous() for table in rotary_tables(rope, max_model_len)) for rope in config.ropes
-        ]
+        self._norm = weights.norm
+        self._tables = [rotary_tables(rope, max_model_len) for rope in config.ropes]
         self._layers = [_pack_layer(layer, format) for layer in weights.layers]
         self._head = pack_linear(weights.head, head_format)
         self._scratch = _Scratch(config)
         self._logits = torch.empty(0)
         self._kv_tensors: KVTensors | None = None
         self._decoder: bindings.Decoder | None = None
-        self._layer_structs: ctypes.Array[bindings.Layer] | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -139,9 +136,8 @@ class NativeDecoderNetwork:
         layers = (bindings.Layer * config.num_layers)()
         for index, layer in enumerate(self._layers):
             layers[index] = self._layer_struct(index, layer, kv_tensors)
-        self._layer_structs = layers
         self._decoder = bindings.Decoder(
-            layers=layers,
+            layers=layers,  # which the struct keeps alive
             embedding=self._embedding.data_ptr(),
             norm=self._norm.data_ptr(),
             num_layers=config.num_layers,
@@ -163,18 +159,12 @@ class NativeDecoderNetwork:
 
     def _layer_struct(self, index: int, layer: _Layer, kv_tensors: KVTensors) -> bindings.Layer:
         cos, sin = self._tables[self._config.rope_of_layer[index]]
-        weights = layer.weights
         return bindings.Layer(
             qkv=layer.qkv.struct,
             output=layer.output.struct,
             gate_up=layer.gate_up.struct,
             down=layer.down.struct,
-            input_norm=_pointer(weights.input_norm),
-            post_attention_norm=_pointer(weights.post_attention_norm),
-            mlp_norm=_pointer(weights.mlp_norm),
-            post_mlp_norm=_pointer(weights.post_mlp_norm),
-            query_norm=_pointer(weights.query_norm),
-            key_norm=_pointer(weights.key_norm),
+            **{name: None if norm is None else norm.data_ptr() for name, norm in layer.norms.items()},
             cos=cos.data_ptr(),
             sin=sin.data_ptr(),
             keys=kv_tensors.keys[index].data_ptr(),
@@ -182,10 +172,6 @@ class NativeDecoderNetwork:
             rotary_dim=2 * cos.shape[1],
             window=self._config.sliding_windows[index] or 0,
         )
-
-
-def _pointer(tensor: torch.Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 class _Scratch:
@@ -213,19 +199,12 @@ class _Scratch:
 
 
 def _pack_layer(weights: LayerWeights, format: Format) -> _Layer:
-    norms = replace(
-        weights,
-        qkv=torch.empty(0),
-        output=torch.empty(0),
-        gate_up=torch.empty(0),
-        down=torch.empty(0),
-    )
     return _Layer(
         qkv=pack_linear(weights.qkv, format, weights.qkv_bias),
         output=pack_linear(weights.output, format, weights.output_bias),
         gate_up=pack_linear(interleave_gate_up(weights.gate_up), format),
         down=pack_linear(weights.down, format),
-        weights=norms,
+        norms={name: getattr(weights, name) for name in _NORMS},
     )
 
 

@@ -9,8 +9,13 @@ import torch
 
 from engine_core.model.kernels.bindings import PANEL, Format, Linear, stride_of
 
-_WORD_TYPES = {Format.FLOAT32: torch.int32, Format.BF16: torch.int32, Format.INT8: torch.int16}
-_VALUES_PER_WORD = {Format.FLOAT32: 1, Format.BF16: 2, Format.INT8: 2, Format.DYNAMIC_INT8: 4}
+_WORD_TYPES = {
+    Format.FLOAT32: torch.int32,
+    Format.BF16: torch.int32,
+    Format.INT8: torch.int16,
+    Format.DYNAMIC_INT8: torch.int32,
+}
+"""Of a word of weights: one to four values that are multiplied in one step."""
 MAX_INT8 = 127
 
 
@@ -29,11 +34,6 @@ class PackedLinear:
     num_columns: int
     num_inputs: int
     format: Format
-
-    @property
-    def num_bytes(self) -> int:
-        """Of memory that one use of all weights reads."""
-        return sum(t.nbytes for t in (self.weights, self.scales, self.column_sums, self.bias) if t is not None)
 
     @property
     def struct(self) -> Linear:
@@ -61,7 +61,7 @@ def pack_linear(weight: torch.Tensor, format: Format, bias: torch.Tensor | None 
     if format is Format.DYNAMIC_INT8:
         column_sums = _padded(values.sum(dim=1, dtype=torch.int32) * 128, padded)
     return PackedLinear(
-        weights=_pack(values, _WORD_TYPES.get(format, torch.int32)),
+        weights=_pack(values, _WORD_TYPES[format]),
         scales=scales,
         column_sums=column_sums,
         bias=None if bias is None else _padded(bias.float(), padded),

@@ -23,15 +23,9 @@ MODULE = SimpleNamespace(layer_idx=0, config=SimpleNamespace())
 
 
 def make_cache(num_blocks: int = 64):
-    return allocate_kv_tensors(
-        num_layers=1,
-        num_blocks=num_blocks,
-        block_size=16,
-        num_kv_heads=KV_HEADS,
-        head_dim=DIM,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
+    model = SimpleNamespace(num_layers=1, num_kv_heads=KV_HEADS, head_dim=DIM)
+    cpu = torch.device("cpu")
+    return allocate_kv_tensors(model, num_blocks=num_blocks, block_size=16, dtype=torch.float32, device=cpu)
 
 
 def dense_attention(query, keys, values, first_position, window):

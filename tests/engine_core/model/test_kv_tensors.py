@@ -1,6 +1,7 @@
 """The cache's memory: shapes, zeros, and no cost before use."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,15 +10,8 @@ from engine_core.model.kv_tensors import allocate_kv_tensors
 
 
 def allocate(dtype=torch.bfloat16, num_blocks=4):
-    return allocate_kv_tensors(
-        num_layers=3,
-        num_blocks=num_blocks,
-        block_size=16,
-        num_kv_heads=2,
-        head_dim=8,
-        dtype=dtype,
-        device=torch.device("cpu"),
-    )
+    model = SimpleNamespace(num_layers=3, num_kv_heads=2, head_dim=8)
+    return allocate_kv_tensors(model, num_blocks=num_blocks, block_size=16, dtype=dtype, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

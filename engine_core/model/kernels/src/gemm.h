@@ -10,17 +10,20 @@
 constexpr int MAX_TILE_ROWS = 12;  // times two vectors: 24 of 32 registers
 constexpr int PANEL = 32;
 
-struct Float32Dot {
-    typedef Floats Sum;
-    static constexpr int VALUES_PER_WORD = 1, WEIGHT_BYTES = 4;
+struct WholeWords {  // weights that are kept as they are multiplied
+    static constexpr int WEIGHT_BYTES = 4;
     static Words weights(const char* at) { return load<Words>(at); }
+};
+
+struct Float32Dot : WholeWords {
+    typedef Floats Sum;
+    static constexpr int VALUES_PER_WORD = 1;
     static void add(Floats& sum, Words activation, Words weight) { sum += (Floats)activation * (Floats)weight; }
 };
 
-struct Bf16Dot {
+struct Bf16Dot : WholeWords {
     typedef Floats Sum;
-    static constexpr int VALUES_PER_WORD = 2, WEIGHT_BYTES = 4;
-    static Words weights(const char* at) { return load<Words>(at); }
+    static constexpr int VALUES_PER_WORD = 2;
     static void add(Floats& sum, Words activation, Words weight) {
 #ifdef __AVX512BF16__
         sum = (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)activation, (__m512bh)weight);
@@ -53,10 +56,9 @@ struct Int8Dot {
 };
 
 // int8 weights and activations; the activations are stored with 128 added, which `Linear.column_sums` takes away again.
-struct DynamicInt8Dot {
+struct DynamicInt8Dot : WholeWords {
     typedef Ints Sum;
-    static constexpr int VALUES_PER_WORD = 4, WEIGHT_BYTES = 4;
-    static Words weights(const char* at) { return load<Words>(at); }
+    static constexpr int VALUES_PER_WORD = 4;
     static void add(Ints& sum, Words activation, Words weight) {
 #ifdef __AVX512VNNI__
         sum = (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)activation, (__m512i)weight);
@@ -67,12 +69,12 @@ struct DynamicInt8Dot {
     }
 };
 
-// `ROWS` rows times 16 · `VECTORS` columns. Activations: `[ROWS][activation_stride]` words. Weights: step s begins at
-// `weights + s · weight_stride` bytes. They are added to `result`. Weights `ahead` bytes further on are fetched into the cache.
+// `ROWS` rows times 16 · `VECTORS` columns, added to `result`. Activations: `[ROWS][activation_stride]` words. Weights:
+// step s begins at `weights + s · weight_stride` bytes; those `ahead` bytes further on are fetched into the cache.
 template <class Dot, int ROWS, int VECTORS>
-[[gnu::always_inline]] static inline void tile(const uint32_t* activations, int64_t activation_stride, const char* weights,
-                        int64_t weight_stride, int num_steps, typename Dot::Sum (&result)[ROWS][VECTORS],
-                 int64_t ahead = 0) {
+[[gnu::always_inline]] static inline void tile(const uint32_t* activations, int64_t activation_stride,
+                                               const char* weights, int64_t weight_stride, int num_steps,
+                                               typename Dot::Sum (&result)[ROWS][VECTORS], int64_t ahead = 0) {
     typename Dot::Sum sums[ROWS][VECTORS];
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; row++)

@@ -52,6 +52,19 @@ static inline bool has_nan(const float* row, int size) {
     return result != 0.0f;  // infinities and NaN give NaN
 }
 
+// Whole numbers nearest to `row · factor`, with `offset` added.
+template <class Number>
+static inline void store_rounded(Number* to, const float* row, int size, float factor, int32_t offset) {
+    constexpr float MAGIC = 12582912.0f;  // adding it leaves the whole number in the low bits
+    constexpr int32_t MAGIC_BITS = 0x4b400000;
+    for (int i = 0; i < size; i++) {
+        const float rounded = row[i] * factor + MAGIC;
+        int32_t bits;
+        std::memcpy(&bits, &rounded, 4);
+        to[i] = Number(bits - MAGIC_BITS + offset);
+    }
+}
+
 // Brings one row of floats into a format. What is not finite in an int8 format makes the whole row NaN.
 static inline void store_operand(int format, const float* row, int size, const Operand& operand, int64_t index) {
     uint32_t* words = operand.words + index * num_words(format, size);
@@ -70,24 +83,10 @@ static inline void store_operand(int format, const float* row, int size, const O
     const float scale = largest_magnitude(row, size) / limit;
     operand.scales[index] = has_nan(row, size) ? NAN : scale;
     const float factor = scale > 0 && std::isfinite(scale) ? 1.0f / scale : 0.0f;
-    const float magic = 12582912.0f;  // adding it rounds to a whole number, in the low bits
-    if (format == INT8) {
-        int16_t* shorts = (int16_t*)words;
-        for (int i = 0; i < size; i++) {
-            const float rounded = row[i] * factor + magic;
-            int32_t bits;
-            std::memcpy(&bits, &rounded, 4);
-            shorts[i] = int16_t(bits - 0x4b400000);
-        }
-    } else {
-        uint8_t* bytes = (uint8_t*)words;
-        for (int i = 0; i < size; i++) {
-            const float rounded = row[i] * factor + magic;
-            int32_t bits;
-            std::memcpy(&bits, &rounded, 4);
-            bytes[i] = uint8_t(bits - 0x4b400000 + 128);
-        }
-    }
+    if (format == INT8)
+        store_rounded((int16_t*)words, row, size, factor, 0);
+    else
+        store_rounded((uint8_t*)words, row, size, factor, 128);
 }
 
 // What becomes of the results of a Linear.

@@ -15,7 +15,7 @@ from engine_core.model.decoder.weights import load_decoder_weights
 from engine_core.model.kernels.bindings import Format, load_library
 from engine_core.model.kernels.build import kernel_library
 from engine_core.model.kv_tensors import allocate_kv_tensors
-from engine_core.model.network import flat_batch
+from engine_core.model.network import chunk_logits, flat_batch
 from tests.engine_core.model.decoder.families import FAMILIES, save_model
 
 CPU = torch.device("cpu")
@@ -55,21 +55,11 @@ def make_network(folder, kind, dtype=torch.float32, format=None):
 @torch.inference_mode()
 def logits_of(config, network, chunks, dtype=torch.float32):
     """Logits of all tokens, computed in chunks of these sizes."""
-    kv_tensors = allocate_kv_tensors(
-        num_layers=config.num_layers,
-        num_blocks=NUM_BLOCKS,
-        block_size=BLOCK_SIZE,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        dtype=dtype,
-        device=CPU,
-    )
+    kv_tensors = allocate_kv_tensors(config, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE, dtype=dtype, device=CPU)
     logits, start = [], 0
     for size in chunks:
-        metadata = build_attention_metadata([RequestSpan(0, size, start, BLOCK_IDS, BLOCK_SIZE)], kv_tensors)
-        positions = np.arange(start, start + size)
-        hidden = flat_batch(network, TOKEN_IDS[start : start + size], positions, metadata, kv_tensors)
-        logits.append(network.logits(hidden).clone())
+        chunk = TOKEN_IDS[start : start + size]
+        logits.append(chunk_logits(network, chunk, start, BLOCK_IDS, kv_tensors).clone())
         start += size
     return torch.cat(logits).float()
 
@@ -101,13 +91,7 @@ def test_on_the_kernels_a_request_has_the_same_bits_alone_in_a_batch_and_in_chun
     alone = logits_of(config, network, [149, 1], torch.bfloat16)
     assert torch.equal(logits_of(config, network, [70, 79, 1], torch.bfloat16), alone)
     kv_tensors = allocate_kv_tensors(
-        num_layers=config.num_layers,
-        num_blocks=NUM_BLOCKS,
-        block_size=BLOCK_SIZE,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        dtype=torch.bfloat16,
-        device=CPU,
+        config, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE, dtype=torch.bfloat16, device=CPU
     )
     other = np.setdiff1d(np.arange(NUM_BLOCKS, dtype=np.int32), BLOCK_IDS)
     spans = [RequestSpan(0, 33, 0, other, BLOCK_SIZE), RequestSpan(33, 150, 0, BLOCK_IDS, BLOCK_SIZE)]
