@@ -11,11 +11,12 @@ from functools import partial
 
 import torch
 
-from engine_core.model.attention import RequestSpan, build_attention_metadata
+from engine_core.model.attention import build_attention_metadata
 from engine_core.model.input_batch import CachedRequest, InputBatch, StepInputs
 from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.network import Network, flat_batch
 from engine_core.model.pooling import Pooling, PoolingType
+from engine_core.model.request_span import RequestSpan
 from engine_core.model.sampling.batch_sampler import BatchSampler
 from engine_core.outputs import Logprobs, ModelInfo, ModelRunnerOutput, RequestKey, SchedulerOutput
 

@@ -2,7 +2,7 @@
 
 `decoder/` computes the Llama family by itself: it loads in a moment, because it needs no transformers.
 `transformers_network.py` runs every other decoder-only model that transformers has. Both attend through
-`attention.paged_attention`, so requests, blocks and caches are none of their business.
+`attention.StepAttention`, so requests, blocks and caches are none of their business.
 """
 
 from typing import Protocol
@@ -13,11 +13,11 @@ import torch
 
 from engine_core.model.attention import (
     AttentionMetadata,
-    RequestSpan,
     UnsupportedAttentionError,
     build_attention_metadata,
 )
 from engine_core.model.kv_tensors import KVTensors
+from engine_core.model.request_span import RequestSpan
 
 CHECK_TOKENS = 4
 

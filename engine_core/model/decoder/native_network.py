@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine_core.model.attention import AttentionMetadata, RequestSpan
+from engine_core.model.attention import AttentionMetadata
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.rope import rotary_tables
 from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
@@ -21,6 +21,7 @@ from engine_core.model.kernels import bindings
 from engine_core.model.kernels.bindings import MAX_HEAD_DIM, MAX_ROW, MAX_TILE_ROWS, Format, stride_of
 from engine_core.model.kernels.packing import PackedLinear, interleave_gate_up, pack_linear
 from engine_core.model.kv_tensors import KVTensors
+from engine_core.model.request_span import RequestSpan
 
 _SPAN_TYPE = np.dtype(bindings.Span)
 _NORMS = ("input_norm", "post_attention_norm", "mlp_norm", "post_mlp_norm", "query_norm", "key_norm")

@@ -8,15 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_core.model.attention import (
-    ATTENTION_NAME,
-    RequestSpan,
-    UnsupportedAttentionError,
-    build_attention_metadata,
-    paged_attention,
-    register_attention,
-)
+from engine_core.model.attention import UnsupportedAttentionError, build_attention_metadata
 from engine_core.model.kv_tensors import allocate_kv_tensors
+from engine_core.model.request_span import RequestSpan
+from engine_core.model.transformers_attention import ATTENTION_NAME, paged_attention, register_attention
 
 HEADS, KV_HEADS, DIM = 6, 2, 8
 MODULE = SimpleNamespace(layer_idx=0, config=SimpleNamespace())
@@ -86,7 +81,7 @@ def test_any_step_equals_dense_attention(requests, window, seed):
 def test_decodes_are_grouped_so_that_padding_at_most_doubles_the_work():
     lengths = [3, 4, 5, 50, 55, 200, 700]
     spans = [RequestSpan(i, 1, length - 1, np.arange(length), 1) for i, length in enumerate(lengths)]
-    groups = build_attention_metadata(spans, make_cache()).plan(None).decodes
+    groups = build_attention_metadata(spans, make_cache()).attention.plan(None).decodes
     assert sum(group.rows.shape[0] for group in groups) == len(lengths)
     assert 1 < len(groups) < len(lengths)
     assert sum(group.read_slots.shape[0] for group in groups) <= 2 * sum(lengths)
