@@ -55,6 +55,7 @@ class ModelConfig(_Section):
         "int8, which is faster for many requests and less exact",
     )
     cpu_kernels: bool = Field(True, description="use compiled kernels on CPU; plain torch where there is no compiler")
+    enforce_eager: bool = Field(False, description="on CUDA: launch each kernel by itself, without CUDA graphs")
     pooling: Literal["mean", "last", "cls"] = Field(
         "mean",
         description="what an embedding is made of: the mean of all positions, the last one, or the first one ('cls', "

@@ -9,6 +9,7 @@ Next: `torch_attention.py`, `cuda/attention.py`; `kv_tensors.py` is the memory.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -63,6 +64,19 @@ class AttentionMetadata:
     attention: StepAttention
 
 
-def build_attention_metadata(spans: Sequence[RequestSpan], kv_tensors: KVTensors) -> AttentionMetadata:
+def has_triton(device: torch.device) -> bool:
+    """Whether steps on this device can be computed by the kernels of `cuda/`; torch for CUDA brings Triton along."""
+    return device.type == "cuda" and find_spec("triton") is not None
+
+
+def build_attention_metadata(
+    spans: Sequence[RequestSpan], kv_tensors: KVTensors, *, in_plain_torch: bool = False
+) -> AttentionMetadata:
     """Describe a step whose flat batch holds `spans` one after the other."""
-    return AttentionMetadata(tuple(spans), TorchAttention(spans, kv_tensors.dtype, kv_tensors.device))
+    if in_plain_torch or not has_triton(kv_tensors.device):
+        attention: StepAttention = TorchAttention(spans, kv_tensors.dtype, kv_tensors.device)
+    else:
+        from engine_core.model.cuda.attention import TritonAttention  # Triton is installed only beside CUDA
+
+        attention = TritonAttention.of(spans, kv_tensors.device)
+    return AttentionMetadata(tuple(spans), attention)

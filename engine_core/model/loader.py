@@ -18,7 +18,7 @@ import torch
 
 from engine_core.device import DeviceType, DtypeName
 from engine_core.memory_plan import MemoryPlan, plan_model
-from engine_core.model.attention import UnsupportedAttentionError
+from engine_core.model.attention import UnsupportedAttentionError, has_triton
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.load import load_decoder
 from engine_core.model.kv_tensors import allocate_kv_tensors
@@ -71,7 +71,17 @@ def load_model_runner(
             network.check(kv_tensors)
     except (UnsupportedAttentionError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ConfigError(f"cannot run models like {model.model}: {_line(error)}") from error
-    return TorchModelRunner(network, kv_tensors, info, model.pooling)
+    graphs = None
+    if has_triton(device):
+        from engine_core.model.cuda.decode_graphs import try_capture
+        from engine_core.model.cuda.warm_up import warm_up
+
+        report("compiling kernels")
+        warm_up(network, kv_tensors, plan.max_model_len)
+        if not model.enforce_eager:
+            report("capturing CUDA graphs")
+            graphs = try_capture(network, kv_tensors, scheduler.max_num_seqs, plan.max_model_len)
+    return TorchModelRunner(network, kv_tensors, info, model.pooling, graphs)
 
 
 # --- device, precision, threads ----------------------------------------------------------------------------------

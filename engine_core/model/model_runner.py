@@ -8,6 +8,7 @@ Next: `input_batch.py`, `attention.py`, `sampling/batch_sampler.py`, `pooling.py
 
 import logging
 from functools import partial
+from typing import Protocol
 
 import torch
 
@@ -23,11 +24,27 @@ from engine_core.outputs import Logprobs, ModelInfo, ModelRunnerOutput, RequestK
 log = logging.getLogger(__name__)
 
 
+class DecodeGraphs(Protocol):
+    """Computes batches of decodes faster; `cuda/decode_graphs.py`."""
+
+    def try_run(self, inputs: StepInputs) -> torch.Tensor | None:
+        """`[num_tokens, hidden_size]`, valid until the next call; None for a batch that is not of decodes alone."""
+        ...
+
+
 class TorchModelRunner:
     """A `ModelRunner` on any `Network`."""
 
-    def __init__(self, network: Network, kv_tensors: KVTensors, info: ModelInfo, pooling: PoolingType = "mean") -> None:
+    def __init__(
+        self,
+        network: Network,
+        kv_tensors: KVTensors,
+        info: ModelInfo,
+        pooling: PoolingType = "mean",
+        decode_graphs: DecodeGraphs | None = None,
+    ) -> None:
         self._network = network
+        self._decode_graphs = decode_graphs
         self._pooling: PoolingType = pooling
         self._kv_tensors = kv_tensors
         self._info = info
@@ -60,18 +77,27 @@ class TorchModelRunner:
         inputs = self._batch.build(step.scheduled)
         sampling_states = [request.sampling for request in inputs.sampling_requests]
         self._sampler.begin(sampling_states)
-        metadata = build_attention_metadata(inputs.spans, self._kv_tensors)
-        hidden = flat_batch(self._network, inputs.input_ids, inputs.positions, metadata, self._kv_tensors)
+        hidden = self._hidden_states(inputs)
         for request, span, is_last_chunk in inputs.embedding_spans:
             self._pool(request, span, hidden, is_last_chunk, output)
         prompt_logprobs = self._collect_prompt_logprobs(inputs, hidden, output)
         if sampling_states:
-            rows = hidden[torch.from_numpy(inputs.sampling_rows).to(self._device)]
+            rows = hidden
+            if len(inputs.sampling_rows) != len(hidden):  # else each row of a batch of decodes
+                rows = hidden[torch.from_numpy(inputs.sampling_rows).to(self._device)]
             self._sampler.sample(sampling_states, partial(self._network.logits, rows), output, inputs.row_token_ids)
         for key, logprobs in prompt_logprobs.items():
             if key in output.sampled_token_ids:
                 output.prompt_logprobs[key] = logprobs
         return output
+
+    def _hidden_states(self, inputs: StepInputs) -> torch.Tensor:
+        """`[num_tokens, hidden_size]`, valid until the next step."""
+        hidden = self._decode_graphs.try_run(inputs) if self._decode_graphs is not None else None
+        if hidden is not None:
+            return hidden
+        metadata = build_attention_metadata(inputs.spans, self._kv_tensors)
+        return flat_batch(self._network, inputs.input_ids, inputs.positions, metadata, self._kv_tensors)
 
     # --- prompt logprobs ---------------------------------------------------------------------------------------------
 

@@ -77,12 +77,14 @@ def chunk_logits(
     num_computed_tokens: int,
     block_ids: npt.NDArray[np.int32],
     kv_tensors: KVTensors,
+    *,
+    in_plain_torch: bool = False,
 ) -> torch.Tensor:
     """`[num_tokens, vocab_size]` logits of the next tokens of one request, whose tokens before are in the cache."""
     num_tokens = len(token_ids)
     span = RequestSpan(0, num_tokens, num_computed_tokens, block_ids, kv_tensors.block_size)
     positions = np.arange(num_computed_tokens, num_computed_tokens + num_tokens, dtype=np.int64)
-    metadata = build_attention_metadata([span], kv_tensors)
+    metadata = build_attention_metadata([span], kv_tensors, in_plain_torch=in_plain_torch)
     return network.logits(flat_batch(network, token_ids, positions, metadata, kv_tensors))
 
 
