@@ -5,12 +5,30 @@ Rows that are only padding write nothing and give zeros. Next: `attention_kernel
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from engine_core.model.cuda.attention_kernels import attend_to_tile, merge_segments, write_to_cache
 from engine_core.model.cuda.step_arrays import StepArrays, Tiles, Tiling
 from engine_core.model.request_span import RequestSpan
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """How a kernel is cut to the device; they change its speed alone."""
+
+    num_keys: int
+    """Of a step of its loop."""
+    num_warps: int
+    num_stages: int
+    """Steps of the loop whose memory is asked for ahead."""
+
+
+SHORT = LaunchOptions(num_keys=64, num_warps=4, num_stages=3)
+LONG = LaunchOptions(num_keys=64, num_warps=8, num_stages=2)
+WIDE_SHORT = LaunchOptions(num_keys=32, num_warps=4, num_stages=2)
+WIDE_LONG = LaunchOptions(num_keys=32, num_warps=8, num_stages=2)
 
 
 class TritonAttention:
@@ -64,28 +82,24 @@ class TritonAttention:
         """`attend` where the step's keys and values are in the cache already."""
         output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         num_kv_heads = keys.shape[1]
-        tiling = Tiling(num_kv_heads, query.shape[1] // num_kv_heads)
+        head_bytes = _power_of_two(query.shape[-1]) * query.element_size()
+        tiling = Tiling(num_kv_heads, query.shape[1] // num_kv_heads, head_bytes)
         tiles = self._tiles_for(tiling)
-        wide = query.shape[-1] > 128 or query.dtype == torch.float32
         if tiles.short.shape[0]:
             _launch(
                 *(output, query, keys, values, self.arrays, tiles.short, scale, window, softcap),
                 rows=tiling.short_rows,
                 queries=tiling.short_queries,
-                num_keys=32 if wide else 64,
                 segments=tiles.num_segments,
-                num_warps=4,
-                num_stages=2 if wide else 3,
+                options=SHORT if tiling.is_narrow else WIDE_SHORT,
             )
         if tiles.long.shape[0]:
             _launch(
                 *(output, query, keys, values, self.arrays, tiles.long, scale, window, softcap),
                 rows=tiling.long_rows,
                 queries=tiling.long_queries,
-                num_keys=32 if wide else 64,
                 segments=1,
-                num_warps=8,
-                num_stages=2,
+                options=LONG if tiling.is_narrow else WIDE_LONG,
             )
         return output
 
@@ -109,10 +123,8 @@ def _launch(
     *,
     rows: int,
     queries: int,
-    num_keys: int,
     segments: int,
-    num_warps: int,
-    num_stages: int,
+    options: LaunchOptions,
 ) -> None:
     _, num_heads, head_dim = query.shape
     num_kv_heads, dim_block = keys.shape[1], _power_of_two(head_dim)
@@ -134,12 +146,12 @@ def _launch(
         BLOCK_SIZE=arrays.block_size,
         ROWS=rows,
         QUERIES=queries,
-        KEYS=num_keys,
+        KEYS=options.num_keys,
         SEGMENTS=segments,
         HAS_SOFTCAP=softcap is not None,
         HAS_WINDOW=window is not None,
-        num_warps=num_warps,
-        num_stages=num_stages,
+        num_warps=options.num_warps,
+        num_stages=options.num_stages,
     )
     if segments > 1:
         merge_segments[(num_tiles * queries, num_heads)](

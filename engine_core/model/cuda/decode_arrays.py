@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine_core.model.cuda.attention import TritonAttention
 from engine_core.model.cuda.step_arrays import StepArrays, Tiles, Tiling, aligned
 from engine_core.model.growing_array import GrowingArray
+from engine_core.model.input_batch import StepInputs
 
 
 def graph_sizes(max_num_seqs: int) -> list[int]:
@@ -30,9 +30,11 @@ def graph_sizes(max_num_seqs: int) -> list[int]:
 
 
 class DecodeArrays:
-    """Inputs of up to `capacity` decodes."""
+    """Inputs of up to `max_num_seqs` decodes."""
 
-    def __init__(self, capacity: int, max_model_len: int, block_size: int, device: torch.device) -> None:
+    def __init__(self, max_num_seqs: int, max_model_len: int, block_size: int, device: torch.device) -> None:
+        self.sizes = graph_sizes(max_num_seqs)
+        capacity = self.sizes[-1]
         self._max_model_len = max_model_len
         self._block_size = block_size
         is_cuda = device.type == "cuda"
@@ -47,6 +49,20 @@ class DecodeArrays:
         self._rows: list[tuple[GrowingArray | None, int]] = [(None, 0)] * capacity
         """Whose block table a row of `_host_tables` holds, and how much of it."""
         self._copied = torch.Event(device) if is_cuda else None
+
+    def try_fill(self, inputs: StepInputs) -> int | None:
+        """Write a step in which every request computes one token and samples; None for other and larger ones.
+
+        Returns:
+            the size of the batch with padding.
+        """
+        num_tokens = len(inputs.input_ids)
+        is_decode = num_tokens == len(inputs.spans) == len(inputs.sampling_requests)
+        if not is_decode or num_tokens > self.sizes[-1]:
+            return None
+        size = next(size for size in self.sizes if size >= num_tokens)
+        self.fill(size, inputs.input_ids, inputs.positions, [item.block_table for item in inputs.sampling_requests])
+        return size
 
     def fill(
         self,
@@ -92,12 +108,13 @@ class DecodeArrays:
             changed = slice(first, last + 1)
             self._tables[changed].copy_(self._host_tables[changed], non_blocking=True)
 
-    def views(self, size: int) -> tuple[torch.Tensor, torch.Tensor, TritonAttention]:
-        """What a batch of `size` rows reads: token ids and positions `[size]`, and its attention."""
+    def views(self, size: int) -> tuple[torch.Tensor, torch.Tensor, StepArrays]:
+        """What a batch of `size` rows reads: token ids and positions `[size]`, and where its tokens lie."""
         height = aligned(size)
         input_ids, positions, slots, num_tokens = self._columns[: 4 * height].view(4, height)[:, :size]
         arrays = StepArrays(slots, self._query_starts[: size + 1], num_tokens, self._tables[:size], self._block_size)
-        return input_ids, positions, TritonAttention(arrays, lambda tiling: self._tiles_of(size, tiling))
+        return input_ids, positions, arrays
 
-    def _tiles_of(self, size: int, tiling: Tiling) -> Tiles:
+    def tiles(self, size: int, tiling: Tiling) -> Tiles:
+        """One for each row."""
         return Tiles(self._tiles[:size], self._tiles[:0], tiling.num_segments(size, self._max_model_len))

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from engine_core.model.attention import AttentionMetadata
-from engine_core.model.cuda.decode_arrays import DecodeArrays, graph_sizes
+from engine_core.model.cuda.attention import TritonAttention
+from engine_core.model.cuda.decode_arrays import DecodeArrays
 from engine_core.model.input_batch import StepInputs
 from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.network import Network
@@ -40,8 +41,7 @@ class DecodeGraphs:
         """Nothing is captured yet."""
         self._network = network
         self._kv_tensors = kv_tensors
-        self._sizes = graph_sizes(max_num_seqs)
-        self._arrays = DecodeArrays(self._sizes[-1], max_model_len, kv_tensors.block_size, kv_tensors.device)
+        self._arrays = DecodeArrays(max_num_seqs, max_model_len, kv_tensors.block_size, kv_tensors.device)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
 
     @torch.inference_mode()
@@ -52,7 +52,7 @@ class DecodeGraphs:
         stream = torch.cuda.Stream(self._kv_tensors.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for size in reversed(self._sizes):
+            for size in reversed(self._arrays.sizes):
                 self._arrays.fill(size, no_tokens, no_tokens, [])
                 self._compute(size)  # compiles kernels and sets up libraries, which cannot be captured
                 stream.synchronize()
@@ -67,16 +67,14 @@ class DecodeGraphs:
 
     def try_run(self, inputs: StepInputs) -> torch.Tensor | None:
         """`[num_tokens, hidden_size]`, valid until the next call; None for a batch that is not of decodes alone."""
-        requests = inputs.sampling_requests
-        num_tokens = len(inputs.input_ids)
-        if num_tokens != len(inputs.spans) or num_tokens != len(requests) or num_tokens > self._sizes[-1]:
+        size = self._arrays.try_fill(inputs)
+        if size is None:
             return None
-        size = next(size for size in self._sizes if size >= num_tokens)
-        self._arrays.fill(size, inputs.input_ids, inputs.positions, [request.block_table for request in requests])
         graph, output = self._graphs[size]
         graph.replay()
-        return output[:num_tokens]
+        return output[: len(inputs.input_ids)]
 
     def _compute(self, size: int) -> torch.Tensor:
-        input_ids, positions, attention = self._arrays.views(size)
+        input_ids, positions, arrays = self._arrays.views(size)
+        attention = TritonAttention(arrays, lambda tiling: self._arrays.tiles(size, tiling))
         return self._network.hidden_states(input_ids, positions, AttentionMetadata((), attention), self._kv_tensors)

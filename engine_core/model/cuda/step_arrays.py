@@ -18,6 +18,8 @@ from engine_core.model.request_span import RequestSpan
 SHORT_ROWS = 16
 """Least rows of a tile that matrix units multiply; a row is one query of one query head."""
 LONG_ROWS = 128
+"""Of a tile for prompts, where a head has at most `NARROW_BYTES`; else less, as shared memory is limited."""
+NARROW_BYTES = 256
 PROGRAMS_WANTED = 512
 """Tiles, KV heads and segments together that keep a large GPU busy."""
 MIN_SEGMENT_TOKENS = 128
@@ -34,6 +36,13 @@ class Tiling:
     num_kv_heads: int
     group: int
     """Query heads of a KV head."""
+    head_bytes: int
+    """Of one head of one token, as the kernels hold it."""
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether large tiles fit into the memory of a multiprocessor."""
+        return self.head_bytes <= NARROW_BYTES
 
     @property
     def short_rows(self) -> int:
@@ -48,7 +57,7 @@ class Tiling:
     @property
     def long_rows(self) -> int:
         """Rows of a long tile, a power of two."""
-        return max(LONG_ROWS, self.short_rows)
+        return max(LONG_ROWS * NARROW_BYTES // max(self.head_bytes, NARROW_BYTES), self.short_rows)
 
     @property
     def long_queries(self) -> int:

@@ -143,7 +143,7 @@ def sample(logits: torch.Tensor, metadata: SamplingMetadata, masks: GrammarMasks
         token_ids = token_ids.index_copy(0, metadata.random.rows, drawn)
     sampled = [
         SampledToken(token_id, _failure(value))
-        for token_id, value in zip(token_ids.tolist(), best.values.tolist(), strict=True)
+        for token_id, value in zip(*_to_host(token_ids, best.values), strict=True)
     ]
     if raw is not None:
         _add_logprobs(sampled, raw, token_ids, metadata.logprob_rows)
@@ -155,15 +155,24 @@ def process_logits(logits: torch.Tensor, metadata: SamplingMetadata) -> BestToke
     for processor in metadata.processors:
         processor.apply(logits)
     if logits.device.type != "cpu":
-        return BestTokens(logits.amax(dim=-1), logits.argmax(dim=-1))
+        return BestTokens(*logits.max(dim=-1))
     # numpy's argmax is vectorized and takes a fraction of the time of torch's
     return BestTokens(logits.amax(dim=-1), torch.from_numpy(logits.numpy().argmax(axis=-1)))
+
+
+def _to_host(token_ids: torch.Tensor, values: torch.Tensor) -> tuple[list[int], list[float]]:
+    """Both as lists; from a GPU in one copy, as each waits for the device. fp64 holds both exactly."""
+    if token_ids.device.type == "cpu":
+        return token_ids.tolist(), values.tolist()
+    columns = torch.stack((token_ids.double(), values.double())).cpu()
+    return columns[0].long().tolist(), columns[1].tolist()
 
 
 def _draw(logits: torch.Tensor, best: torch.Tensor, random: RandomRows) -> torch.Tensor:
     """`[num_random]` token ids."""
     is_finite = torch.isfinite(best)
-    if not bool(is_finite.all()):  # any numbers will do for a row whose token nobody takes
+    # Any numbers will do for a row whose token nobody takes; to ask whether there is one would stop a GPU.
+    if logits.device.type != "cpu" or not bool(is_finite.all()):
         logits, best = logits.masked_fill(~is_finite[:, None], 0.0), best.masked_fill(~is_finite, 0.0)
     uniforms = torch.from_numpy(random.uniforms()).to(logits.device)
     return draw(random.weights(logits, best), uniforms[:, None])
