@@ -90,41 +90,47 @@ def _rotate_and_store(
     NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     HALF: tl.constexpr,
+    HEADS: tl.constexpr,
     DIM_BLOCK: tl.constexpr,
     HAS_NORM: tl.constexpr,
 ):
-    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """One program: `HEADS` heads of one token, be they of queries, keys or values."""
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     dim = tl.arange(0, DIM_BLOCK)
-    is_dim = dim < HEAD_DIM
-    source = qkv + (token * (NUM_HEADS + 2 * NUM_KV_HEADS) + head) * HEAD_DIM
-    states = tl.load(source + dim, mask=is_dim, other=0.0)
+    is_query = head < NUM_HEADS
+    is_key = (head >= NUM_HEADS) & (head < NUM_HEADS + NUM_KV_HEADS)
+    is_value = (head >= NUM_HEADS + NUM_KV_HEADS) & (head < NUM_HEADS + 2 * NUM_KV_HEADS)
+    is_dim = (dim < HEAD_DIM)[None, :]
+    is_state = (is_query | is_key | is_value)[:, None] & is_dim
+    source = qkv + (token * (NUM_HEADS + 2 * NUM_KV_HEADS) + head)[:, None] * HEAD_DIM
+    # The pair of a rotated dimension is HALF away; those behind both halves are not rotated.
+    partner_dim = tl.where(dim < HALF, dim + HALF, tl.where(dim < 2 * HALF, dim - HALF, dim))
+    states = tl.load(source + dim[None, :], mask=is_state, other=0.0)
+    wide = states.to(tl.float32)
+    partner = tl.load(source + partner_dim[None, :], mask=is_state, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        is_loaded = is_state & (is_query | is_key)[:, None]
+        norm = tl.where(is_query[:, None], query_norm + dim[None, :], key_norm + dim[None, :])
+        partner_norm = tl.where(is_query[:, None], query_norm + partner_dim[None, :], key_norm + partner_dim[None, :])
+        factor = tl.rsqrt(tl.sum(wide * wide, axis=1) / HEAD_DIM + epsilon)[:, None]
+        wide *= factor * tl.load(norm, mask=is_loaded, other=0.0)
+        partner *= factor * tl.load(partner_norm, mask=is_loaded, other=0.0)
+    position = tl.load(positions + token).to(tl.int64)
+    angle = tl.where(dim < HALF, dim, dim - HALF)
+    is_rotated = dim < 2 * HALF
+    cosine = tl.load(cos + position * HALF + angle, mask=is_rotated, other=1.0)
+    sine = tl.load(sin + position * HALF + angle, mask=is_rotated, other=0.0)
+    rotated = wide * cosine[None, :] + partner * tl.where(dim < HALF, -sine, sine)[None, :]
+
+    target = query + (token * NUM_HEADS + head)[:, None] * HEAD_DIM + dim[None, :]
+    tl.store(target, rotated.to(query.dtype.element_ty), mask=is_query[:, None] & is_dim)
     slot = tl.load(slots + token).to(tl.int64)
-    if head >= NUM_HEADS + NUM_KV_HEADS:
-        if slot >= 0:
-            kv_head = head - NUM_HEADS - NUM_KV_HEADS
-            tl.store(values + (slot * NUM_KV_HEADS + kv_head) * HEAD_DIM + dim, states, mask=is_dim)
-    else:
-        # The pair of a rotated dimension is HALF away; those behind both halves are not rotated.
-        partner_dim = tl.where(dim < HALF, dim + HALF, tl.where(dim < 2 * HALF, dim - HALF, dim))
-        partner = tl.load(source + partner_dim, mask=is_dim, other=0.0).to(tl.float32)
-        wide = states.to(tl.float32)
-        if HAS_NORM:
-            norm = query_norm if head < NUM_HEADS else key_norm
-            factor = tl.rsqrt(tl.sum(wide * wide, axis=0) / HEAD_DIM + epsilon)
-            wide *= factor * tl.load(norm + dim, mask=is_dim, other=0.0)
-            partner *= factor * tl.load(norm + partner_dim, mask=is_dim, other=0.0)
-        position = tl.load(positions + token).to(tl.int64)
-        angle = tl.where(dim < HALF, dim, dim - HALF)
-        is_rotated = dim < 2 * HALF
-        cosine = tl.load(cos + position * HALF + angle, mask=is_rotated, other=1.0)
-        sine = tl.load(sin + position * HALF + angle, mask=is_rotated, other=0.0)
-        rotated = wide * cosine + partner * tl.where(dim < HALF, -sine, sine)
-        if head < NUM_HEADS:
-            target = query + (token * NUM_HEADS + head) * HEAD_DIM
-            tl.store(target + dim, rotated.to(query.dtype.element_ty), mask=is_dim)
-        elif slot >= 0:
-            target = keys + (slot * NUM_KV_HEADS + head - NUM_HEADS) * HEAD_DIM
-            tl.store(target + dim, rotated.to(keys.dtype.element_ty), mask=is_dim)
+    if slot >= 0:
+        target = keys + (slot * NUM_KV_HEADS + head - NUM_HEADS)[:, None] * HEAD_DIM + dim[None, :]
+        tl.store(target, rotated.to(keys.dtype.element_ty), mask=is_key[:, None] & is_dim)
+        target = values + (slot * NUM_KV_HEADS + head - NUM_HEADS - NUM_KV_HEADS)[:, None] * HEAD_DIM + dim[None, :]
+        tl.store(target, states, mask=is_value[:, None] & is_dim)
 
 
 def rotate_and_store(
@@ -158,15 +164,18 @@ def rotate_and_store(
     query = torch.empty((num_tokens, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     cos, sin = tables
     query_norm, key_norm = head_norms or (cos, cos)
-    _rotate_and_store[(num_tokens, num_all_heads)](
+    dim_block = triton.next_power_of_2(head_dim)
+    heads = min(triton.next_power_of_2(num_all_heads), max(1, 1024 // dim_block))
+    _rotate_and_store[(num_tokens, triton.cdiv(num_all_heads, heads))](
         *(query, keys, values, qkv, positions, slots, cos, sin, query_norm, key_norm, epsilon),
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=num_kv_heads,
         HEAD_DIM=head_dim,
         HALF=cos.shape[1],
-        DIM_BLOCK=triton.next_power_of_2(head_dim),
+        HEADS=heads,
+        DIM_BLOCK=dim_block,
         HAS_NORM=head_norms is not None,
-        num_warps=1,
+        num_warps=4,
     )
     return query
 

@@ -40,11 +40,6 @@ class Tiling:
     """Of one head of one token, as the kernels hold it."""
 
     @property
-    def is_narrow(self) -> bool:
-        """Whether large tiles fit into the memory of a multiprocessor."""
-        return self.head_bytes <= NARROW_BYTES
-
-    @property
     def short_rows(self) -> int:
         """Rows of a short tile, a power of two."""
         return max(SHORT_ROWS, 1 << (self.group - 1).bit_length())
