@@ -21,9 +21,13 @@ from engine_core.memory_plan import MemoryPlan, plan_model
 from engine_core.model.attention import UnsupportedAttentionError
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.load import load_decoder
+from engine_core.model.kernels.bindings import load_library
+from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
 from engine_core.model.kv_tensors import allocate_kv_tensors
 from engine_core.model.model_runner import TorchModelRunner
 from engine_core.model.network import Network
+from engine_core.model.sampling.native_token_picker import NativeTokenPicker
+from engine_core.model.sampling.token_picker import TORCH_PICKER, TokenPicker
 from engine_core.outputs import ModelInfo
 from engine_core.tokenizer_export import TOKENIZER_FILE, export_tokenizer
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
@@ -71,7 +75,8 @@ def load_model_runner(
             network.check(kv_tensors)
     except (UnsupportedAttentionError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ConfigError(f"cannot run models like {model.model}: {_line(error)}") from error
-    return TorchModelRunner(network, kv_tensors, info, model.pooling)
+    picker = _token_picker(device, use_kernels=model.cpu_kernels)
+    return TorchModelRunner(network, kv_tensors, info, model.pooling, picker)
 
 
 # --- device, precision, threads ----------------------------------------------------------------------------------
@@ -121,6 +126,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"cannot use {path}: no JSON object")
     return values
+
+
+def _token_picker(device: torch.device, *, use_kernels: bool) -> TokenPicker:
+    """The kernel that samples, where it can be compiled, else torch."""
+    if device.type != "cpu" or not use_kernels:
+        return TORCH_PICKER
+    try:
+        return NativeTokenPicker(load_library(kernel_library()))
+    except KernelsUnavailableError as error:
+        logger.info("sampling in plain torch: %s", error)
+        return TORCH_PICKER
 
 
 # --- facts -----------------------------------------------------------------------------------------------------------

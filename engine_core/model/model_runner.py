@@ -17,6 +17,7 @@ from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.network import Network, flat_batch
 from engine_core.model.pooling import Pooling, PoolingType
 from engine_core.model.sampling.batch_sampler import BatchSampler
+from engine_core.model.sampling.token_picker import TORCH_PICKER, TokenPicker
 from engine_core.outputs import Logprobs, ModelInfo, ModelRunnerOutput, RequestKey, SchedulerOutput
 
 log = logging.getLogger(__name__)
@@ -25,14 +26,21 @@ log = logging.getLogger(__name__)
 class TorchModelRunner:
     """A `ModelRunner` on any `Network`."""
 
-    def __init__(self, network: Network, kv_tensors: KVTensors, info: ModelInfo, pooling: PoolingType = "mean") -> None:
+    def __init__(
+        self,
+        network: Network,
+        kv_tensors: KVTensors,
+        info: ModelInfo,
+        pooling: PoolingType = "mean",
+        picker: TokenPicker = TORCH_PICKER,
+    ) -> None:
         self._network = network
         self._pooling: PoolingType = pooling
         self._kv_tensors = kv_tensors
         self._info = info
         self._device = kv_tensors.device
         self._batch = InputBatch(kv_tensors.block_size, info.vocab_size)
-        self._sampler = BatchSampler(info.eos_token_ids, info.vocab_size, self._device)
+        self._sampler = BatchSampler(info.eos_token_ids, info.vocab_size, self._device, picker)
 
     @property
     def info(self) -> ModelInfo:
