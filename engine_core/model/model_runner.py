@@ -73,8 +73,11 @@ class TorchModelRunner:
             self._pool(request, span, hidden, is_last_chunk, output)
         prompt_logprobs = self._collect_prompt_logprobs(inputs, hidden, output)
         if sampling_states:
-            rows = hidden[torch.from_numpy(inputs.sampling_rows).to(self._device)]
+            rows = hidden
+            if len(inputs.sampling_rows) != len(hidden):  # else each row of a batch of decodes
+                rows = hidden[torch.from_numpy(inputs.sampling_rows).to(self._device)]
             self._sampler.sample(sampling_states, partial(self._network.logits, rows), output, inputs.row_token_ids)
+            self._batch.append_tokens(output)
         for key, logprobs in prompt_logprobs.items():
             if key in output.sampled_token_ids:
                 output.prompt_logprobs[key] = logprobs
