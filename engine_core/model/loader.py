@@ -9,7 +9,6 @@ Next: `engine_core/memory_plan.py` (device, precision and sizes), `model_runner.
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,12 +52,12 @@ def load_model_runner(
         ConfigError: the model cannot be run with these settings.
     """
     report("preparing")
-    _set_threads(model.threads)
     model_dir = Path(model.model)
     model_plan = plan_model(model, cache, scheduler)
+    torch.set_num_threads(model_plan.num_threads)  # before the first operation
     shape, plan = model_plan.shape, model_plan.memory
     device, dtype = _torch_device(model_plan.device), _TORCH_DTYPES[model_plan.dtype]
-    logger.info("%s, %s: %s", device.type, _name(dtype), plan.describe())
+    logger.info("%s, %s, threads: %d; %s", device.type, _name(dtype), model_plan.num_threads, plan.describe())
     for note in plan.notes:
         logger.warning("%s", note)
 
@@ -79,16 +78,11 @@ def load_model_runner(
     return TorchModelRunner(network, kv_tensors, info, model.pooling, picker)
 
 
-# --- device, precision, threads ----------------------------------------------------------------------------------
+# --- device, precision -------------------------------------------------------------------------------------------
 
 
 def _torch_device(device: DeviceType) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
-
-
-def _set_threads(asked: int | None) -> None:
-    """Use the CPUs that this process may run on; must come before the first operation."""
-    torch.set_num_threads(asked or len(os.sched_getaffinity(0)))
 
 
 def _name(dtype: torch.dtype) -> str:
