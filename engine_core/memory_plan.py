@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine_core.cpus import available_cpus
 from engine_core.device import DTYPE_BYTES, DeviceType, DtypeName, available_bytes, resolve_device, resolve_dtype
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
@@ -94,6 +95,8 @@ class ModelPlan:
 
     device: DeviceType
     dtype: DtypeName
+    num_threads: int
+    """That compute together."""
     shape: ModelShape
     memory: MemoryPlan
 
@@ -119,7 +122,7 @@ def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfi
         available_bytes=available_bytes(device),
         on_cuda=device == "cuda",
     )
-    return ModelPlan(device, dtype, shape, memory)
+    return ModelPlan(device, dtype, model.threads or available_cpus(), shape, memory)
 
 
 def read_model_shape(model_dir: Path) -> ModelShape:

@@ -60,7 +60,7 @@ class StepAttention(Protocol):
 class AttentionMetadata:
     """All that a network must know about a step; built once and shared by its layers."""
 
-    spans: tuple[RequestSpan, ...]
+    spans: Sequence[RequestSpan]
     attention: StepAttention
 
 
@@ -79,4 +79,4 @@ def build_attention_metadata(
         from engine_core.model.cuda.attention import TritonAttention  # Triton is installed only beside CUDA
 
         attention = TritonAttention.of(spans, kv_tensors.device)
-    return AttentionMetadata(tuple(spans), attention)
+    return AttentionMetadata(spans, attention)

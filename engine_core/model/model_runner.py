@@ -19,6 +19,7 @@ from engine_core.model.network import Network, flat_batch
 from engine_core.model.pooling import Pooling, PoolingType
 from engine_core.model.request_span import RequestSpan
 from engine_core.model.sampling.batch_sampler import BatchSampler
+from engine_core.model.sampling.token_picker import TORCH_PICKER, TokenPicker
 from engine_core.outputs import Logprobs, ModelInfo, ModelRunnerOutput, RequestKey, SchedulerOutput
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class TorchModelRunner:
         kv_tensors: KVTensors,
         info: ModelInfo,
         pooling: PoolingType = "mean",
+        picker: TokenPicker = TORCH_PICKER,
         decode_graphs: DecodeGraphs | None = None,
     ) -> None:
         self._network = network
@@ -50,7 +52,7 @@ class TorchModelRunner:
         self._info = info
         self._device = kv_tensors.device
         self._batch = InputBatch(kv_tensors.block_size, info.vocab_size)
-        self._sampler = BatchSampler(info.eos_token_ids, info.vocab_size, self._device)
+        self._sampler = BatchSampler(info.eos_token_ids, info.vocab_size, self._device, picker)
 
     @property
     def info(self) -> ModelInfo:
@@ -86,6 +88,7 @@ class TorchModelRunner:
             if len(inputs.sampling_rows) != len(hidden):  # else each row of a batch of decodes
                 rows = hidden[torch.from_numpy(inputs.sampling_rows).to(self._device)]
             self._sampler.sample(sampling_states, partial(self._network.logits, rows), output, inputs.row_token_ids)
+            self._batch.append_tokens(output)
         for key, logprobs in prompt_logprobs.items():
             if key in output.sampled_token_ids:
                 output.prompt_logprobs[key] = logprobs

@@ -12,6 +12,7 @@ import torch
 from engine_core.model.cuda.attention_kernels import attend_to_tile, merge_segments, write_to_cache
 from engine_core.model.cuda.step_arrays import NARROW_BYTES, StepArrays, Tiles, Tiling
 from engine_core.model.request_span import RequestSpan
+from engine_core.model.step_spans import StepSpans
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class TritonAttention:
     @classmethod
     def of(cls, spans: Sequence[RequestSpan], device: torch.device) -> "TritonAttention":
         """For a step whose flat batch holds `spans` one after the other."""
-        return cls(StepArrays.of(spans, device), lambda tiling: Tiles.of(spans, tiling, device))
+        columns = StepSpans.of(spans)
+        return cls(StepArrays.of(columns, device), lambda tiling: Tiles.of(columns, tiling, device))
 
     def attend(
         self,

@@ -17,6 +17,7 @@ from engine_core.model.cuda.decode_arrays import DecodeArrays
 from engine_core.model.input_batch import StepInputs
 from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.network import Network
+from engine_core.model.step_spans import StepSpans
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +48,13 @@ class DecodeGraphs:
     @torch.inference_mode()
     def capture(self) -> None:
         """Capture all sizes; the cache is not changed. Raises `RuntimeError` where the network cannot be captured."""
-        no_tokens = np.empty(0, dtype=np.int64)
+        nobody = StepSpans(*np.empty((2, 0), dtype=np.int32), np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.int32), 1)
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream(self._kv_tensors.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for size in reversed(self._arrays.sizes):
-                self._arrays.fill(size, no_tokens, no_tokens, [])
+                self._arrays.fill(size, np.empty(0, dtype=np.int64), nobody)
                 self._compute(size)  # compiles kernels and sets up libraries, which cannot be captured
                 stream.synchronize()
                 graph = torch.cuda.CUDAGraph()

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine_core.model.request_span import RequestSpan
+from engine_core.model.step_spans import StepSpans
 
 SHORT_ROWS = 16
 """Least rows of a tile that matrix units multiply; a row is one query of one query head."""
@@ -76,13 +76,12 @@ class Tiles:
     """Of short tiles."""
 
     @classmethod
-    def of(cls, spans: Sequence[RequestSpan], tiling: Tiling, device: torch.device) -> "Tiles":
-        """Tiles of a step whose flat batch holds `spans` one after the other."""
-        num_queries = np.array([span.num_queries for span in spans], dtype=np.int32)
-        is_short = num_queries <= tiling.short_queries
-        short = _tiles(np.flatnonzero(is_short), num_queries, tiling.short_queries)
-        long = _tiles(np.flatnonzero(~is_short), num_queries, tiling.long_queries)
-        longest = max((span.num_tokens for span, short in zip(spans, is_short, strict=True) if short), default=0)
+    def of(cls, spans: StepSpans, tiling: Tiling, device: torch.device) -> "Tiles":
+        """Tiles of a step."""
+        is_short = spans.num_queries <= tiling.short_queries
+        short = _tiles(np.flatnonzero(is_short), spans.num_queries, tiling.short_queries)
+        long = _tiles(np.flatnonzero(~is_short), spans.num_queries, tiling.long_queries)
+        longest = int(spans.num_tokens[is_short].max(initial=0))
         on_device = _copy([short, long], device)
         return cls(on_device[0], on_device[1], tiling.num_segments(len(short), longest))
 
@@ -102,30 +101,21 @@ class StepArrays:
     block_size: int
 
     @classmethod
-    def of(cls, spans: Sequence[RequestSpan], device: torch.device) -> "StepArrays":
-        """The arrays of a step whose flat batch holds `spans` one after the other."""
-        block_size = spans[0].block_size
-        num_tokens = np.array([span.num_tokens for span in spans], dtype=np.int32)
-        query_starts = np.cumsum([0, *(span.num_queries for span in spans)], dtype=np.int32)
-        slots = np.concatenate([_slots(span) for span in spans])
-        tables = _block_tables(spans, -(-int(num_tokens.max()) // block_size))
-        on_device = _copy([slots, query_starts, num_tokens, tables], device)
-        return cls(on_device[0], on_device[1], on_device[2], on_device[3], block_size)
+    def of(cls, spans: StepSpans, device: torch.device) -> "StepArrays":
+        """The arrays of a step."""
+        query_starts = np.append(spans.query_starts, spans.num_queries.sum()).astype(np.int32)
+        width = -(-int(spans.num_tokens.max()) // spans.block_size)
+        tables = spans.block_table[spans.rows, :width]
+        on_device = _copy([slots_of(spans), query_starts, spans.num_tokens, tables], device)
+        return cls(on_device[0], on_device[1], on_device[2], on_device[3], spans.block_size)
 
 
-def _slots(span: RequestSpan) -> Int32Array:
-    """`[num_queries]`."""
-    positions = np.arange(span.num_computed_tokens, span.num_tokens, dtype=np.int32)
-    slots: Int32Array = span.block_ids[positions // span.block_size] * span.block_size + positions % span.block_size
-    return slots.astype(np.int32, copy=False)
-
-
-def _block_tables(spans: Sequence[RequestSpan], width: int) -> Int32Array:
-    tables = np.zeros((len(spans), width), dtype=np.int32)
-    for row, span in zip(tables, spans, strict=True):
-        num_blocks = min(width, len(span.block_ids))
-        row[:num_blocks] = span.block_ids[:num_blocks]
-    return tables
+def slots_of(spans: StepSpans) -> Int32Array:
+    """`[num_tokens]`: of each token of the flat batch."""
+    positions = spans.positions
+    rows = spans.rows if spans.are_single else np.repeat(spans.rows, spans.num_queries)
+    blocks = spans.block_table[rows, positions // spans.block_size]
+    return (blocks * spans.block_size + positions % spans.block_size).astype(np.int32)
 
 
 def _tiles(requests: npt.NDArray[np.intp], num_queries: Int32Array, size: int) -> Int32Array:
