@@ -48,13 +48,14 @@ class DecodeGraphs:
     @torch.inference_mode()
     def capture(self) -> None:
         """Capture all sizes; the cache is not changed. Raises `RuntimeError` where the network cannot be captured."""
-        nobody = StepSpans(*np.empty((2, 0), dtype=np.int32), np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.int32), 1)
+        no_counts, no_ids = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
+        nobody = StepSpans(no_counts, no_counts, no_ids, np.empty((0, 0), dtype=np.int32), self._kv_tensors.block_size)
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream(self._kv_tensors.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for size in reversed(self._arrays.sizes):
-                self._arrays.fill(size, np.empty(0, dtype=np.int64), nobody)
+                self._arrays.fill(size, no_ids, nobody)
                 self._compute(size)  # compiles kernels and sets up libraries, which cannot be captured
                 stream.synchronize()
                 graph = torch.cuda.CUDAGraph()

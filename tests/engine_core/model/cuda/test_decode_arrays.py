@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from engine_core.model.cuda.decode_arrays import DecodeArrays, graph_sizes
-from engine_core.model.growing_array import GrowingArray
 from engine_core.model.input_batch import InputBatch
+from engine_core.model.request_span import RequestSpan
+from engine_core.model.step_spans import StepSpans
 from engine_core.outputs import NewRequestData, RequestKey, ScheduledRequest, SchedulerOutput
 from ipc.messages import Task
 from ipc.sampling_params import SamplingParams
@@ -20,7 +21,9 @@ def arrays():
 
 
 def decode(arrays, size, positions, tables):
-    arrays.fill(size, np.arange(50, 50 + len(positions)), np.array(positions), tables)
+    """A batch of decodes at `positions` of requests with these blocks."""
+    spans = [RequestSpan(row, 1, position, np.array(tables[row]), BLOCK_SIZE) for row, position in enumerate(positions)]
+    arrays.fill(size, np.arange(50, 50 + len(positions)), StepSpans.of(spans))
     return arrays.views(size)
 
 
@@ -40,8 +43,7 @@ def test_sizes_of_graphs(max_num_seqs, sizes):
 
 
 def test_a_batch_is_where_its_views_are(arrays):
-    tables = [GrowingArray([7, 3]), GrowingArray([5])]
-    input_ids, positions, step = decode(arrays, 2, [17, 4], tables)
+    input_ids, positions, step = decode(arrays, 2, [17, 4], [[7, 3], [5]])
     assert input_ids.tolist() == [50, 51]
     assert positions.tolist() == [17, 4]
     assert step.slots.tolist() == [3 * 16 + 1, 5 * 16 + 4]
@@ -51,8 +53,8 @@ def test_a_batch_is_where_its_views_are(arrays):
 
 
 def test_padding_has_no_tokens_and_no_slots(arrays):
-    decode(arrays, 4, [20, 21, 22, 23], [GrowingArray([1, 2])] * 4)
-    input_ids, positions, step = decode(arrays, 4, [3], [GrowingArray([6])])
+    decode(arrays, 4, [20, 21, 22, 23], [[1, 2]] * 4)
+    input_ids, positions, step = decode(arrays, 4, [3], [[6]])
     assert step.slots.tolist() == [6 * 16 + 3, -1, -1, -1]
     assert step.num_tokens.tolist() == [4, 0, 0, 0]
     assert input_ids.tolist() == [50, 0, 0, 0]
@@ -60,27 +62,23 @@ def test_padding_has_no_tokens_and_no_slots(arrays):
 
 
 def test_a_table_that_grows_is_followed(arrays):
-    table = GrowingArray([7])
-    decode(arrays, 1, [15], [table])
-    table.append(9)
-    _, _, step = decode(arrays, 1, [16], [table])
+    decode(arrays, 1, [15], [[7]])
+    _, _, step = decode(arrays, 1, [16], [[7, 9]])
     assert step.slots.tolist() == [9 * 16]
     assert step.block_tables[0, :2].tolist() == [7, 9]
 
 
 def test_a_row_that_another_request_takes_over_gets_its_table(arrays):
-    first, second = GrowingArray([1, 2]), GrowingArray([3, 4])
-    decode(arrays, 2, [20, 20], [first, second])
-    _, _, step = decode(arrays, 1, [20], [second])
+    decode(arrays, 2, [20, 20], [[1, 2], [3, 4]])
+    _, _, step = decode(arrays, 1, [20], [[3, 4]])
     assert step.block_tables[0, :2].tolist() == [3, 4]
     assert step.slots.tolist() == [4 * 16 + 4]
 
 
 def test_a_table_that_is_not_changed_is_not_copied_again(arrays):
-    table = GrowingArray([7, 8])
-    _, _, step = decode(arrays, 1, [16], [table])
+    _, _, step = decode(arrays, 1, [16], [[7, 8]])
     step.block_tables.zero_()
-    decode(arrays, 1, [17], [table])
+    decode(arrays, 1, [17], [[7, 8]])
     assert step.block_tables[0, :2].tolist() == [0, 0]
 
 

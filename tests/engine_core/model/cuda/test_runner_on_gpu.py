@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from engine_core.model.cuda.decode_arrays import DecodeArrays
+from engine_core.model.request_span import RequestSpan
+from engine_core.model.step_spans import StepSpans
 from ipc.messages import Task
 from ipc.sampling_params import SamplingParams
 from tests.engine_core.model.decoder.families import save_model
@@ -127,11 +129,10 @@ def test_nan_in_one_requests_cache_fails_only_that_request(drive, llama_dir, gen
 
 
 def test_inputs_of_a_graph_reach_the_gpu_as_they_are():
-    from engine_core.model.growing_array import GrowingArray
-
     on_gpu, on_cpu = (DecodeArrays(8, 100, 16, torch.device(kind)) for kind in ("cuda", "cpu"))
+    spans = [RequestSpan(row, 1, 20 + 9 * row, np.array([3 * row, 4, 5]), 16) for row in range(3)]
     for arrays in (on_gpu, on_cpu):
-        arrays.fill(4, np.array([5, 6, 7]), np.array([20, 3, 40]), [GrowingArray([3 * k, 4, 5]) for k in range(3)])
+        arrays.fill(4, np.array([5, 6, 7]), StepSpans.of(spans))
     for ours, expected in zip(on_gpu.views(4)[:2], on_cpu.views(4)[:2], strict=True):
         assert ours.tolist() == expected.tolist()
     for name in ("slots", "num_tokens", "query_starts", "block_tables"):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from engine_core.model.cuda.step_arrays import SEGMENT_CHOICES, StepArrays, Tiles, Tiling
 from engine_core.model.request_span import RequestSpan
+from engine_core.model.step_spans import StepSpans
 
 CPU = torch.device("cpu")
 BLOCK_SIZE = 16
@@ -21,7 +22,7 @@ def spans_of(*requests):
         block_ids = np.array([(number * 31 + block * 7) % 101 for block in range(num_blocks)], dtype=np.int32)
         spans.append(RequestSpan(start, num_queries, num_computed, block_ids, BLOCK_SIZE))
         start += num_queries
-    return spans
+    return StepSpans.of(spans)
 
 
 def test_slots_are_those_of_the_steps_own_tokens():
@@ -37,8 +38,8 @@ def test_block_tables_hold_the_blocks_of_all_tokens():
     spans = spans_of((0, 20), (33, 1))
     tables = StepArrays.of(spans, CPU).block_tables
     assert tables.shape == (2, 3)
-    assert tables[0, :2].tolist() == spans[0].block_ids[:2].tolist()
-    assert tables[1].tolist() == spans[1].block_ids[:3].tolist()
+    assert tables[0, :2].tolist() == spans[0].block_ids.tolist()
+    assert tables[1].tolist() == spans[1].block_ids.tolist()
 
 
 def test_every_array_begins_at_a_multiple_of_16_bytes():
