@@ -5,13 +5,18 @@ Block tables stay on the device between steps, and only rows that changed are co
 Next: `step_arrays.py`.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine_core.model.cuda.step_arrays import StepArrays, Tiles, Tiling, aligned, slots_of
+from engine_core.model.cuda.step_arrays import Int32Array, StepArrays, Tiles, Tiling, aligned
 from engine_core.model.input_batch import StepInputs
 from engine_core.model.step_spans import StepSpans
+
+_PADDING: Int32Array = np.array([[0], [0], [-1], [0]], dtype=np.int32)
+"""Token id, position, slot and length of a row that is only padding."""
 
 
 def graph_sizes(max_num_seqs: int) -> list[int]:
@@ -27,6 +32,23 @@ def graph_sizes(max_num_seqs: int) -> list[int]:
     return sizes
 
 
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Token ids, positions, slots and lengths of a batch of one size, one after the other."""
+
+    values: Int32Array
+    """`[4, size]`, on the host, in the memory of `on_host`."""
+    on_host: torch.Tensor
+    on_device: torch.Tensor
+
+    @classmethod
+    def of(cls, size: int, on_host: torch.Tensor, on_device: torch.Tensor) -> "_Columns":
+        """At the beginning of memory that all sizes share."""
+        height = aligned(size)
+        values = on_host.numpy()[: 4 * height].reshape(4, height)[:, :size]
+        return cls(values, on_host[: 4 * height], on_device[: 4 * height])
+
+
 class DecodeArrays:
     """Inputs of up to `max_num_seqs` decodes."""
 
@@ -37,10 +59,13 @@ class DecodeArrays:
         self._block_size = block_size
         is_cuda = device.type == "cuda"
         width = -(-max_model_len // block_size)
-        self._host_columns = torch.zeros((4 * aligned(capacity),), dtype=torch.int32, pin_memory=is_cuda)
+        host_columns = torch.zeros((4 * aligned(capacity),), dtype=torch.int32, pin_memory=is_cuda)
+        device_columns = torch.zeros_like(host_columns, device=device)
+        self._columns = {size: _Columns.of(size, host_columns, device_columns) for size in self.sizes}
         self._host_tables = torch.zeros((capacity, width), dtype=torch.int32, pin_memory=is_cuda)
-        self._columns = torch.zeros_like(self._host_columns, device=device)
+        self._held_tables: Int32Array = self._host_tables.numpy()
         self._tables = torch.zeros_like(self._host_tables, device=device)
+        self._row_numbers = np.arange(capacity)
         self._query_starts = torch.arange(capacity + 1, dtype=torch.int32, device=device)
         requests = torch.arange(capacity, dtype=torch.int32, device=device)
         self._tiles = torch.stack([requests, torch.zeros_like(requests)], dim=1)
@@ -64,29 +89,36 @@ class DecodeArrays:
         """Write a batch of decodes with tokens `[num_requests]`, padded to `size` rows."""
         if self._copied is not None:
             self._copied.synchronize()  # the device has read what is overwritten here
-        num_requests, height = len(spans), aligned(size)
-        columns = self._host_columns.numpy()[: 4 * height].reshape(4, height)
-        columns[:, num_requests:] = np.array([[0], [0], [-1], [0]], dtype=np.int32)
+        columns, num_requests = self._columns[size], len(spans)
+        ids, positions, slots, num_tokens = columns.values
         if num_requests:
-            columns[:, :num_requests] = input_ids, spans.num_computed_tokens, slots_of(spans), spans.num_tokens
-            self._fill_tables(spans)
-        self._columns[: 4 * height].copy_(self._host_columns[: 4 * height], non_blocking=True)
+            computed = spans.num_computed_tokens
+            tables = self._fill_tables(spans)
+            blocks = tables[self._row_numbers[:num_requests], computed // self._block_size]
+            ids[:num_requests], positions[:num_requests] = input_ids, computed
+            slots[:num_requests] = blocks * self._block_size + computed % self._block_size
+            num_tokens[:num_requests] = spans.num_tokens
+        if num_requests < size:
+            columns.values[:, num_requests:] = _PADDING
+        columns.on_device.copy_(columns.on_host, non_blocking=True)
         if self._copied is not None:
             self._copied.record()
 
-    def _fill_tables(self, spans: StepSpans) -> None:
+    def _fill_tables(self, spans: StepSpans) -> Int32Array:
+        """Copy the rows that changed; returns the tables of the batch."""
         width = -(-int(spans.num_tokens.max()) // self._block_size)
-        tables, held = spans.block_table[spans.rows, :width], self._host_tables.numpy()[: len(spans), :width]
-        changed = np.flatnonzero((tables != held).any(axis=1))
-        if len(changed):
+        tables, held = spans.block_table[spans.rows, :width], self._held_tables[: len(spans), :width]
+        is_changed = tables != held
+        if is_changed.any():
+            changed = np.flatnonzero(is_changed.any(axis=1))
             held[changed] = tables[changed]
             rows = slice(int(changed[0]), int(changed[-1]) + 1)
             self._tables[rows].copy_(self._host_tables[rows], non_blocking=True)
+        return tables
 
     def views(self, size: int) -> tuple[torch.Tensor, torch.Tensor, StepArrays]:
         """What a batch of `size` rows reads: token ids and positions `[size]`, and where its tokens lie."""
-        height = aligned(size)
-        input_ids, positions, slots, num_tokens = self._columns[: 4 * height].view(4, height)[:, :size]
+        input_ids, positions, slots, num_tokens = self._columns[size].on_device.view(4, -1)[:, :size]
         arrays = StepArrays(slots, self._query_starts[: size + 1], num_tokens, self._tables[:size], self._block_size)
         return input_ids, positions, arrays
 

@@ -66,9 +66,13 @@ class TritonDecoderNetwork:
         return normalized
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`[rows, vocab_size]` for `[rows, hidden_size]`."""
-        logits, softcap = linear(hidden, self._weights.head), self._config.logits_softcap
-        return logits if softcap is None else torch.tanh(logits.float() / softcap) * softcap
+        """`[rows, vocab_size]` fp32 for `[rows, hidden_size]`; bf16 would often round the best ones alike."""
+        head, softcap = self._weights.head, self._config.logits_softcap
+        if hidden.dtype == torch.float32:
+            logits = linear(hidden, head)
+        else:
+            logits = torch.mm(hidden, head.t(), out_dtype=torch.float32)
+        return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
 
     def check(self, kv_tensors: KVTensors) -> None:
         """Warm up; raises `UnsupportedAttentionError` if decode and prefill differ."""
