@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_core.model.attention import UnsupportedAttentionError, build_attention_metadata
+from engine_core.model.attention import UnsupportedAttentionError, build_attention_metadata, has_triton
 from engine_core.model.kv_tensors import allocate_kv_tensors
 from engine_core.model.request_span import RequestSpan
+from engine_core.model.torch_attention import TorchAttention
 from engine_core.model.transformers_attention import ATTENTION_NAME, paged_attention, register_attention
 
 HEADS, KV_HEADS, DIM = 6, 2, 8
@@ -76,6 +77,12 @@ def test_any_step_equals_dense_attention(requests, window, seed):
         rows = slice(span.query_start, span.query_start + span.num_queries)
         expected = dense_attention(query[0, :, rows].transpose(0, 1), keys, values, span.num_computed_tokens, window)
         assert torch.allclose(output[0, rows].double(), expected, atol=1e-5)
+
+
+def test_on_a_cpu_attention_is_plain_torch():
+    assert not has_triton(torch.device("cpu"))
+    metadata = build_attention_metadata([RequestSpan(0, 1, 0, np.array([3]), 1)], make_cache(2))
+    assert isinstance(metadata.attention, TorchAttention)
 
 
 def test_decodes_are_grouped_so_that_padding_at_most_doubles_the_work():
