@@ -12,11 +12,13 @@ from engine_core.model.kernels.bindings import PANEL, Format, Linear, stride_of
 _WORD_TYPES = {
     Format.FLOAT32: torch.int32,
     Format.BF16: torch.int32,
-    Format.INT8: torch.int16,
+    Format.INT8: torch.int32,
     Format.DYNAMIC_INT8: torch.int32,
 }
 """Of a word of weights: one to four values that are multiplied in one step."""
 MAX_INT8 = 127
+OFFSET = 128
+"""Added to int8 weights, as the processor multiplies unsigned with signed bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,8 +29,6 @@ class PackedLinear:
     """`[panels, words, 32]` words."""
     scales: torch.Tensor | None
     """`[padded columns]` fp32."""
-    column_sums: torch.Tensor | None
-    """`[padded columns]` int32."""
     bias: torch.Tensor | None
     """`[padded columns]` fp32."""
     num_columns: int
@@ -38,7 +38,7 @@ class PackedLinear:
     @property
     def struct(self) -> Linear:
         """As the kernels take it; valid while this object lives."""
-        tensors = (self.weights, self.scales, self.column_sums, self.bias)
+        tensors = (self.weights, self.scales, self.bias)
         pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
         return Linear(*pointers, self.num_columns, self.num_inputs, self.format)
 
@@ -50,7 +50,7 @@ def pack_linear(weight: torch.Tensor, format: Format, bias: torch.Tensor | None 
     """
     num_columns, num_inputs = weight.shape
     padded = stride_of(num_columns)
-    scales = column_sums = None
+    scales = None
     if format is Format.FLOAT32:
         values = weight.float()
     elif format is Format.BF16:
@@ -58,12 +58,10 @@ def pack_linear(weight: torch.Tensor, format: Format, bias: torch.Tensor | None 
     else:
         values, scales = quantize_columns(weight)
         scales = _padded(scales, padded)
-    if format is Format.DYNAMIC_INT8:
-        column_sums = _padded(values.sum(dim=1, dtype=torch.int32) * 128, padded)
+        values = (values.to(torch.int16) + OFFSET).to(torch.uint8)
     return PackedLinear(
         weights=_pack(values, _WORD_TYPES[format]),
         scales=scales,
-        column_sums=column_sums,
         bias=None if bias is None else _padded(bias.float(), padded),
         num_columns=num_columns,
         num_inputs=num_inputs,

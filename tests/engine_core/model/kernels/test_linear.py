@@ -5,7 +5,7 @@ import ctypes
 import pytest
 import torch
 
-from engine_core.model.kernels.bindings import Format, load_library, stride_of
+from engine_core.model.kernels.bindings import GROUP, Format, load_library, stride_of
 from engine_core.model.kernels.build import kernel_library
 from engine_core.model.kernels.packing import interleave_gate_up, pack_linear, quantize_columns
 
@@ -16,10 +16,10 @@ def apply(packed, rows):
     library = load_library(kernel_library())
     out = torch.empty(len(rows), stride_of(packed.num_columns))
     operand = torch.empty(len(rows), packed.num_inputs, dtype=torch.int32)
-    scales = torch.empty(len(rows))
+    scales, offsets = torch.empty(len(rows), -(-packed.num_inputs // GROUP)), torch.empty(len(rows))
     library.linear_rows(
         *(ctypes.byref(packed.struct), rows.data_ptr(), rows.stride(0), len(rows)),
-        *(operand.data_ptr(), scales.data_ptr(), out.data_ptr(), 2),
+        *(operand.data_ptr(), scales.data_ptr(), offsets.data_ptr(), out.data_ptr(), 2),
     )
     return out[:, : packed.num_columns]
 
