@@ -49,10 +49,11 @@ class ModelConfig(_Section):
     model_impl: Literal["auto", "native", "transformers"] = Field(
         "auto", description="'native': our own code for the architecture; 'auto': that where it fits, else transformers"
     )
-    quantization: Literal["none", "int8", "int8-dynamic"] = Field(
+    quantization: Literal["none", "int8", "int8-dynamic", "int4"] = Field(
         "none",
         description="on CPU: 'int8' halves what a step reads and changes next to nothing; 'int8-dynamic' computes in "
-        "int8, which is faster for many requests and less exact",
+        "int8, which is faster for many requests and less exact; 'int4' reads a quarter, and keeps the weights of a "
+        "GGUF file in Q4_1 or Q4_0 as they are",
     )
     cpu_kernels: bool = Field(True, description="use compiled kernels on CPU; plain torch where there is no compiler")
     pooling: Literal["mean", "last", "cls"] = Field(

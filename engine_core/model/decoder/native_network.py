@@ -119,7 +119,7 @@ class NativeDecoderNetwork:
         self._library.linear_rows(
             *(ctypes.byref(self._head.struct), hidden.data_ptr(), hidden.stride(0), num_rows),
             *(self._scratch.operand.data_ptr(), self._scratch.operand_scales.data_ptr()),
-            self._scratch.operand_offsets.data_ptr(),
+            self._scratch.operand_sums.data_ptr(),
             *(self._logits.data_ptr(), torch.get_num_threads()),
         )
         logits = self._logits[:num_rows, : self._config.vocab_size]
@@ -180,7 +180,7 @@ class _Scratch:
 
     def __init__(self, config: DecoderConfig) -> None:
         self._config = config
-        self.residual = self.operand = self.operand_scales = self.operand_offsets = torch.empty(0)
+        self.residual = self.operand = self.operand_scales = self.operand_sums = torch.empty(0)
         self._struct: bindings.Scratch | None = None
         self._tensors: list[torch.Tensor] = []
 
@@ -193,10 +193,10 @@ class _Scratch:
             num_qkv = stride_of(num_queries + 2 * config.num_kv_heads * config.head_dim)
             widths = [hidden, max(num_qkv, hidden), num_queries, intermediate, num_queries]
             largest = max(hidden, num_queries, intermediate)
-            widths += [largest, -(-largest // GROUP), 1]
+            widths += [largest, -(-largest // GROUP), -(-largest // GROUP)]
             self._tensors = [torch.empty(num_tokens, width) for width in widths]
             self.residual = self._tensors[0]
-            self.operand, self.operand_scales, self.operand_offsets = self._tensors[5:]
+            self.operand, self.operand_scales, self.operand_sums = self._tensors[5:]
             self._struct = bindings.Scratch(*(tensor.data_ptr() for tensor in self._tensors))
         return self._struct
 

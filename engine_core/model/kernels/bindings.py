@@ -32,6 +32,8 @@ class Format(IntEnum):
     """int8 weights with a scale per column; int8 activations with a scale per `GROUP` inputs of a row."""
     DYNAMIC_INT8 = 3
     """The same with one scale for a whole row."""
+    INT4 = 4
+    """Blocks of `GROUP` inputs: minimum + scale · (0 … 15); activations as for INT8."""
 
 
 class Linear(Structure):
@@ -129,7 +131,7 @@ class Scratch(Structure):
         ("query", c_void_p),
         ("operand", c_void_p),
         ("operand_scales", c_void_p),
-        ("operand_offsets", c_void_p),
+        ("operand_sums", c_void_p),
     )
 
 

@@ -43,7 +43,7 @@ extern "C" struct Scratch {  // strides are `stride_of` the sizes
     uint32_t* query;         // [tokens][num_heads · head_dim]
     uint32_t* operand;       // [tokens][largest number of inputs]
     float* operand_scales;   // [largest number of groups][tokens]
-    float* operand_offsets;  // [tokens]
+    float* operand_sums;     // [the same]
 };
 
 static inline int64_t stride_of(int64_t size) { return (size + PANEL - 1) / PANEL * PANEL; }
@@ -197,7 +197,7 @@ struct StepRunner {
     static constexpr int MAX_ROW = 16384;
 
     float* residual(int token) const { return scratch.residual + token * hidden_stride; }
-    Operand operand() const { return {scratch.operand, scratch.operand_scales, scratch.operand_offsets, batch.num_tokens}; }
+    Operand operand() const { return {scratch.operand, scratch.operand_scales, scratch.operand_sums, batch.num_tokens}; }
     KVCache cache_of(const Layer& layer) const {
         return {layer.keys, layer.values, decoder.num_kv_heads, decoder.head_dim, decoder.block_size};
     }
@@ -234,11 +234,11 @@ extern "C" void decoder_step(const Decoder* decoder, const Batch* batch, const S
 
 // `out` `[num_rows][stride_of(num_columns)]` = `rows` `[num_rows][row_stride]` through one linear layer.
 extern "C" void linear_rows(const Linear* linear, const float* rows, int64_t row_stride, int num_rows,
-                            uint32_t* operand, float* operand_scales, float* operand_offsets, float* out,
+                            uint32_t* operand, float* operand_scales, float* operand_sums, float* out,
                             int num_threads) {
 #pragma omp parallel num_threads(num_threads)
     {
-        const Operand form = {operand, operand_scales, operand_offsets, num_rows};
+        const Operand form = {operand, operand_scales, operand_sums, num_rows};
 #pragma omp for
         for (int row = 0; row < num_rows; row++)
             store_operand(linear->format, rows + row * row_stride, linear->num_inputs, form, row);

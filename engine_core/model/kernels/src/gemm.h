@@ -30,7 +30,9 @@ struct Bf16Dot {
     }
 };
 
-// Weights with 128 added, four to a word, and int8 activations: the 128s are taken away by what a sum begins with.
+constexpr float WEIGHT_OFFSET = 128;  // added to int8 weights; what a sum begins with takes it away
+
+// Unsigned weights and int8 activations, four to a word.
 struct Int8Dot {
     typedef Ints Sum;
     static constexpr int VALUES_PER_WORD = 4, MAX_ROWS = 6;  // beside the sums of a group, those of all groups
@@ -51,6 +53,8 @@ template <int ROWS, int VECTORS, class Function> [[gnu::always_inline]] static i
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) function(row, v);
 }
+
+struct Int4Dot : Int8Dot {};  // weights of four bits, see quantized.h
 
 // `ROWS` rows times 16 · `VECTORS` columns, added to `result`. Activations: `[ROWS][activation_stride]` words. Weights:
 // step s begins at `weights[v] + s · weight_stride` bytes; those `ahead[v]` bytes further on are fetched into the cache.

@@ -3,7 +3,7 @@
 #pragma once
 #include "quantized.h"
 
-enum Format : int32_t { FLOAT32 = 0, BF16 = 1, INT8 = 2, DYNAMIC_INT8 = 3 };
+enum Format : int32_t { FLOAT32 = 0, BF16 = 1, INT8 = 2, DYNAMIC_INT8 = 3, INT4 = 4 };
 
 extern "C" struct Linear {
     const char* weights;  // packed, see gemm.h; columns beyond num_columns are zero
@@ -20,7 +20,7 @@ static inline int values_per_word(int format) {
 static inline int num_words(int format, int num_inputs) { return num_inputs / values_per_word(format); }
 static inline int num_panels(const Linear& linear) { return (linear.num_columns + PANEL - 1) / PANEL; }
 
-static inline int group_of(int format, int num_inputs) { return format == INT8 ? GROUP : num_inputs; }
+static inline int group_of(int format, int num_inputs) { return format == DYNAMIC_INT8 ? num_inputs : GROUP; }
 
 // Brings one row of floats into a format. What is not finite in an int8 format makes the whole row NaN.
 static inline void store_operand(int format, const float* row, int size, const Operand& operand, int64_t index) {
@@ -33,7 +33,7 @@ static inline void store_operand(int format, const float* row, int size, const O
         for (; i + LANES <= size; i += LANES) store_bf16(halves + i, load<Floats>(row + i));
         for (; i < size; i++) halves[i] = to_bf16(row[i]);
     } else {
-        quantize_row(row, size, group_of(format, size), operand, index);
+        quantize_row(row, size, group_of(format, size), format == INT4, operand, index);
     }
 }
 
@@ -52,7 +52,7 @@ template <class Dot> struct PanelTile {
 
     template <int ROWS> void run() const {
         Floats sums[ROWS][2] = {};
-        if constexpr (std::is_same_v<Dot, Int8Dot>)
+        if constexpr (std::is_base_of_v<Int8Dot, Dot>)
             add_groups<ROWS>(sums);
         else
             tile<Dot, ROWS, 2>(words(), num_steps(), {weights, weights + 64}, STEP_BYTES, num_steps(), sums,
@@ -62,11 +62,16 @@ template <class Dot> struct PanelTile {
 
     template <int ROWS> void add_groups(Floats (&sums)[ROWS][2]) const {
         const Groups groups{words(), num_steps(), weights, operand.scales + first_row, operand.stride, ahead};
-        for (int row = 0; row < ROWS; row++) sums[row][0] = sums[row][1] = all(operand.offsets[first_row + row]);
-        if (linear.format == INT8)
-            groups.add<ROWS, GROUP / 4>(sums);
-        else
-            groups.add_all<ROWS>(sums);
+        if constexpr (std::is_same_v<Dot, Int4Dot>) {
+            groups.add_int4<ROWS>(operand.sums + first_row, sums);
+        } else {
+            for (int row = 0; row < ROWS; row++)
+                sums[row][0] = sums[row][1] = all(-WEIGHT_OFFSET * operand.sums[first_row + row]);
+            if (linear.format == INT8)
+                groups.add<ROWS, GROUP / 4>(sums);
+            else
+                groups.add_all<ROWS>(sums);
+        }
     }
 
     int num_steps() const { return linear.num_inputs / Dot::VALUES_PER_WORD; }
@@ -97,7 +102,8 @@ template <class Dot> struct PanelTile {
 template <class Dot>
 static void run_panels(const Linear& linear, const Operand& operand, int num_rows, float* out, int64_t out_stride,
                        Epilogue epilogue, int first_panel, int last_panel) {
-    const int64_t panel_bytes = int64_t(linear.num_inputs / Dot::VALUES_PER_WORD) * STEP_BYTES;
+    const int64_t panel_bytes = std::is_same_v<Dot, Int4Dot> ? int64_t(linear.num_inputs / GROUP) * INT4_GROUP_BYTES
+                                                             : int64_t(linear.num_inputs / Dot::VALUES_PER_WORD) * STEP_BYTES;
     const int num_tiles = (num_rows + Dot::MAX_ROWS - 1) / Dot::MAX_ROWS;
     for (int panel = first_panel; panel < last_panel; panel++) {
         for (int index = 0; index < num_tiles; index++) {
@@ -119,5 +125,6 @@ static void run_linear(const Linear& linear, const Operand& operand, int num_row
         case INT8:
         case DYNAMIC_INT8:
             return run_panels<Int8Dot>(linear, operand, num_rows, out, out_stride, epilogue, first, last);
+        case INT4: return run_panels<Int4Dot>(linear, operand, num_rows, out, out_stride, epilogue, first, last);
     }
 }

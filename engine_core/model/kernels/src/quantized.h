@@ -1,19 +1,23 @@
-// Activations in 8 bits for quantized weights: groups of inputs with a scale each, so that one large value takes the
-// precision of its group only. A row's numbers depend on that row alone. Next: linear.h.
+// Quantized weights: activations are brought into 8 bits, in groups of inputs with a scale each, so that one large value
+// takes the precision of its group only. A row's numbers depend on that row alone.
+// Weights of 4 bits come in the blocks of GGUF's Q4_1: of 32 inputs, each value is minimum + scale · (0 … 15). A panel
+// of them is `[group]` of scales and minimums, 32 of each as halves, and `[4][32]` words: those of steps 0 … 3 in the low
+// four bits of each byte, of steps 4 … 7 in the high. Next: linear.h.
 #pragma once
 #include <algorithm>
 #include <cfloat>
 
 #include "gemm.h"
 
-constexpr int GROUP = 32;  // inputs that share a scale in the INT8 format
+constexpr int GROUP = 32;  // inputs that share a scale in the INT8 and INT4 formats
+constexpr int INT4_GROUP_BYTES = 2 * PANEL * 2 + 4 * STEP_BYTES;
 
 // Rows of activations in the form that a Linear reads.
 struct Operand {
-    uint32_t* words;   // [rows][num_words]
-    float* scales;     // [num_groups][stride]: int8 formats only
-    float* offsets;    // [stride]: -128 · the sum of the row, as the weights have 128 added
-    int64_t stride;    // at least the number of rows
+    uint32_t* words;  // [rows][num_words]
+    float* scales;    // [num_groups][stride]: quantized formats only
+    float* sums;      // INT4: [num_groups][stride], of the group; INT8, DYNAMIC_INT8: [stride], of the row
+    int64_t stride;   // at least the number of rows
 };
 
 // Whole numbers nearest to 16 floats of magnitude below 2^22.
@@ -51,18 +55,24 @@ static inline float quantize_group(const float* values, int size, int8_t* to, Fl
     return scale;
 }
 
-// Brings a row into groups.
-static inline void quantize_row(const float* row, int size, int group, const Operand& operand, int64_t index) {
+// Brings a row into groups, with a sum for each group or one for all.
+static inline void quantize_row(const float* row, int size, int group, bool has_group_sums, const Operand& operand,
+                                int64_t index) {
     int8_t* to = (int8_t*)operand.words + index * size;
-    float* scale = operand.scales + index;
+    float *scale = operand.scales + index, *sum = operand.sums + index;
     Floats total = all(0.0f);
-    int begin = 0;
-    if (group == GROUP)  // of a size that the compiler knows
-        for (; begin + GROUP <= size; begin += GROUP, scale += operand.stride)
+    for (int begin = 0; begin < size; begin += group, scale += operand.stride) {
+        if (group == GROUP && begin + GROUP <= size)  // of a size that the compiler knows
             *scale = quantize_group(row + begin, GROUP, to + begin, total);
-    for (; begin < size; begin += group, scale += operand.stride)
-        *scale = quantize_group(row + begin, std::min(group, size - begin), to + begin, total);
-    operand.offsets[index] = -128.0f * sum_of(total);
+        else
+            *scale = quantize_group(row + begin, std::min(group, size - begin), to + begin, total);
+        if (has_group_sums) {
+            *sum = sum_of(total);
+            sum += operand.stride;
+            total = all(0.0f);
+        }
+    }
+    if (!has_group_sums) *sum = sum_of(total);
 }
 
 // The groups of `ROWS` rows times a panel, added to `sums`. Few registers but those of the sums, or GCC spills these.
@@ -105,10 +115,46 @@ struct Groups {
         for_each<ROWS, 2>([&](int row, int v) { result[row][v] += to_floats(parts[row][v]) * scales[row]; });
     }
 
+    // The same of weights in 4 bits; `group_sums` of the first row.
+    template <int ROWS> [[gnu::noinline]] void add_int4(const float* group_sums, Floats (&result)[ROWS][2]) const {
+        constexpr int STEPS = GROUP / 4;
+        Floats sums[ROWS][2] = {};
+        const int64_t stride = num_words;
+        const uint32_t *row = words, *end = words + num_words;
+        const char* panel = weights;
+        const float *scale = scales, *sum = group_sums;
+        for (; row < end; row += STEPS, panel += INT4_GROUP_BYTES, scale += scale_stride, sum += scale_stride) {
+            Ints parts[ROWS][2] = {};
+            if (ahead)
+                for (int byte = 0; byte < INT4_GROUP_BYTES; byte += 64) __builtin_prefetch(panel + ahead + byte, 0, 2);
+#pragma GCC unroll 4
+            for (int step = 0; step < STEPS / 2; step++) {
+                const char* at = panel + 4 * PANEL + step * STEP_BYTES;
+                const Words both[2] = {load<Words>(at), load<Words>(at + 64)};
+                const Words low[2] = {both[0] & 0x0f0f0f0fu, both[1] & 0x0f0f0f0fu};
+                add_columns<ROWS>(row + step, stride, low, parts);
+                const Words high[2] = {(both[0] >> 4) & 0x0f0f0f0fu, (both[1] >> 4) & 0x0f0f0f0fu};
+                add_columns<ROWS>(row + step + STEPS / 2, stride, high, parts);
+            }
+            const uint16_t* halves = (const uint16_t*)panel;
+            for_each<ROWS, 2>([&](int i, int v) {
+                sums[i][v] += to_floats(parts[i][v]) * (load_halves(halves + v * LANES) * scale[i]) +
+                              load_halves(halves + PANEL + v * LANES) * sum[i];
+            });
+        }
+        for_each<ROWS, 2>([&](int row, int v) { result[row][v] = sums[row][v]; });
+    }
+
     template <int ROWS>
     [[gnu::always_inline]] static void add_step(const uint32_t* row, int64_t stride, const char* at,
                                                 Ints (&parts)[ROWS][2]) {
         const Words columns[2] = {load<Words>(at), load<Words>(at + 64)};
+        add_columns<ROWS>(row, stride, columns, parts);
+    }
+
+    template <int ROWS>
+    [[gnu::always_inline]] static void add_columns(const uint32_t* row, int64_t stride, const Words (&columns)[2],
+                                                   Ints (&parts)[ROWS][2]) {
 #pragma GCC unroll 12
         for (int i = 0; i < ROWS; i++) {
             const Words activation = all_words(row[i * stride]);

@@ -73,6 +73,14 @@ static inline Floats load_bf16(const uint16_t* from) {
     return (Floats)(__builtin_convertvector(load<Halves>(from), Words) << 16);
 }
 
+// Of 16 finite halves (IEEE's 16 bits).
+static inline Floats load_halves(const uint16_t* from) {
+    typedef uint16_t Halves __attribute__((vector_size(32)));
+    const Words bits = __builtin_convertvector(load<Halves>(from), Words);
+    const Floats magnitude = (Floats)((bits & 0x7fffu) << 13) * 0x1p112f;  // as if the exponent began where float's does
+    return (Floats)((Words)magnitude | (bits & 0x8000u) << 16);
+}
+
 // --- functions ---
 
 // e^x within 2 units in the last place; 0 below -87, NaN of NaN. Cephes' polynomial (expf) on the reduced range.
