@@ -98,8 +98,11 @@ class SchedulerConfig(_Section):
     batch_share: float = Field(
         0.12, gt=0, lt=1, description="share of the core that batch requests keep while online requests want all of it"
     )
-    step_time_target: float = Field(
-        0.1, gt=0, description="seconds: prefill chunks shrink until a step that also decodes takes no longer"
+    step_time_target: float | None = Field(
+        None,
+        gt=0,
+        description="seconds that a step which also decodes may take, for which prefill chunks shrink; 2.5 times what "
+        "its decodes take alone where not set",
     )
     queue_timeout: float = Field(0.0, ge=0, description="seconds after which a waiting request fails; 0 never")
     request_timeout: float = Field(0.0, ge=0, description="seconds after which any request fails; 0 never")
