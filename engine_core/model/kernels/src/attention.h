@@ -111,8 +111,8 @@ template <class Dot> struct AttentionTile {
         float factor = 1;  // by which the results so far shrink in this chunk
     };
 
-    // Where the tokens of a chunk lie, 16 to a column. The last column may be filled in part: its values are copied to
-    // `tail` with zeros behind, as what lies behind was never written.
+    // Where the tokens of a chunk lie, 16 to a column; those of the next chunk are fetched meanwhile. The last column may
+    // be filled in part: its values are copied to `tail` with zeros behind, as what lies behind was never written.
     struct Columns {
         const char* keys[CHUNK / LANES];
         const char* values[CHUNK / LANES];
@@ -139,11 +139,6 @@ template <class Dot> struct AttentionTile {
         }
     };
 
-    // How far it is from a column to that in the next chunk, which is fetched meanwhile; 0 where there is none.
-    static int64_t distance(const char* const* from, const char* const* to, int column, const Columns& next) {
-        return column < next.count ? to[column] - from[column] : 0;
-    }
-
     // `scores` `[ROWS][CHUNK]`: query · key; those behind the last token are meaningless.
     template <int ROWS>
     void score(const uint32_t* queries, const Columns& columns, const Columns& next, float* scores) const {
@@ -156,14 +151,14 @@ template <class Dot> struct AttentionTile {
     void score_columns(const uint32_t* queries, const Columns& columns, const Columns& next, int column,
                        float* scores) const {
         const int num_words = attention.cache.head_dim / V;
-        const char* keys[VECTORS];
-        int64_t ahead[VECTORS];
+        const int64_t stride = 4 * attention.cache.block_size;
+        const char *keys[VECTORS], *next_keys[VECTORS];
         for (int v = 0; v < VECTORS; v++) {
             keys[v] = columns.keys[column + v];
-            ahead[v] = distance(columns.keys, next.keys, column + v, next);
+            next_keys[v] = column + v < next.count ? next.keys[column + v] : nullptr;
         }
         Floats sums[ROWS][VECTORS] = {};
-        tile<Dot, ROWS, VECTORS>(queries, num_words, keys, 4 * attention.cache.block_size, num_words, sums, ahead);
+        tile<Dot, ROWS, VECTORS>(queries, num_words, keys, stride, num_words, sums, next_keys, stride);
         for_each<ROWS, VECTORS>(
             [&](int row, int v) { store(scores + row * CHUNK + (column + v) * LANES, sums[row][v]); });
     }
@@ -209,15 +204,14 @@ template <class Dot> struct AttentionTile {
             sums[row][v] = load<Floats>(out + row * head_dim + v * LANES) * softmax[row].factor;
         });
         for (int column = 0; column < columns.count; column++) {
-            const int64_t distance_to_next = distance(columns.values, next.values, column, next);
-            const char* values[VECTORS];
-            int64_t ahead[VECTORS];
+            const char *values[VECTORS], *next_values[VECTORS];
             for (int v = 0; v < VECTORS; v++) {
-                values[v] = columns.values[column] + 4 * (first + v * LANES);
-                ahead[v] = distance_to_next;
+                const int bytes = 4 * (first + v * LANES);
+                values[v] = columns.values[column] + bytes;
+                next_values[v] = column < next.count ? next.values[column] + bytes : nullptr;
             }
             tile<Dot, ROWS, VECTORS>(weights + column * (LANES / V), CHUNK / V, values, 4 * head_dim, LANES / V, sums,
-                                     ahead);
+                                     next_values, 4 * head_dim);
         }
         for_each<ROWS, VECTORS>([&](int row, int v) { store(out + row * head_dim + v * LANES, sums[row][v]); });
     }

@@ -1,4 +1,4 @@
-// Rows of activations times packed weights: one micro-kernel for every format, used by the linear layers and by attention.
+// Rows of activations times packed weights: one micro-kernel for every format, for the linear layers and for attention.
 //
 // Everything is seen as 32-bit words: a word of weights or activations holds one float, a pair of bfloat16, or four
 // bytes, and one step multiplies a word of each row with a word of each of 16 (or 32) columns. A result is the sum over
@@ -47,7 +47,8 @@ struct Int8Dot {
 };
 
 // Calls `function(row, v)` for all, with numbers that the compiler knows.
-template <int ROWS, int VECTORS, class Function> [[gnu::always_inline]] static inline void for_each(Function&& function) {
+template <int ROWS, int VECTORS, class Function>
+[[gnu::always_inline]] static inline void for_each(Function&& function) {
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; row++)
 #pragma GCC unroll 2
@@ -57,12 +58,13 @@ template <int ROWS, int VECTORS, class Function> [[gnu::always_inline]] static i
 struct Int4Dot : Int8Dot {};  // weights of four bits, see quantized.h
 
 // `ROWS` rows times 16 · `VECTORS` columns, added to `result`. Activations: `[ROWS][activation_stride]` words. Weights:
-// step s begins at `weights[v] + s · weight_stride` bytes; those `ahead[v]` bytes further on are fetched into the cache.
+// step s begins at `weights[v] + s · weight_stride` bytes. Meanwhile the lines `next[v] + s · next_stride` are fetched
+// into the cache, where it is not null.
 template <class Dot, int ROWS, int VECTORS>
 [[gnu::always_inline]] static inline void tile(const uint32_t* activations, int64_t activation_stride,
                                                const char* const (&weights)[VECTORS], int64_t weight_stride,
                                                int num_steps, typename Dot::Sum (&result)[ROWS][VECTORS],
-                                               const int64_t (&ahead)[VECTORS]) {
+                                               const char* const (&next)[VECTORS], int64_t next_stride) {
     typename Dot::Sum sums[ROWS][VECTORS];
     for_each<ROWS, VECTORS>([&](int row, int v) { sums[row][v] = result[row][v]; });
     int64_t at = 0;
@@ -70,7 +72,7 @@ template <class Dot, int ROWS, int VECTORS>
         Words columns[VECTORS];
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) {
-            if (ahead[v]) __builtin_prefetch(weights[v] + at + ahead[v], 0, 2);
+            if (next[v]) __builtin_prefetch(next[v] + step * next_stride, 0, 2);
             columns[v] = load<Words>(weights[v] + at);
         }
 #pragma GCC unroll 12

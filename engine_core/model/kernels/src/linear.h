@@ -48,7 +48,7 @@ template <class Dot> struct PanelTile {
     float* out;
     int64_t out_stride;
     Epilogue epilogue;
-    int64_t ahead;
+    Share next;
 
     template <int ROWS> void run() const {
         Floats sums[ROWS][2] = {};
@@ -56,12 +56,12 @@ template <class Dot> struct PanelTile {
             add_groups<ROWS>(sums);
         else
             tile<Dot, ROWS, 2>(words(), num_steps(), {weights, weights + 64}, STEP_BYTES, num_steps(), sums,
-                               {ahead, ahead});
+                               {next.begin, next.second}, next.step_bytes);
         for (int row = 0; row < ROWS; row++) finish(first_row + row, result<0>(sums[row]), result<1>(sums[row]));
     }
 
     template <int ROWS> void add_groups(Floats (&sums)[ROWS][2]) const {
-        const Groups groups{words(), num_steps(), weights, operand.scales + first_row, operand.stride, ahead};
+        const Groups groups{words(), num_steps(), weights, operand.scales + first_row, operand.stride, next};
         if constexpr (std::is_same_v<Dot, Int4Dot>) {
             groups.add_int4<ROWS>(operand.sums + first_row, sums);
         } else {
@@ -102,14 +102,18 @@ template <class Dot> struct PanelTile {
 template <class Dot>
 static void run_panels(const Linear& linear, const Operand& operand, int num_rows, float* out, int64_t out_stride,
                        Epilogue epilogue, int first_panel, int last_panel) {
-    const int64_t panel_bytes = std::is_same_v<Dot, Int4Dot> ? int64_t(linear.num_inputs / GROUP) * INT4_GROUP_BYTES
-                                                             : int64_t(linear.num_inputs / Dot::VALUES_PER_WORD) * STEP_BYTES;
+    const int64_t panel_bytes = std::is_same_v<Dot, Int4Dot>
+                                    ? int64_t(linear.num_inputs / GROUP) * INT4_GROUP_BYTES
+                                    : int64_t(linear.num_inputs / Dot::VALUES_PER_WORD) * STEP_BYTES;
     const int num_tiles = (num_rows + Dot::MAX_ROWS - 1) / Dot::MAX_ROWS;
     for (int panel = first_panel; panel < last_panel; panel++) {
+        const char* weights = linear.weights + panel * panel_bytes;
         for (int index = 0; index < num_tiles; index++) {
             const int begin = int64_t(num_rows) * index / num_tiles, end = int64_t(num_rows) * (index + 1) / num_tiles;
-            with_rows<PanelTile<Dot>, Dot::MAX_ROWS>(end - begin, PanelTile<Dot>{linear, operand, linear.weights + panel * panel_bytes, panel, begin,
-                                                  out, out_stride, epilogue, index + 1 == num_tiles ? panel_bytes : 0});
+            Share next;
+            if (panel + 1 < last_panel) next = Share(weights + panel_bytes, panel_bytes, index, num_tiles);
+            with_rows<PanelTile<Dot>, Dot::MAX_ROWS>(
+                end - begin, PanelTile<Dot>{linear, operand, weights, panel, begin, out, out_stride, epilogue, next});
         }
     }
 }

@@ -75,6 +75,27 @@ static inline void quantize_row(const float* row, int size, int group, bool has_
     if (!has_group_sums) *sum = sum_of(total);
 }
 
+// A tile's share of the next panel, which it fetches into the cache while it computes: all tiles of a panel together
+// fetch it at the rate at which they compute.
+struct Share {
+    static constexpr int MAX_SHARES = 16;
+
+    const char* begin = nullptr;  // null for none
+    const char* second = nullptr;
+    int64_t num_bytes = 0;
+    int64_t step_bytes = 0;  // from `begin` and from `second` on, in a step
+
+    Share() = default;
+    Share(const char* panel, int64_t panel_bytes, int index, int num_tiles) {
+        const int num_shares = std::min(num_tiles, MAX_SHARES);
+        if (index >= num_shares) return;
+        num_bytes = panel_bytes / num_shares;
+        begin = panel + num_bytes * index;
+        second = begin + (num_shares == 1 ? 64 : num_bytes / 2);
+        step_bytes = num_shares == 1 ? STEP_BYTES : 64 / num_shares;
+    }
+};
+
 // The groups of `ROWS` rows times a panel, added to `sums`. Few registers but those of the sums, or GCC spills these.
 struct Groups {
     const uint32_t* words;  // of the first row
@@ -82,26 +103,28 @@ struct Groups {
     const char* weights;
     const float* scales;  // of the first row
     int64_t scale_stride;
-    int64_t ahead;  // see `tile`
+    Share next;
 
     template <int ROWS, int STEPS> [[gnu::noinline]] void add(Floats (&result)[ROWS][2]) const {
         Floats sums[ROWS][2];
         for_each<ROWS, 2>([&](int row, int v) { sums[row][v] = result[row][v]; });
         const int64_t stride = num_words;
         const uint32_t *row = words, *end = words + num_words / STEPS * STEPS;
-        const char* panel = weights;
+        const char *panel = weights, *fetched = next.begin, *due = next.begin;
+        const int64_t due_per_group = next.begin ? next.num_bytes * STEPS / num_words + 1 : 0;
         const float* scale = scales;
         for (; row < end; row += STEPS, panel += STEPS * STEP_BYTES, scale += scale_stride) {
             Ints parts[ROWS][2] = {};
-            if (ahead)
-                for (int byte = 0; byte < STEPS * STEP_BYTES; byte += 64) __builtin_prefetch(panel + ahead + byte, 0, 2);
+            fetch(fetched, due += due_per_group);
 #pragma GCC unroll 8
-            for (int step = 0; step < STEPS; step++) add_step<ROWS>(row + step, stride, panel + step * STEP_BYTES, parts);
+            for (int step = 0; step < STEPS; step++)
+                add_step<ROWS>(row + step, stride, panel + step * STEP_BYTES, parts);
             for_each<ROWS, 2>([&](int row, int v) { sums[row][v] += to_floats(parts[row][v]) * scale[row]; });
         }
         if (const int rest = int(num_words % STEPS)) {
             Ints parts[ROWS][2] = {};
-            for (int step = 0; step < rest; step++) add_step<ROWS>(row + step, stride, panel + step * STEP_BYTES, parts);
+            for (int step = 0; step < rest; step++)
+                add_step<ROWS>(row + step, stride, panel + step * STEP_BYTES, parts);
             for_each<ROWS, 2>([&](int row, int v) { sums[row][v] += to_floats(parts[row][v]) * scale[row]; });
         }
         for_each<ROWS, 2>([&](int row, int v) { result[row][v] = sums[row][v]; });
@@ -111,7 +134,7 @@ struct Groups {
     template <int ROWS> [[gnu::noinline]] void add_all(Floats (&result)[ROWS][2]) const {
         Ints parts[ROWS][2] = {};
         tile<Int8Dot, ROWS, 2>(words, num_words, {weights, weights + 64}, STEP_BYTES, int(num_words), parts,
-                               {ahead, ahead});
+                               {next.begin, next.second}, next.step_bytes);
         for_each<ROWS, 2>([&](int row, int v) { result[row][v] += to_floats(parts[row][v]) * scales[row]; });
     }
 
@@ -121,12 +144,12 @@ struct Groups {
         Floats sums[ROWS][2] = {};
         const int64_t stride = num_words;
         const uint32_t *row = words, *end = words + num_words;
-        const char* panel = weights;
+        const char *panel = weights, *fetched = next.begin, *due = next.begin;
+        const int64_t due_per_group = next.begin ? next.num_bytes * STEPS / num_words + 1 : 0;
         const float *scale = scales, *sum = group_sums;
         for (; row < end; row += STEPS, panel += INT4_GROUP_BYTES, scale += scale_stride, sum += scale_stride) {
             Ints parts[ROWS][2] = {};
-            if (ahead)
-                for (int byte = 0; byte < INT4_GROUP_BYTES; byte += 64) __builtin_prefetch(panel + ahead + byte, 0, 2);
+            fetch(fetched, due += due_per_group);
 #pragma GCC unroll 4
             for (int step = 0; step < STEPS / 2; step++) {
                 const char* at = panel + 4 * PANEL + step * STEP_BYTES;
@@ -143,6 +166,10 @@ struct Groups {
             });
         }
         for_each<ROWS, 2>([&](int row, int v) { result[row][v] = sums[row][v]; });
+    }
+
+    static void fetch(const char*& from, const char* end) {
+        for (; from < end; from += 64) __builtin_prefetch(from, 0, 2);
     }
 
     template <int ROWS>

@@ -101,8 +101,8 @@ static inline Floats exp(Floats x) {
     const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
     return is_tiny ? all(0.0f) : p * (Floats)exponent;
 }
-// 2^x for x ≤ 126, 0 below -126. Polynomials interpolated at Chebyshev nodes on half a unit around 0: within 4e-6, which is
-// far below the rounding of bfloat16, or, for `IS_PRECISE`, within that of float.
+// 2^x for x ≤ 126, 0 below -126. Polynomials interpolated at Chebyshev nodes on half a unit around 0: within 4e-6, which
+// is far below the rounding of bfloat16, or, for `IS_PRECISE`, within that of float.
 template <bool IS_PRECISE> static inline Floats exp2(Floats x) {
     const Floats magic = all(12582912.0f);
     const Floats shifted = x + magic;  // the whole number is in its low bits
