@@ -9,8 +9,11 @@ from engine_core.speculation.step_times import StepTimes
 
 MIN_TOKENS = 32
 """Even where decodes alone take longer than the target, prompts get on."""
-MAX_SLOWDOWN = 2.5
-"""A step with prompts may take so many times as long as its decodes alone, where no time was asked for."""
+SLOWDOWN = 1.5
+"""Each request with a prompt may make a step longer by so many times what its decodes take alone: decodes hardly feel
+one now and then, and where many wait, they must get on too. Where no time was asked for."""
+MAX_TARGET_S = 0.25
+"""All together may not make a step longer than this, but for the first."""
 UNDISTURBED_TARGET_S = 0.1
 """Of a step that holds up no decode; it ends so soon that those who come meanwhile wait little."""
 MIN_SHARE = 4.0
@@ -24,7 +27,7 @@ class PrefillBudget:
     """Prompt tokens of one step."""
 
     def __init__(self, max_tokens: int, target_s: float | None) -> None:
-        """`target_s`: what a step with decodes may take; None for `MAX_SLOWDOWN` times its decodes."""
+        """`target_s`: what a step with decodes may take; None for what `SLOWDOWN` says."""
         self._max_tokens = max_tokens
         self._target_s = target_s
         self._decode_times = StepTimes()
@@ -42,18 +45,18 @@ class PrefillBudget:
             token_s = self._token_s + SMOOTHING * (min(token_s, MAX_GROWTH * self._token_s) - self._token_s)
         self._token_s = token_s
 
-    def num_tokens(self, num_decodes: int) -> int:
-        """Prompt tokens that a step with so many decodes may compute."""
+    def num_tokens(self, num_decodes: int, num_prompts: int = 1) -> int:
+        """Prompt tokens that a step with so many decodes may compute, where so many requests (≥ 1) want some."""
         if not self._token_s:
             return self._max_tokens
         decodes_s = self._decode_times.seconds(num_decodes)
-        num_tokens = (self._target(decodes_s) - (decodes_s or 0.0)) / self._token_s
+        num_tokens = (self._target(decodes_s, num_prompts) - (decodes_s or 0.0)) / self._token_s
         return max(min(MIN_TOKENS, self._max_tokens), int(min(self._max_tokens, num_tokens)))
 
-    def _target(self, decodes_s: float | None) -> float:
+    def _target(self, decodes_s: float | None, num_prompts: int) -> float:
         """Seconds of a step whose decodes take so long; None where it has none, or none were ever seen."""
         if self._target_s is not None:
             return self._target_s
         if decodes_s is not None:
-            return MAX_SLOWDOWN * decodes_s
+            return max((1 + SLOWDOWN) * decodes_s, min(MAX_TARGET_S, (1 + SLOWDOWN * num_prompts) * decodes_s))
         return max(UNDISTURBED_TARGET_S, MIN_SHARE * (self._decode_times.seconds(1) or 0.0))

@@ -288,9 +288,13 @@ class Scheduler:
         online request may come at any moment.
         """
         if request.request_class is RequestClass.BATCH or self._queue.num_running + self._queue.num_waiting > 1:
-            num_allowed = self._prefill_budget.num_tokens(step.num_decodes)
-            return max(0, min(step.token_budget, num_allowed - step.num_prefill_tokens))
+            return max(0, min(step.token_budget, self._num_budget_tokens(step) - step.num_prefill_tokens))
         return step.token_budget
+
+    def _num_budget_tokens(self, step: StepBuilder) -> int:
+        """Prompt tokens that the whole step may compute beside its decodes."""
+        num_free_seats = self._config.max_num_seqs - self._queue.num_running
+        return self._prefill_budget.num_tokens(step.num_decodes, 1 + min(self._queue.num_waiting, num_free_seats))
 
     def _prefill(self, step: StepBuilder, request: Request) -> None:
         """Schedule the next chunk of a running request, for which it has its blocks."""
@@ -299,7 +303,7 @@ class Scheduler:
             num_wanted = min(num_wanted, self._config.max_prefill_chunk)
         num_tokens = min(num_wanted, self._num_prefill_tokens_left(step, request))
         if self._queue.num_waiting and self._has_free_seat:  # leave something for a short prompt behind a long one
-            num_tokens = min(num_tokens, max(MIN_TOKENS, self._prefill_budget.num_tokens(step.num_decodes) // 2))
+            num_tokens = min(num_tokens, max(MIN_TOKENS, self._num_budget_tokens(step) // 2))
         if num_tokens > 0:
             step.add_prefill(request, num_tokens)
             self._kv_cache.publish(request, request.num_computed_tokens + num_tokens)

@@ -30,17 +30,16 @@ class StepTimes:
         self._seconds[num_rows] = estimate + max(SMOOTHING, 1 / (count - 1)) * (seconds - estimate)
 
     def seconds(self, num_rows: int) -> float | None:
-        """What a step of so many rows takes, by the nearest sizes that were seen; None before any, or for no rows."""
+        """What a step of so many rows takes, on lines between the sizes that were seen; None before any, or for 0."""
         if not num_rows or not self._seconds:
             return None
-        below = max((size for size in self._seconds if size <= num_rows), default=None)
-        above = min((size for size in self._seconds if size >= num_rows), default=None)
-        if below is None or above is None or below == above:
-            nearest = above if below is None else below
-            assert nearest is not None
-            return self._seconds[nearest]
-        share = (num_rows - below) / (above - below)
-        return self._seconds[below] + share * (self._seconds[above] - self._seconds[below])
+        sizes = sorted(self._seconds)
+        below = max((size for size in sizes if size <= num_rows), default=sizes[0])
+        above = min((size for size in sizes if size >= num_rows), default=sizes[-1])
+        if above < num_rows:  # no step was that large: the line from the smallest size goes on
+            below = sizes[0]
+        slope = (self._seconds[above] - self._seconds[below]) / (above - below) if above > below else 0.0
+        return self._seconds[below] + max(0.0, slope) * (num_rows - below)
 
     def growth(self, num_rows: int, num_more_rows: int) -> float:
         """How much longer a step of `num_rows` takes with so many more rows, relative to without; not negative.

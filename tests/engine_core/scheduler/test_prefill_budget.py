@@ -2,7 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_core.scheduler.prefill_budget import MAX_SLOWDOWN, MIN_TOKENS, UNDISTURBED_TARGET_S, PrefillBudget
+from engine_core.scheduler.prefill_budget import (
+    MAX_TARGET_S,
+    MIN_TOKENS,
+    SLOWDOWN,
+    UNDISTURBED_TARGET_S,
+    PrefillBudget,
+)
 
 DECODE_S, TOKEN_S = 0.02, 0.0001
 
@@ -21,7 +27,12 @@ def test_before_anything_was_seen_it_is_the_whole_step():
 
 
 def test_prompts_may_slow_a_step_by_a_factor():
-    assert make_budget().num_tokens(8) == pytest.approx((MAX_SLOWDOWN - 1) * DECODE_S / TOKEN_S, abs=2)
+    assert make_budget().num_tokens(8) == pytest.approx(SLOWDOWN * DECODE_S / TOKEN_S, abs=2)
+
+
+def test_where_many_have_prompts_these_get_more():
+    assert make_budget().num_tokens(8, 3) == pytest.approx(3 * make_budget().num_tokens(8), abs=6)
+    assert make_budget(100_000).num_tokens(8, 1000) == pytest.approx((MAX_TARGET_S - DECODE_S) / TOKEN_S, abs=2)
 
 
 def test_a_target_in_seconds_takes_the_place_of_the_factor():
@@ -55,7 +66,7 @@ def test_it_learns_that_tokens_became_dearer():
     budget = make_budget()
     for _ in range(20):
         budget.observe(DECODE_S + 100 * 4 * TOKEN_S, 100, 8)
-    assert budget.num_tokens(8) == pytest.approx((MAX_SLOWDOWN - 1) * DECODE_S / TOKEN_S / 4, rel=0.05)
+    assert budget.num_tokens(8) == pytest.approx(SLOWDOWN * DECODE_S / TOKEN_S / 4, rel=0.05)
 
 
 @given(
