@@ -38,7 +38,7 @@ def editable(llama_dir, tmp_path):
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ({"layer_types": ["linear_attention"] * 3}, "linear_attention"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "dynamic"),
-        ({"num_hidden_layers": 4}, r"model\.layers\.3\..* is missing"),
+        ({"num_hidden_layers": 4}, r"model\.layers\.3\..* are missing"),
         ({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "own|code"),
     ],
 )
