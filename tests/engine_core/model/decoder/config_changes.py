@@ -99,6 +99,7 @@ ROPES = {
 }
 """Parameters of one rotary embedding, and the families that are computed with them."""
 COMBINATIONS = {
+    "nothing": ({}, ALL),
     "older": (OLDER, ALL),
     "older linear": (OLDER | OLDER_LINEAR, ANY_ROPE),
     "older linear, newer name": (OLDER | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, ALL - {"Phi3"}),

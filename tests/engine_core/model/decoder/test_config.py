@@ -3,9 +3,21 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine_core.model.decoder.config import DecoderConfig
+from tests.engine_core.model.decoder.config_changes import KEYS
 from tests.engine_core.model.decoder.families import FAMILIES, save_model
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["linear", "yarn", "sliding_attention"]),
+    lambda values: (
+        st.lists(values, max_size=3)
+        | st.dictionaries(st.sampled_from(["rope_type", "type", "factor", "full_attention"]), values, max_size=3)
+    ),
+    max_leaves=6,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +46,14 @@ def config_values(tmp_path_factory):
 def test_an_unusual_config_is_left_to_transformers(config_values, change):
     assert DecoderConfig.try_from(config_values) is not None
     assert DecoderConfig.try_from({**config_values, **change}) is None
+
+
+@given(changes=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4), name=st.sampled_from(list(FAMILIES)))
+def test_no_config_is_too_strange_to_be_read(config_values, changes, name):
+    kind = FAMILIES[name][0]
+    names = {"architectures": [f"{kind}ForCausalLM"], "model_type": "gemma3_text" if kind == "Gemma3" else kind.lower()}
+    config = DecoderConfig.try_from({**config_values, **names, **changes})
+    assert config is None or config.num_heads % config.num_kv_heads == 0
 
 
 def test_older_files_name_their_rope_differently(config_values):

@@ -59,3 +59,11 @@ def test_kernels_that_are_off_are_not_used(folder, monkeypatch, caplog):
     assert isinstance(network, NativeDecoderNetwork)
     assert network._head.format is Format.BF16
     assert "quantization int8" in caplog.text
+
+
+def test_requests_that_are_too_long_are_refused_before_the_weights_are_read(tmp_path):
+    save_model("phi3-longrope", tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"not read")
+    config = DecoderConfig.try_from(json.loads((tmp_path / "config.json").read_text()))
+    with pytest.raises(ConfigError, match="--max-model-len 256"):
+        load.load_decoder(config, tmp_path, torch.bfloat16, torch.device("cpu"), 257)
