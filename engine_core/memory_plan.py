@@ -131,11 +131,14 @@ def read_model_shape(model_dir: Path) -> ModelShape:
         text = ConfigValues(config["text_config"], where="config.json: text_config")
     hidden_size = _size(text, "hidden_size", "n_embd", "d_model")
     num_heads = _size(text, "num_attention_heads", "n_head", "n_heads")
+    head_dim = _optional_size(text, "head_dim") or hidden_size // num_heads
+    if not head_dim:
+        raise ConfigError(f"config.json: hidden_size {hidden_size} is too small for {num_heads} heads")
     return ModelShape(
         num_layers=_size(text, "num_hidden_layers", "n_layer", "n_layers"),
         num_heads=num_heads,
         num_kv_heads=_optional_size(text, "num_key_value_heads") or num_heads,
-        head_dim=_optional_size(text, "head_dim") or max(hidden_size // num_heads, 1),
+        head_dim=head_dim,
         hidden_size=hidden_size,
         intermediate_size=_optional_size(text, "intermediate_size", "n_inner") or 4 * hidden_size,
         vocab_size=_size(text, "vocab_size"),
