@@ -57,6 +57,7 @@ def load_decoder(
         raise ConfigError(f"--quantization {quantization} needs the CPU kernels: {reason}")
     for rope in config.ropes:
         check_length(rope, max_model_len)
+    max_model_len = max(max_model_len, _NUM_CHECKED)  # the check needs positions for its tokens
     weights = load_decoder_weights(model_dir, config, dtype, device)
     if reason:
         logger.info("computing in plain torch: %s", reason)

@@ -11,6 +11,7 @@ from engine_core.model.decoder.native_network import NativeDecoderNetwork
 from engine_core.model.decoder.network import DecoderNetwork
 from engine_core.model.kernels.bindings import Format
 from engine_core.model.kernels.build import kernel_library
+from engine_core.model.kv_tensors import allocate_kv_tensors
 from ipc.errors import ConfigError
 from tests.engine_core.model.decoder.families import save_model
 
@@ -67,3 +68,14 @@ def test_requests_that_are_too_long_are_refused_before_the_weights_are_read(tmp_
     config = DecoderConfig.try_from(json.loads((tmp_path / "config.json").read_text()))
     with pytest.raises(ConfigError, match="--max-model-len 256"):
         load.load_decoder(config, tmp_path, torch.bfloat16, torch.device("cpu"), 257)
+
+
+@pytest.mark.parametrize("use_kernels", [True, False])
+def test_the_shortest_requests_leave_room_for_the_check(folder, use_kernels):
+    config = DecoderConfig.try_from(json.loads((folder / "config.json").read_text()))
+    network = load.load_decoder(config, folder, torch.float32, torch.device("cpu"), 1, use_kernels=use_kernels)
+    kv_tensors = allocate_kv_tensors(
+        config, num_blocks=2, block_size=16, dtype=torch.float32, device=torch.device("cpu")
+    )
+    network.check(kv_tensors)
+    assert isinstance(network, NativeDecoderNetwork) == use_kernels
