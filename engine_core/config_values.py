@@ -56,11 +56,11 @@ class ConfigValues(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def integer(self, name: str, minimum: int = 1) -> int:
-        """From `minimum` to `MAX_INTEGER`; neither 2.0 nor true is one."""
+    def integer(self, name: str, minimum: int = 1, maximum: int = MAX_INTEGER) -> int:
+        """From `minimum` to `maximum`; neither 2.0 nor true is one."""
         value = self._present(name)
-        if type(value) is not int or not minimum <= value <= MAX_INTEGER:
-            raise self._wrong(name, f"an integer from {minimum} to {MAX_INTEGER}")
+        if type(value) is not int or not minimum <= value <= maximum:
+            raise self._wrong(name, f"an integer from {minimum} to {maximum}")
         return value
 
     def number(self, name: str) -> float:

@@ -26,6 +26,8 @@ _ORDINARY: Mapping[str, tuple[Any, ...]] = {
     "is_encoder_decoder": (False,),
 }
 """Values that these keys must have: all others would compute something else."""
+_MAX_LAYERS = 10_000
+"""More than any model has: what is made for each layer stays small."""
 _LENGTHS = ("max_position_embeddings", "original_max_position_embeddings")
 _SOFTCAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 
@@ -73,7 +75,8 @@ class DecoderConfig:
     @classmethod
     def _read(cls, family: Family, values: ConfigValues) -> "DecoderConfig":
         _refuse_unusual(family, values)
-        num_layers, hidden_size = values.integer("num_hidden_layers"), values.integer("hidden_size")
+        num_layers = values.integer("num_hidden_layers", maximum=_MAX_LAYERS)
+        hidden_size = values.integer("hidden_size")
         num_heads, num_kv_heads, head_dim = _heads(family, values)
         has_bias = family.has_optional_bias and "attention_bias" in values and values.boolean("attention_bias")
         scalar = values.integer("query_pre_attn_scalar") if family.has_gemma_norms else head_dim
