@@ -106,11 +106,10 @@ class _Reader:
 
     def _embedding_and_head(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One tensor for both if they are tied and the files do not have two that differ, as in transformers."""
-        names = [name for name in (EMBEDDING, HEAD) if name in self._checkpoint.names]
-        embedding, head = self._take(names[0]), self._take(names[-1])
-        if self._config.tie_word_embeddings and torch.equal(embedding, head):
+        embedding, *head = [self._take(name) for name in (EMBEDDING, HEAD) if name in self._checkpoint.names]
+        if not head or (self._config.tie_word_embeddings and torch.equal(embedding, head[0])):
             return embedding, embedding
-        return embedding, head
+        return embedding, head[0]
 
     def _layer(self, prefix: str) -> LayerWeights:
         config, attention, mlp = self._config, prefix + "self_attn.", prefix + "mlp."
