@@ -205,7 +205,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "rope_scaling": None,
         "rope_theta": 1000000,
         "sliding_window": 512,
-        "sliding_window_pattern": 6,
         "vocab_size": 262144,
     },
 }
