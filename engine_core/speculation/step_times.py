@@ -1,6 +1,7 @@
 """How long steps without prompts take by their number of rows: what the rows of a draft cost on this machine.
 
-Times are passed in, so the estimates are a function of what was observed. Kept by `scheduler/drafts.py`.
+Times are passed in, so the estimates are a function of what was observed. Kept by `scheduler/drafts.py`, and by
+`scheduler/prefill_budget.py` for what prompts may add to a step.
 Invariant: one step that hung moves an estimate by half of it at most, and the first step of a kind, in which kernels
 may be made ready, not at all.
 """
@@ -27,6 +28,19 @@ class StepTimes:
         estimate = self._seconds.get(num_rows, seconds)
         seconds = min(seconds, MAX_GROWTH * estimate)
         self._seconds[num_rows] = estimate + max(SMOOTHING, 1 / (count - 1)) * (seconds - estimate)
+
+    def seconds(self, num_rows: int) -> float | None:
+        """What a step of so many rows takes, by the nearest sizes that were seen; None before any, or for no rows."""
+        if not num_rows or not self._seconds:
+            return None
+        below = max((size for size in self._seconds if size <= num_rows), default=None)
+        above = min((size for size in self._seconds if size >= num_rows), default=None)
+        if below is None or above is None or below == above:
+            nearest = above if below is None else below
+            assert nearest is not None
+            return self._seconds[nearest]
+        share = (num_rows - below) / (above - below)
+        return self._seconds[below] + share * (self._seconds[above] - self._seconds[below])
 
     def growth(self, num_rows: int, num_more_rows: int) -> float:
         """How much longer a step of `num_rows` takes with so many more rows, relative to without; not negative.

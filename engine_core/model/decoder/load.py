@@ -24,10 +24,10 @@ from ipc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-Quantization = Literal["none", "int8", "int8-dynamic"]
+Quantization = Literal["none", "int8", "int8-dynamic", "int4"]
 
-_FORMATS: dict[Quantization, Format] = {"int8": Format.INT8, "int8-dynamic": Format.DYNAMIC_INT8}
-_TOLERANCES: dict[Quantization, float] = {"none": 0.05, "int8": 0.15, "int8-dynamic": 0.4}
+_FORMATS: dict[Quantization, Format] = {"int8": Format.INT8, "int8-dynamic": Format.DYNAMIC_INT8, "int4": Format.INT4}
+_TOLERANCES: dict[Quantization, float] = {"none": 0.05, "int8": 0.15, "int8-dynamic": 0.4, "int4": 0.4}
 """Root mean square of the differences of logits, as a share of that of the logits."""
 _NUM_CHECKED = CHECK_TOKENS + 1
 """Tokens: some in a prefill, one in a decode step."""
@@ -98,7 +98,7 @@ def _native(
         weights,
         load_library(kernel_library()),
         format=_FORMATS.get(quantization, plain),
-        head_format=Format.INT8 if quantization == "int8" else plain,
+        head_format=Format.INT8 if quantization in ("int8", "int4") else plain,
         max_model_len=max_model_len,
     )
 

@@ -18,7 +18,7 @@ from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.rope import rotary_tables
 from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
 from engine_core.model.kernels import bindings
-from engine_core.model.kernels.bindings import MAX_HEAD_DIM, MAX_ROW, MAX_TILE_ROWS, Format, stride_of
+from engine_core.model.kernels.bindings import GROUP, MAX_HEAD_DIM, MAX_ROW, MAX_TILE_ROWS, Format, stride_of
 from engine_core.model.kernels.packing import PackedLinear, interleave_gate_up, pack_linear
 from engine_core.model.kv_tensors import KVTensors
 
@@ -119,6 +119,7 @@ class NativeDecoderNetwork:
         self._library.linear_rows(
             *(ctypes.byref(self._head.struct), hidden.data_ptr(), hidden.stride(0), num_rows),
             *(self._scratch.operand.data_ptr(), self._scratch.operand_scales.data_ptr()),
+            self._scratch.operand_sums.data_ptr(),
             *(self._logits.data_ptr(), torch.get_num_threads()),
         )
         logits = self._logits[:num_rows, : self._config.vocab_size]
@@ -179,7 +180,7 @@ class _Scratch:
 
     def __init__(self, config: DecoderConfig) -> None:
         self._config = config
-        self.residual = self.operand = self.operand_scales = torch.empty(0)
+        self.residual = self.operand = self.operand_scales = self.operand_sums = torch.empty(0)
         self._struct: bindings.Scratch | None = None
         self._tensors: list[torch.Tensor] = []
 
@@ -191,9 +192,11 @@ class _Scratch:
             hidden, intermediate = stride_of(config.hidden_size), stride_of(config.intermediate_size)
             num_qkv = stride_of(num_queries + 2 * config.num_kv_heads * config.head_dim)
             widths = [hidden, max(num_qkv, hidden), num_queries, intermediate, num_queries]
-            widths += [max(hidden, num_queries, intermediate), 1]
+            largest = max(hidden, num_queries, intermediate)
+            widths += [largest, -(-largest // GROUP), -(-largest // GROUP)]
             self._tensors = [torch.empty(num_tokens, width) for width in widths]
-            self.residual, self.operand, self.operand_scales = self._tensors[0], self._tensors[5], self._tensors[6]
+            self.residual = self._tensors[0]
+            self.operand, self.operand_scales, self.operand_sums = self._tensors[5:]
             self._struct = bindings.Scratch(*(tensor.data_ptr() for tensor in self._tensors))
         return self._struct
 

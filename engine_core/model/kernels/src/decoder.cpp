@@ -2,7 +2,7 @@
 //
 // The structs mirror those of bindings.py. Activations between linear layers are floats; the residual stream is never
 // rounded. Phases divide rows, panels or attention tiles among the threads and end with a barrier; a row's result does
-// not depend on the rows beside it. Reading order: vectors.h, gemm.h, linear.h, attention.h, this file.
+// not depend on the rows beside it. Reading order: vectors.h, gemm.h, quantized.h, linear.h, attention.h, this file.
 #include <omp.h>
 
 #include "attention.h"
@@ -42,7 +42,8 @@ extern "C" struct Scratch {  // strides are `stride_of` the sizes
     float* activated;        // [tokens][intermediate_size]
     uint32_t* query;         // [tokens][num_heads · head_dim]
     uint32_t* operand;       // [tokens][largest number of inputs]
-    float* operand_scales;   // [tokens]
+    float* operand_scales;   // [largest number of groups][tokens]
+    float* operand_sums;     // [the same]
 };
 
 static inline int64_t stride_of(int64_t size) { return (size + PANEL - 1) / PANEL * PANEL; }
@@ -155,7 +156,7 @@ struct StepRunner {
             if (norm) rms_norm(states, norm, head_dim, decoder.rms_norm_eps, states);
             rotate(states, cos, sin, layer.rotary_dim / 2);
         }
-        const Operand queries = {scratch.query, nullptr};
+        const Operand queries = {scratch.query, nullptr, nullptr, 0};
         for (int i = 0; i < decoder.num_heads * head_dim; i++) row[i] *= decoder.attention_scale;
         store_operand(decoder.is_bf16 ? BF16 : FLOAT32, row, decoder.num_heads * head_dim, queries, token);
         const float* key = row + decoder.num_heads * head_dim;
@@ -196,7 +197,7 @@ struct StepRunner {
     static constexpr int MAX_ROW = 16384;
 
     float* residual(int token) const { return scratch.residual + token * hidden_stride; }
-    Operand operand() const { return {scratch.operand, scratch.operand_scales}; }
+    Operand operand() const { return {scratch.operand, scratch.operand_scales, scratch.operand_sums, batch.num_tokens}; }
     KVCache cache_of(const Layer& layer) const {
         return {layer.keys, layer.values, decoder.num_kv_heads, decoder.head_dim, decoder.block_size};
     }
@@ -233,10 +234,11 @@ extern "C" void decoder_step(const Decoder* decoder, const Batch* batch, const S
 
 // `out` `[num_rows][stride_of(num_columns)]` = `rows` `[num_rows][row_stride]` through one linear layer.
 extern "C" void linear_rows(const Linear* linear, const float* rows, int64_t row_stride, int num_rows,
-                            uint32_t* operand, float* operand_scales, float* out, int num_threads) {
+                            uint32_t* operand, float* operand_scales, float* operand_sums, float* out,
+                            int num_threads) {
 #pragma omp parallel num_threads(num_threads)
     {
-        const Operand form = {operand, operand_scales};
+        const Operand form = {operand, operand_scales, operand_sums, num_rows};
 #pragma omp for
         for (int row = 0; row < num_rows; row++)
             store_operand(linear->format, rows + row * row_stride, linear->num_inputs, form, row);
