@@ -14,6 +14,7 @@ import torch
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.native_network import NativeDecoderNetwork, kernels_fit
 from engine_core.model.decoder.network import DecoderNetwork
+from engine_core.model.decoder.rope import check_length
 from engine_core.model.decoder.weights import DecoderWeights, load_decoder_weights
 from engine_core.model.kernels.bindings import Format, load_library
 from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
@@ -48,11 +49,15 @@ def load_decoder(
     """Load the weights and make the fastest network that passes its check.
 
     Raises:
-        ConfigError: the weights cannot be read, or there are no kernels for the quantization that was asked for.
+        ConfigError: the weights cannot be read, the model has no positions for `max_model_len` tokens, or there are
+            no kernels for the quantization that was asked for.
     """
     reason = _why_no_kernels(config, device, use_kernels)
     if quantization != "none" and reason:
         raise ConfigError(f"--quantization {quantization} needs the CPU kernels: {reason}")
+    for rope in config.ropes:
+        check_length(rope, max_model_len)
+    max_model_len = max(max_model_len, _NUM_CHECKED)  # the check needs positions for its tokens
     weights = load_decoder_weights(model_dir, config, dtype, device)
     if reason:
         logger.info("computing in plain torch: %s", reason)
