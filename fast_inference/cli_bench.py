@@ -25,7 +25,7 @@ class _BenchParser(FlagParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse what comes before `--`."""
         arguments = list(args or ())
-        own, server_flags = _split_at_dashes(arguments)
+        own, server_flags = split_at_dashes(arguments)
         namespace, unknown = super().parse_known_args(own, namespace)
         namespace.server_flags = server_flags
         return namespace, unknown
@@ -199,7 +199,8 @@ def without_secrets(argv: Sequence[str]) -> list[str]:
     return shown
 
 
-def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
+def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What comes before `--`, and what comes after it."""
     if "--" not in arguments:
         return arguments, []
     index = arguments.index("--")

@@ -102,9 +102,9 @@ def _given_or_own_server(flags: argparse.Namespace) -> Iterator[Target]:
         yield Target.parse(flags.url)
         return
     model = [flags.model] if flags.model else []
-    with own_server([*model, *flags.server_flags]) as url:
+    with own_server([*model, *flags.server_flags]) as server:
         flags.model = None  # the first name that it lists is the one it was started with
-        yield Target.parse(url, "own server")
+        yield Target.parse(server.url, "own server")
 
 
 def _run(
