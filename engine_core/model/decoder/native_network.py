@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from engine_core.model.attention import AttentionMetadata, RequestSpan
@@ -18,7 +19,7 @@ from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.rope import rotary_tables
 from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
 from engine_core.model.kernels import bindings
-from engine_core.model.kernels.bindings import GROUP, MAX_HEAD_DIM, MAX_ROW, MAX_TILE_ROWS, Format, stride_of
+from engine_core.model.kernels.bindings import GROUP, MAX_HEAD_DIM, MAX_ROW, MAX_TILE_ROWS, PHASES, Format, stride_of
 from engine_core.model.kernels.packing import PackedLinear, interleave_gate_up, pack_linear
 from engine_core.model.kv_tensors import KVTensors
 
@@ -129,6 +130,10 @@ class NativeDecoderNetwork:
     def check(self, kv_tensors: KVTensors) -> None:
         """Nothing: `load.py` has compared this network with the reference before it gave it out."""
 
+    def measure_phases(self) -> npt.NDArray[np.float64]:
+        """`[len(PHASES)]` seconds, which steps add to from now on, to see where their time goes."""
+        return self._scratch.measure_phases()
+
     def _bound_to(self, kv_tensors: KVTensors) -> bindings.Decoder:
         """The struct that the kernels read; it points into the weights and the cache."""
         if self._decoder is not None and self._kv_tensors is kv_tensors:
@@ -182,7 +187,13 @@ class _Scratch:
         self._config = config
         self.residual = self.operand = self.operand_scales = self.operand_sums = torch.empty(0)
         self._struct: bindings.Scratch | None = None
+        self._phase_seconds: npt.NDArray[np.float64] | None = None
         self._tensors: list[torch.Tensor] = []
+
+    def measure_phases(self) -> npt.NDArray[np.float64]:
+        """From now on, steps add their times to what is returned."""
+        self._phase_seconds, self._struct = np.zeros(len(PHASES)), None
+        return self._phase_seconds
 
     def reserve(self, num_tokens: int) -> bindings.Scratch:
         """Memory for a step of `num_tokens`."""
@@ -197,7 +208,9 @@ class _Scratch:
             self._tensors = [torch.empty(num_tokens, width) for width in widths]
             self.residual = self._tensors[0]
             self.operand, self.operand_scales, self.operand_sums = self._tensors[5:]
-            self._struct = bindings.Scratch(*(tensor.data_ptr() for tensor in self._tensors))
+            pointers = [tensor.data_ptr() for tensor in self._tensors]
+            measured = None if self._phase_seconds is None else self._phase_seconds.ctypes.data
+            self._struct = bindings.Scratch(*pointers, measured)
         return self._struct
 
 

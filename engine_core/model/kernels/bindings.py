@@ -132,7 +132,12 @@ class Scratch(Structure):
         ("operand", c_void_p),
         ("operand_scales", c_void_p),
         ("operand_sums", c_void_p),
+        ("phase_seconds", c_void_p),
     )
+
+
+PHASES = ("linear layers", "attention", "norms and the rest")
+"""Of a step, as `Scratch.phase_seconds` counts them."""
 
 
 def stride_of(size: int) -> int:
