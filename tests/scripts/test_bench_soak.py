@@ -15,7 +15,7 @@ def run(*server_flags: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_each_interval_has_its_throughput_and_memory():
-    done = run()
+    done = run("--num-blocks", "64")
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[1:4]]
     assert [row[0] for row in rows] == ["1", "2", "3"]
@@ -31,6 +31,12 @@ def test_each_interval_has_its_throughput_and_memory():
     assert abs(float(share[1]) - last / first) < 0.1
     assert re.search(r"^memory of the core grew by [+-]\d+\.\d\d MiB per minute", done.stdout, re.MULTILINE)
     assert done.stdout.endswith("failed requests: 0\n")
+
+
+def test_growth_is_not_told_before_the_cache_was_filled():
+    done = run("--num-blocks", "100000")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the KV cache was not filled in time") == 2
 
 
 def test_failed_requests_end_with_status_1():
