@@ -27,10 +27,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import uvloop
 
 from fast_inference.bench.answer import RequestResult, read_refusal
 from fast_inference.bench.connection import Client
+from fast_inference.bench.interruption import Interrupted, Interruption
 from fast_inference.bench.load import closed_loop, sustained_loop
 from fast_inference.bench.own_server import OwnServer, own_server
 from fast_inference.bench.target import RequestOptions, Target
@@ -195,9 +195,8 @@ async def measure(arguments: argparse.Namespace, server: OwnServer) -> Soak:
         )
         soak = Soak(arguments.interval, num_intervals, await num_cache_tokens(client, target))
         seconds = num_intervals * arguments.interval
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(watch(soak, server))
-            tasks.create_task(sustained_loop(client, requests, arguments.concurrency, seconds, soak.take))
+        load = sustained_loop(client, requests, arguments.concurrency, seconds, soak.take)
+        await asyncio.gather(watch(soak, server), load)
     print_row(soak, num_intervals)
     return soak
 
@@ -231,10 +230,13 @@ def main() -> None:
     own_flags, server_flags = split_at_dashes(sys.argv[1:])
     arguments = parser.parse_args(own_flags)
     try:
-        with own_server([arguments.model, *server_flags]) as server:
-            soak = uvloop.run(measure(arguments, server))
-    except* ConfigError as errors:
-        sys.exit(f"error: {errors.exceptions[0]}")
+        with Interruption() as interruption, own_server([arguments.model, *server_flags]) as server:
+            soak = interruption.run(lambda: measure(arguments, server))
+    except ConfigError as error:
+        sys.exit(f"error: {error.message}")
+    except Interrupted as interrupted:
+        print(f"error: {interrupted}", file=sys.stderr)
+        sys.exit(interrupted.exit_code)
     print_summary(soak)
     if soak.num_failed:
         sys.exit(f"error: {soak.num_failed} requests failed")

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.fast_inference.bench.test_own_server import pids_of
+
 SCRIPT = Path(__file__).parents[2] / "scripts/bench_soak.py"
 FLAGS = ("--model", "fake", "--minutes", "0.02", "--interval", "0.4", "--concurrency", "4", "--output-len", "10")
 
@@ -50,3 +52,16 @@ def test_a_core_that_was_replaced_ends_the_run_with_status_1():
     done = run("--fake-faults", "die@150")
     assert done.returncode == 1
     assert "error: a process of the server died" in done.stderr.splitlines()[-1]
+
+
+def test_sigterm_ends_it_with_one_line_and_its_server_is_gone(tmp_path):
+    name = f"soaked-{tmp_path.name}"
+    command = [sys.executable, str(SCRIPT), "--model", "fake", "--", "--served-model-name", name]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("interval")
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1] == "error: interrupted by SIGTERM"
+    assert pids_of(name) == []
