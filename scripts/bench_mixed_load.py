@@ -23,9 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import uvloop
-
 from fast_inference.bench.connection import Client
+from fast_inference.bench.interruption import Interrupted, Interruption
 from fast_inference.bench.load import LoadResult, closed_loop, closed_loop_beside
 from fast_inference.bench.metrics import Distribution, summarize
 from fast_inference.bench.own_server import own_server
@@ -174,10 +173,13 @@ def main() -> None:
     if arguments.url and server_flags:
         parser.error("flags after -- are for a server that is started, and --url names one that runs")
     try:
-        with server(arguments, server_flags) as url:
-            num_failed = uvloop.run(measure(arguments, url))
+        with Interruption() as interruption, server(arguments, server_flags) as url:
+            num_failed = interruption.run(lambda: measure(arguments, url))
     except ConfigError as error:
         sys.exit(f"error: {error.message}")
+    except Interrupted as interrupted:
+        print(f"error: {interrupted}", file=sys.stderr)
+        sys.exit(interrupted.exit_code)
     if num_failed:
         sys.exit(f"error: {num_failed} requests failed")
 

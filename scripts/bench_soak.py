@@ -7,15 +7,16 @@
 A server is started and kept under a closed loop of short random prompts. For each interval a row is printed, half an
 interval later, when its answers are complete: output tokens per second, answers and failures in it, and the resident
 memory of the core and of the frontends at its end. Then the throughput of the last interval over that of the first
-(goal: at least 0.95), and by how much memory grew per minute: the slope of a line through all samples after the first
-interval, by least squares (goal: about 0). In the first interval the KV cache and the allocators take what they need;
-where the cache is large, that may take longer. Exit status 1 if a request failed or a process of the server was
-replaced. Nothing else should run on the machine.
+(goal: at least 0.95), and by how much memory grew per minute (goal: about 0): the slope of a line by least squares
+through all samples after the first interval, and after the KV cache was filled once, as the kernel gives its pages when
+they are first written. Exit status 1 if a request failed or a process of the server was replaced. Nothing else should
+run on the machine.
 """
 
 import argparse
 import asyncio
 import itertools
+import json
 import os
 import sys
 import time
@@ -26,9 +27,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import uvloop
 
-from fast_inference.bench.answer import RequestResult
+from fast_inference.bench.answer import RequestResult, read_refusal
+from fast_inference.bench.connection import Client
+from fast_inference.bench.interruption import Interrupted, Interruption
 from fast_inference.bench.load import closed_loop, sustained_loop
 from fast_inference.bench.own_server import OwnServer, own_server
 from fast_inference.bench.target import RequestOptions, Target
@@ -39,6 +41,8 @@ from ipc.errors import ConfigError
 GOAL = 0.95
 """Of the throughput of the last interval in relation to the first: at least."""
 SAMPLES_PER_INTERVAL = 30
+FILLED_TIMES = 1.25
+"""As many tokens as the KV cache holds, times this, have been in each of its blocks."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -68,6 +72,12 @@ class Soak:
 
     interval_s: float
     num_intervals: int
+    num_cache_tokens: int
+    """That the KV cache holds."""
+    num_tokens: int = 0
+    """Of prompts and answers so far."""
+    filled_at_s: float | None = None
+    """From the start: when the KV cache was filled once; None while it was not."""
     began_at: float = field(default_factory=time.perf_counter)
     memory: list[Memory] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
@@ -97,12 +107,17 @@ class Soak:
         for chunk_time in request.chunk_times:
             self._at(chunk_time).num_tokens += tokens_per_chunk
         self._at(request.ended_at).num_answers += 1
+        self.num_tokens += request.prompt_tokens + request.output_tokens
+        if self.filled_at_s is None and self.num_tokens >= FILLED_TIMES * self.num_cache_tokens:
+            self.filled_at_s = request.ended_at - self.began_at
 
-    def slope(self, name: str) -> float:
-        """Bytes per minute by which the memory of the core or the frontends grew after the first interval."""
-        samples = [sample for sample in self.memory if sample.at_s >= self.interval_s]
+    def slope(self, name: str) -> float | None:
+        """Bytes per minute by which the memory of the core or the frontends grew; None where there was no time."""
+        if self.filled_at_s is None:
+            return None
+        samples = [sample for sample in self.memory if sample.at_s >= max(self.interval_s, self.filled_at_s)]
         if len(samples) < 2:
-            return 0.0
+            return None
         minutes = [sample.at_s / 60 for sample in samples]
         return float(np.polyfit(minutes, [getattr(sample, name) for sample in samples], 1)[0])
 
@@ -158,6 +173,14 @@ def endless_requests(arguments: argparse.Namespace, target: Target) -> Iterator[
         yield target.request(source.prompts(load, 1, turn)[0], options)
 
 
+async def num_cache_tokens(client: Client, target: Target) -> int:
+    """Tokens that the server's KV cache holds."""
+    exchange = await client.exchange(b"GET /load HTTP/1.1\r\nhost: %b\r\n\r\n" % target.host.encode())
+    if failure := exchange.failure or read_refusal(exchange):
+        raise ConfigError(f"cannot ask {target.url}/load: {failure.text}")
+    return int(json.loads(exchange.body)["capacity"]["kv_tokens"])
+
+
 async def measure(arguments: argparse.Namespace, server: OwnServer) -> Soak:
     """The whole run."""
     options = RequestOptions()
@@ -170,11 +193,10 @@ async def measure(arguments: argparse.Namespace, server: OwnServer) -> Soak:
         print(
             f"{'interval':>8}{'tokens/s':>12}{'answers':>10}{'failed':>8}{'core MiB':>12}{'frontends':>12}", flush=True
         )
-        soak = Soak(arguments.interval, num_intervals)
+        soak = Soak(arguments.interval, num_intervals, await num_cache_tokens(client, target))
         seconds = num_intervals * arguments.interval
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(watch(soak, server))
-            tasks.create_task(sustained_loop(client, requests, arguments.concurrency, seconds, soak.take))
+        load = sustained_loop(client, requests, arguments.concurrency, seconds, soak.take)
+        await asyncio.gather(watch(soak, server), load)
     print_row(soak, num_intervals)
     return soak
 
@@ -185,7 +207,11 @@ def print_summary(soak: Soak) -> None:
     share = last / first if first else 0.0
     print(f"last / first: {share:.3f}, goal at least {GOAL:.2f}")
     for name in ("core", "frontends"):
-        print(f"memory of the {name} grew by {soak.slope(name) / 2**20:+.2f} MiB per minute, goal about 0")
+        slope = soak.slope(name)
+        if slope is None:
+            print(f"memory of the {name}: the KV cache was not filled in time, so its growth means nothing")
+        else:
+            print(f"memory of the {name} grew by {slope / 2**20:+.2f} MiB per minute, goal about 0")
     print(f"failed requests: {soak.num_failed}")
     for text, count in soak.failures.items():
         print(f"  {count} failed: {text}")
@@ -204,10 +230,13 @@ def main() -> None:
     own_flags, server_flags = split_at_dashes(sys.argv[1:])
     arguments = parser.parse_args(own_flags)
     try:
-        with own_server([arguments.model, *server_flags]) as server:
-            soak = uvloop.run(measure(arguments, server))
-    except* ConfigError as errors:
-        sys.exit(f"error: {errors.exceptions[0]}")
+        with Interruption() as interruption, own_server([arguments.model, *server_flags]) as server:
+            soak = interruption.run(lambda: measure(arguments, server))
+    except ConfigError as error:
+        sys.exit(f"error: {error.message}")
+    except Interrupted as interrupted:
+        print(f"error: {interrupted}", file=sys.stderr)
+        sys.exit(interrupted.exit_code)
     print_summary(soak)
     if soak.num_failed:
         sys.exit(f"error: {soak.num_failed} requests failed")

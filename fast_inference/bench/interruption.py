@@ -1,19 +1,20 @@
 """SIGINT and SIGTERM while a benchmark runs: the measurement is cancelled, and what is there so far can be reported.
 
-Used by `cli_bench.py`, which installs it first of all, and by `commands.py`. Invariant: the first signal raises
-`Interrupted` in the main thread, where a server of one's own is then stopped; while a coroutine runs, it is cancelled
-before. A further signal raises it again, wherever that is.
+Used by `cli_bench.py`, which installs it first of all, by `commands.py` and by scripts. Invariant: the first signal
+raises `Interrupted` in the main thread, where a server of one's own is then stopped; while a coroutine runs, it is
+cancelled before. A further signal raises it again, wherever that is.
 """
 
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ipc.exit_codes import SIGNAL_EXIT_BASE
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Result = TypeVar("Result")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -52,7 +53,7 @@ class Interruption:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
-    def run(self, measure: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def run(self, measure: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Run what it gives in an event loop of its own.
 
         Raises:
@@ -62,20 +63,23 @@ class Interruption:
 
         self._is_running = True
         try:
-            uvloop.run(self._cancellable(measure))
+            result = uvloop.run(self._cancellable(measure))
         except asyncio.CancelledError:
             if not self._signum:
                 raise
+            raise Interrupted(self._signum) from None
         finally:
             self._is_running = False
         if self._signum:
             raise Interrupted(self._signum)
+        return result
 
-    async def _cancellable(self, measure: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _cancellable(self, measure: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         try:
-            if not self._signum:
-                await measure()
+            if self._signum:
+                raise asyncio.CancelledError
+            return await measure()
         finally:
             self._loop = self._task = None
 
