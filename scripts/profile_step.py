@@ -6,8 +6,9 @@
 
 Times are taken around methods of the core's objects, which know nothing of it; `update` is what is left of
 `EngineCore.step` (tokens, stops, outputs). `encode` makes the STEP message of the one client, which a server does on
-its I/O thread. The share that is printed means something with a real model only. Nothing else should run on the
-machine.
+its I/O thread. With a real model, `execute` is divided: `inputs` lays the step out, `network` gives hidden states,
+`logits` are those of the rows that sample, `sampling` picks their tokens, `between` is all the rest. The share that is
+printed means something with a real model only. Nothing else should run on the machine.
 """
 
 import argparse
@@ -105,12 +106,46 @@ def build_core(arguments: argparse.Namespace, stopwatch: Stopwatch, folder: Path
     intake = RequestIntake(info, hasher, admission, scheduling)
     for number in range(num_seqs):
         prompt = array("i", [(number + position) % info.vocab_size for position in range(arguments.prompt)])
-        params = SamplingParams(max_tokens=max_tokens, temperature=arguments.temperature, seed=number, ignore_eos=True)
+        params = SamplingParams(
+            max_tokens=max_tokens,
+            temperature=arguments.temperature,
+            top_p=arguments.top_p,
+            seed=number,
+            ignore_eos=True,
+        )
         core.add_request(intake.accept(Add(RequestId(number + 1), prompt, params), CLIENT, ClientRole.FRONTEND))
     stopwatch.wrap(scheduler, "schedule", "schedule")
     stopwatch.wrap(runner, "execute", "execute")
     stopwatch.wrap(core, "step", "step")
+    if arguments.model != FAKE_MODEL:
+        watch_parts(stopwatch, runner)
     return core
+
+
+def watch_parts(stopwatch: Stopwatch, runner: Any) -> None:
+    """Time what a `TorchModelRunner` calls in each step."""
+    stopwatch.wrap(runner._batch, "build", "inputs")
+    stopwatch.wrap(runner._network, "hidden_states", "network")
+    stopwatch.wrap(runner._network, "logits", "logits")
+    stopwatch.wrap(runner._sampler, "sample", "sampling with logits")
+
+
+def parts_of_execute(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+    """The times of `watch_parts` so that they add up to `execute`."""
+    if "inputs" not in seconds:
+        return {}
+    inputs, network, logits, sampling = (
+        seconds[name] for name in ("inputs", "network", "logits", "sampling with logits")
+    )
+    return {
+        "inputs": inputs,
+        "network": network,
+        "logits": logits,
+        "sampling": [both - part for both, part in zip(sampling, logits, strict=True)],
+        "between": [
+            whole - sum(rest) for whole, *rest in zip(seconds["execute"], inputs, network, sampling, strict=True)
+        ],
+    }
 
 
 def encode(outputs: ClientOutputs) -> list[bytes]:
@@ -140,6 +175,7 @@ def profile(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
         "schedule": seconds["schedule"],
         "update": [step - schedule - execute for step, schedule, execute in parts],
         "execute": seconds["execute"],
+        **parts_of_execute(seconds),
         "step": seconds["step"],
         "encode": seconds["encode"],
     }
@@ -164,7 +200,8 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=32, help="prompt tokens of each")
     parser.add_argument("--steps", type=int, default=100, help="steps to measure, at least 2")
     parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--threads", type=int, help="threads of the model; all allowed CPUs where not set")
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--threads", type=int, help="threads of the model; as `serve` takes it")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print_table(profile(arguments, Path(folder)))
