@@ -8,6 +8,7 @@ Next: `memory_plan.py` divides the memory.
 from pathlib import Path
 from typing import Literal
 
+from engine_core.cgroups import cgroup_folders
 from ipc.errors import ConfigError
 
 DeviceType = Literal["cpu", "cuda"]
@@ -18,6 +19,12 @@ _GPU_DRIVER_FILES = ("nvidiactl", "nvmap", "dxg", "kfd")
 """Of NVIDIA, of its Jetson, of WSL and of AMD; torch offers all of them as `cuda`."""
 _BF16_FLAGS = ({"avx512bw", "avx512vl", "avx512dq"}, {"avx_vnni_int8", "avx_ne_convert"}, {"bf16"})
 """CPU flags with any of which oneDNN computes in bf16: AVX-512, AVX2-VNNI-2, Arm."""
+
+_MEMORY_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    2: ("memory.max", "memory.current"),
+}
+"""Limit and usage, by the version of the cgroup."""
 
 
 def resolve_device(asked: Literal["auto", "cpu", "cuda"], dev: Path = Path("/dev")) -> DeviceType:
@@ -69,33 +76,13 @@ def available_memory_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys
     """Memory that this process can still take: the least of MemAvailable and what each cgroup above it leaves."""
     meminfo = (proc / "meminfo").read_text()
     available = next(int(line.split()[1]) for line in meminfo.splitlines() if line.startswith("MemAvailable:")) * 1024
-    for folder, limit_name, usage_name in _memory_cgroups(proc, cgroup):
-        limit = _read_number(folder / limit_name)
-        usage = _read_number(folder / usage_name)
+    for folder, version in cgroup_folders("memory", proc, cgroup):
+        limit_name, usage_name = _MEMORY_FILES[version]
+        limit, usage = _read_number(folder / limit_name), _read_number(folder / usage_name)
         if limit is not None and usage is not None:
             reclaimable = _read_stat(folder / "memory.stat", ("total_inactive_file", "inactive_file"))
             available = min(available, max(limit - max(usage - reclaimable, 0), 0))
     return available
-
-
-def _memory_cgroups(proc: Path, cgroup: Path) -> list[tuple[Path, str, str]]:
-    """Folder, limit file and usage file of this process's memory cgroup and all above it, v2 and v1."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, names = cgroup, ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            root, names = cgroup / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        relative = Path(path.lstrip("/"))
-        found += [(root / folder, *names) for folder in (relative, *relative.parents)]
-    return found
 
 
 def _read_number(path: Path) -> int | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine_core.config_values import ConfigValues, read_json_object
+from engine_core.cpus import available_cpus
 from engine_core.device import DTYPE_BYTES, DeviceType, DtypeName, available_bytes, resolve_device, resolve_dtype
 from engine_core.weight_files import stored_tensors
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
@@ -91,6 +92,8 @@ class ModelPlan:
 
     device: DeviceType
     dtype: DtypeName
+    num_threads: int
+    """That compute together."""
     shape: ModelShape
     memory: MemoryPlan
 
@@ -116,7 +119,7 @@ def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfi
         available_bytes=available_bytes(device),
         on_cuda=device == "cuda",
     )
-    return ModelPlan(device, dtype, shape, memory)
+    return ModelPlan(device, dtype, model.threads or available_cpus(), shape, memory)
 
 
 def read_model_shape(model_dir: Path) -> ModelShape:

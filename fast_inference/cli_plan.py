@@ -64,6 +64,7 @@ def plan_as_json(settings: "Settings", plan: "ModelPlan") -> dict[str, Any]:
         "model": settings.model,
         "device": plan.device,
         "dtype": plan.dtype,
+        "num_threads": plan.num_threads,
         "num_parameters": plan.shape.num_parameters,
         **dataclasses.asdict(plan.memory),
         **{name: getattr(plan.memory, name) for name in derived},
@@ -78,6 +79,7 @@ def plan_as_text(settings: "Settings", plan: "ModelPlan") -> str:
     rows = {
         "model": f"{settings.model} ({plan.shape.num_parameters:,} parameters)",
         "device": f"{plan.device}, {plan.dtype}",
+        "threads": str(plan.num_threads),
         "weights": format_bytes(memory.weights_bytes),
         "workspace": f"{format_bytes(memory.workspace_bytes)} for a step of "
         f"{settings.max_num_batched_tokens} tokens and {settings.max_num_seqs} requests",

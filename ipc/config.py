@@ -61,7 +61,11 @@ class ModelConfig(_Section):
         description="what an embedding is made of: the mean of all positions, the last one, or the first one ('cls', "
         "which sees no other in a causal model)",
     )
-    threads: int | None = Field(None, ge=1, description="intra-op threads of the core; all allowed CPUs where not set")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="intra-op threads of the core; all allowed CPUs, within the cgroup's quota, where not set",
+    )
 
 
 class CacheConfig(_Section):

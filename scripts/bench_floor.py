@@ -10,36 +10,30 @@ head, and the time that reading keys and values takes at the memory bandwidth me
 measured in one process in turn, round after round and every other round backwards, so that what else happens on the
 machine meets all of it; medians over the rounds are printed, and of the ratio its range.
 
-Inside of the compiled step: the linear layers are timed alone, in step order, with the conversion of their inputs and
-without the cost of calls; attention is what steps at this context take longer than at a context of one token; the rest
-(norms, rotary embedding, activation) is what is left. A part that takes next to nothing may come out below zero.
+Inside of the compiled step, the kernels time their phases themselves: linear layers, attention, and the rest (norms,
+rotary embedding, changes of form).
 With int8 weights the floor multiplies int8 by int8. Nothing else should run on the machine.
 """
 
 import argparse
-import copy
 import gc
 import json
 import re
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import torch
 
-from engine_core.model.attention import RequestSpan, build_attention_metadata
 from engine_core.model.decoder.native_network import NativeDecoderNetwork
-from engine_core.model.kernels.bindings import stride_of
-from engine_core.model.kernels.packing import PackedLinear, pack_linear
+from engine_core.model.kernels.bindings import PHASES
 from engine_core.model.model_runner import TorchModelRunner
-from engine_core.model.network import flat_batch
-from fast_inference.bench.decode_batch import BLOCK_SIZE, DecodeBatch, blocks_of, encode_step, load_runner
+from fast_inference.bench.decode_batch import DecodeBatch, blocks_of, encode_step, load_runner
 from fast_inference.bench.step_floor import LinearFloor, MemoryReader, kv_bytes
 from fast_inference.bench.stopwatch import Stopwatch
 from fast_inference.model_store import resolve_model
@@ -52,10 +46,7 @@ GOALS = {1: 1.15, 32: 1.4}
 NUM_PASSES = 4
 """Of each thing in each round, after one that does not count."""
 FLOOR_PARTS = ("linear layers", "head", "keys and values")
-STEP_PARTS = (
-    *("linear layers", "attention", "norms and the rest", "head", "sampling"),
-    *("scheduling and update", "inputs and dispatch in Python"),
-)
+STEP_PARTS = (*PHASES, "head", "sampling", "scheduling and update", "inputs and dispatch in Python")
 MESSAGE = "STEP message (I/O thread)"
 
 
@@ -80,17 +71,13 @@ class Result:
     def add(self, times: dict[str, float]) -> None:
         """Take in what a round measured, in seconds."""
         self.bandwidth.append(MemoryReader.num_bytes / times["read"])
-        calls = times["linear calls"] - times["empty calls"]
-        attention = times["compiled step"] - times["compiled step without context"]
         floor = (times["floor layers"], times["floor head"], self.kv_bytes / self.bandwidth[-1])
         step = (
-            calls,
-            attention,
-            times["compiled"] - calls - attention,
+            *(times[phase] for phase in PHASES),
             times["head"],
             times["sample"] - times["head"],
             times["step"] - times["execute"],
-            times["execute"] - times["compiled"] - times["sample"],
+            times["execute"] - sum(times[phase] for phase in PHASES) - times["sample"],
         )
         for parts, names, values in ((self.floor, FLOOR_PARTS, floor), (self.step, STEP_PARTS, step)):
             for name, seconds in zip(names, values, strict=True):
@@ -129,8 +116,7 @@ class Meter:
         self._watch.wrap(runner, "execute", "execute")
         self._watch.wrap(runner._sampler, "sample", "sample")
         self._watch.wrap(network, "logits", "head")
-        self._watch.wrap(network._library, "decoder_step", "compiled")
-        self._watch.wrap(network._library, "linear_rows", "linear")
+        self._phase_seconds = network.measure_phases()
 
     def measure(self, num_seqs: int, context: int, floor: LinearFloor, num_rounds: int) -> Result:
         """All rounds; the contexts of the steps are in the mean the one that was asked for."""
@@ -138,17 +124,11 @@ class Meter:
         batch = DecodeBatch(self._runner, num_seqs, max(2, context - num_steps // 2), num_steps)
         self._watch.wrap(batch.core, "step", "step")
         encode = self._watch.timed(encode_step, "encode")
-        linears = self._linears()
-        empties = [pack_linear(torch.zeros(32, 32), linear.format) for linear in linears]
         turns: list[Callable[[], dict[str, float]]] = [
             lambda: {"read": self._seconds(self._reader.read)},
             lambda: {"floor layers": self._seconds(floor.run_layers)},
             lambda: {"floor head": self._seconds(floor.run_head)},
             lambda: self._parts(lambda: encode(batch.step())),
-            self._turn("linear calls", "linear", LinearsAlone(self._network, linears, num_seqs).run),
-            self._turn("empty calls", "linear", LinearsAlone(self._network, empties, num_seqs).run),
-            self._turn("compiled step", "compiled", self._layers_at(num_seqs, context)),
-            self._turn("compiled step without context", "compiled", self._layers_at(num_seqs, 1)),
         ]
         result = Result(num_seqs, context, kv_bytes(self._network._config, self._kv_tensors.dtype, num_seqs, context))
         gc.collect()
@@ -162,57 +142,20 @@ class Meter:
         batch.close()
         return result
 
-    def _linears(self) -> list[PackedLinear]:
-        """Of all layers, in the order of a step."""
-        layers = self._network._layers
-        return [linear for layer in layers for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)]
-
-    def _layers_at(self, num_seqs: int, context: int) -> Callable[[], object]:
-        """All layers of a step, without the engine around them."""
-        num_blocks = -(-context // BLOCK_SIZE)
-        blocks = np.arange(num_seqs * num_blocks, dtype=np.int32).reshape(num_seqs, num_blocks)
-        spans = [RequestSpan(row, 1, context - 1, blocks[row], BLOCK_SIZE) for row in range(num_seqs)]
-        metadata = build_attention_metadata(spans, self._kv_tensors)
-        ids, positions = np.zeros(num_seqs, dtype=np.int64), np.full(num_seqs, context - 1, dtype=np.int64)
-        return lambda: flat_batch(self._network, ids, positions, metadata, self._kv_tensors)
-
-    def _turn(self, name: str, wrapped: str, run: Callable[[], object]) -> Callable[[], dict[str, float]]:
-        """Measures what one wrapped method takes of `run`, and calls it `name`."""
-        return lambda: {name: self._parts(run)[wrapped]}
-
     def _parts(self, run: Callable[[], object]) -> dict[str, float]:
-        """Seconds of each wrapped method that one pass calls, in the mean of several passes."""
+        """Seconds of each wrapped method that one pass calls, and of the kernels' phases, in the mean of several."""
         run()
         self._watch.clear()
+        self._phase_seconds[:] = 0
         for _ in range(NUM_PASSES):
             run()
-        return {name: sum(times) / NUM_PASSES for name, times in self._watch.seconds.items() if times}
+        sums = {name: sum(times) for name, times in self._watch.seconds.items()}
+        sums |= zip(PHASES, self._phase_seconds.tolist(), strict=True)
+        return {name: seconds / NUM_PASSES for name, seconds in sums.items() if seconds}
 
     def _seconds(self, run: Callable[[], object]) -> float:
         """Of one pass, in the mean of several."""
         return self._parts(self._watch.timed(run, "pass"))["pass"]
-
-
-class LinearsAlone:
-    """Linear layers of a network, each computed by a copy of it that has the layer as its head.
-
-    So the kernels are called as the network calls them.
-    """
-
-    def __init__(self, network: NativeDecoderNetwork, linears: list[PackedLinear], num_rows: int) -> None:
-        out = torch.empty(num_rows, max(stride_of(linear.num_columns) for linear in linears))
-        self._parts: list[tuple[NativeDecoderNetwork, torch.Tensor]] = []
-        for linear in linears:
-            alone = copy.copy(network)
-            alone._head = linear
-            alone._config = replace(network._config, vocab_size=linear.num_columns, logits_softcap=None)
-            alone._logits = out.view(-1)[: num_rows * stride_of(linear.num_columns)].view(num_rows, -1)
-            self._parts.append((alone, torch.randn(num_rows, linear.num_inputs)))
-
-    def run(self) -> None:
-        """One layer after the other."""
-        for network, rows in self._parts:
-            network.logits(rows)
 
 
 def print_table(results: list[Result]) -> None:

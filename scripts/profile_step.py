@@ -6,8 +6,9 @@
 
 Times are taken around methods of the core's objects, which know nothing of it; `update` is what is left of
 `EngineCore.step` (tokens, stops, outputs). `encode` makes the STEP message of the one client, which a server does on
-its I/O thread. The share that is printed means something with a real model only. Nothing else should run on the
-machine.
+its I/O thread. With a real model, `execute` is divided: `inputs` lays the step out, `network` gives hidden states,
+`logits` are those of the rows that sample, `sampling` picks their tokens, `between` is all the rest. The share that is
+printed means something with a real model only. Nothing else should run on the machine.
 """
 
 import argparse
@@ -19,11 +20,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine_core.model.model_runner import TorchModelRunner
 from engine_core.outputs import ModelRunner
 from fast_inference.bench.decode_batch import BLOCK_SIZE, DecodeBatch, blocks_of, encode_step, load_runner
 from fast_inference.bench.stopwatch import Stopwatch
 from fast_inference.model_store import resolve_model
 from ipc.config import FAKE_MODEL, CacheConfig, FakeModelConfig, ModelConfig
+from ipc.sampling_params import SamplingParams
 
 NUM_WARM_UP_STEPS = 10
 
@@ -41,16 +44,45 @@ def make_runner(arguments: argparse.Namespace, folder: Path) -> ModelRunner:
     return load_runner(model, arguments.running, num_blocks, lambda stage: print(stage, file=sys.stderr))
 
 
+def watch_parts(stopwatch: Stopwatch, runner: TorchModelRunner) -> None:
+    """Time what a `TorchModelRunner` calls in each step."""
+    stopwatch.wrap(runner._batch, "build", "inputs")
+    stopwatch.wrap(runner._network, "hidden_states", "network")
+    stopwatch.wrap(runner._network, "logits", "logits")
+    stopwatch.wrap(runner._sampler, "sample", "sampling with logits")
+
+
+def parts_of_execute(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+    """The times of `watch_parts` so that they add up to `execute`."""
+    if "inputs" not in seconds:
+        return {}
+    inputs, network, logits, sampling = (
+        seconds[name] for name in ("inputs", "network", "logits", "sampling with logits")
+    )
+    return {
+        "inputs": inputs,
+        "network": network,
+        "logits": logits,
+        "sampling": [both - part for both, part in zip(sampling, logits, strict=True)],
+        "between": [
+            whole - sum(rest) for whole, *rest in zip(seconds["execute"], inputs, network, sampling, strict=True)
+        ],
+    }
+
+
 def profile(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     """Seconds of each part, one number for each measured step."""
     runner, stopwatch = make_runner(arguments, folder), Stopwatch()
     num_steps = NUM_WARM_UP_STEPS + arguments.steps
-    batch = DecodeBatch(runner, arguments.running, arguments.context, num_steps, temperature=arguments.temperature)
+    params = SamplingParams(1, temperature=arguments.temperature, top_p=arguments.top_p)
+    batch = DecodeBatch(runner, arguments.running, arguments.context, num_steps, params)
     for _ in range(NUM_WARM_UP_STEPS):
         batch.step()
     stopwatch.wrap(batch.scheduler, "schedule", "schedule")
     stopwatch.wrap(runner, "execute", "execute")
     stopwatch.wrap(batch.core, "step", "step")
+    if isinstance(runner, TorchModelRunner):
+        watch_parts(stopwatch, runner)
     encode_timed = stopwatch.timed(encode_step, "encode")
     gc.collect()
     gc.freeze()  # as a server does
@@ -62,6 +94,7 @@ def profile(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
         "schedule": seconds["schedule"],
         "update": [step - schedule - execute for step, schedule, execute in parts],
         "execute": seconds["execute"],
+        **parts_of_execute(seconds),
         "step": seconds["step"],
         "encode": seconds["encode"],
     }
@@ -86,7 +119,8 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=33, help="tokens that each attends to in its first step")
     parser.add_argument("--steps", type=int, default=100, help="steps to measure, at least 2")
     parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--threads", type=int, help="threads of the model; all allowed CPUs where not set")
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--threads", type=int, help="threads of the model; as `serve` takes it")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print_table(profile(arguments, Path(folder)))

@@ -96,7 +96,7 @@ class AttentionPlan:
 class AttentionMetadata:
     """All that attention must know about a step; built once and shared by its layers."""
 
-    spans: tuple[RequestSpan, ...]
+    spans: Sequence[RequestSpan]
     dtype: torch.dtype
     device: torch.device
     _plans: dict[int | None, AttentionPlan] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class AttentionMetadata:
 
 def build_attention_metadata(spans: Sequence[RequestSpan], kv_tensors: KVTensors) -> AttentionMetadata:
     """Describe a step whose flat batch holds `spans` one after the other."""
-    return AttentionMetadata(tuple(spans), kv_tensors.dtype, kv_tensors.device)
+    return AttentionMetadata(spans, kv_tensors.dtype, kv_tensors.device)
 
 
 # --- the plan of a step ----------------------------------------------------------------------------------------------

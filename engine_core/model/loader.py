@@ -9,7 +9,6 @@ Next: `engine_core/memory_plan.py` (device, precision and sizes), `model_runner.
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,13 @@ from engine_core.memory_plan import MemoryPlan, plan_model
 from engine_core.model.attention import UnsupportedAttentionError
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.load import load_decoder
+from engine_core.model.kernels.bindings import load_library
+from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
 from engine_core.model.kv_tensors import allocate_kv_tensors
 from engine_core.model.model_runner import TorchModelRunner
 from engine_core.model.network import Network
+from engine_core.model.sampling.native_token_picker import NativeTokenPicker
+from engine_core.model.sampling.token_picker import TORCH_PICKER, TokenPicker
 from engine_core.outputs import ModelInfo
 from engine_core.tokenizer_export import TOKENIZER_FILE, export_tokenizer
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
@@ -49,12 +52,12 @@ def load_model_runner(
         ConfigError: the model cannot be run with these settings.
     """
     report("preparing")
-    _set_threads(model.threads)
     model_dir = Path(model.model)
     model_plan = plan_model(model, cache, scheduler)
+    torch.set_num_threads(model_plan.num_threads)  # before the first operation
     shape, plan = model_plan.shape, model_plan.memory
     device, dtype = _torch_device(model_plan.device), _TORCH_DTYPES[model_plan.dtype]
-    logger.info("%s, %s: %s", device.type, _name(dtype), plan.describe())
+    logger.info("%s, %s, threads: %d; %s", device.type, _name(dtype), model_plan.num_threads, plan.describe())
     for note in plan.notes:
         logger.warning("%s", note)
 
@@ -71,19 +74,15 @@ def load_model_runner(
             network.check(kv_tensors)
     except (UnsupportedAttentionError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ConfigError(f"cannot run models like {model.model}: {_line(error)}") from error
-    return TorchModelRunner(network, kv_tensors, info, model.pooling)
+    picker = _token_picker(device, use_kernels=model.cpu_kernels)
+    return TorchModelRunner(network, kv_tensors, info, model.pooling, picker)
 
 
-# --- device, precision, threads ----------------------------------------------------------------------------------
+# --- device, precision -------------------------------------------------------------------------------------------
 
 
 def _torch_device(device: DeviceType) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
-
-
-def _set_threads(asked: int | None) -> None:
-    """Use the CPUs that this process may run on; must come before the first operation."""
-    torch.set_num_threads(asked or len(os.sched_getaffinity(0)))
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -121,6 +120,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"cannot use {path}: no JSON object")
     return values
+
+
+def _token_picker(device: torch.device, *, use_kernels: bool) -> TokenPicker:
+    """The kernel that samples, where it can be compiled, else torch."""
+    if device.type != "cpu" or not use_kernels:
+        return TORCH_PICKER
+    try:
+        return NativeTokenPicker(load_library(kernel_library()))
+    except KernelsUnavailableError as error:
+        logger.info("sampling in plain torch: %s", error)
+        return TORCH_PICKER
 
 
 # --- facts -----------------------------------------------------------------------------------------------------------

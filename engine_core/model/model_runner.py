@@ -17,6 +17,7 @@ from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.network import Network, flat_batch
 from engine_core.model.pooling import Pooling, PoolingType
 from engine_core.model.sampling.batch_sampler import BatchSampler
+from engine_core.model.sampling.token_picker import TORCH_PICKER, TokenPicker
 from engine_core.outputs import Logprobs, ModelInfo, ModelRunnerOutput, RequestKey, SchedulerOutput
 
 log = logging.getLogger(__name__)
@@ -25,14 +26,21 @@ log = logging.getLogger(__name__)
 class TorchModelRunner:
     """A `ModelRunner` on any `Network`."""
 
-    def __init__(self, network: Network, kv_tensors: KVTensors, info: ModelInfo, pooling: PoolingType = "mean") -> None:
+    def __init__(
+        self,
+        network: Network,
+        kv_tensors: KVTensors,
+        info: ModelInfo,
+        pooling: PoolingType = "mean",
+        picker: TokenPicker = TORCH_PICKER,
+    ) -> None:
         self._network = network
         self._pooling: PoolingType = pooling
         self._kv_tensors = kv_tensors
         self._info = info
         self._device = kv_tensors.device
         self._batch = InputBatch(kv_tensors.block_size, info.vocab_size)
-        self._sampler = BatchSampler(info.eos_token_ids, info.vocab_size, self._device)
+        self._sampler = BatchSampler(info.eos_token_ids, info.vocab_size, self._device, picker)
 
     @property
     def info(self) -> ModelInfo:
@@ -65,8 +73,11 @@ class TorchModelRunner:
             self._pool(request, span, hidden, is_last_chunk, output)
         prompt_logprobs = self._collect_prompt_logprobs(inputs, hidden, output)
         if sampling_states:
-            rows = hidden[torch.from_numpy(inputs.sampling_rows).to(self._device)]
+            rows = hidden
+            if len(inputs.sampling_rows) != len(hidden):  # else each row of a batch of decodes
+                rows = hidden[torch.from_numpy(inputs.sampling_rows).to(self._device)]
             self._sampler.sample(sampling_states, partial(self._network.logits, rows), output, inputs.row_token_ids)
+            self._batch.append_tokens(output)
         for key, logprobs in prompt_logprobs.items():
             if key in output.sampled_token_ids:
                 output.prompt_logprobs[key] = logprobs

@@ -67,9 +67,12 @@ class DecodeBatch:
     """Requests that decode, and the core that they are in."""
 
     def __init__(
-        self, runner: ModelRunner, num_seqs: int, context: int, num_steps: int, *, temperature: float = 0.0
+        self, runner: ModelRunner, num_seqs: int, context: int, num_steps: int, params: SamplingParams | None = None
     ) -> None:
-        """Requests whose prompts have `context - 1` tokens, so that the first step has `context` to attend to."""
+        """Requests whose prompts have `context - 1` tokens, so that the first step has `context` to attend to.
+
+        They sample as `params` say, greedily where None, each with a seed of its own.
+        """
         self.runner = runner
         self.num_seqs = num_seqs
         config = _one_step_for_all_prompts(num_seqs, context)
@@ -87,7 +90,8 @@ class DecodeBatch:
         )
         intake = RequestIntake(info, hasher, admission, config)
         self._keys: list[RequestKey] = []
-        params = SamplingParams(max_tokens=num_steps + _MAX_STEPS_TO_START, temperature=temperature, ignore_eos=True)
+        max_tokens = num_steps + _MAX_STEPS_TO_START
+        params = replace(params or SamplingParams(1, temperature=0.0), max_tokens=max_tokens, ignore_eos=True)
         for number in range(num_seqs):
             add = Add(RequestId(number + 1), _prompt(info, number, context - 1), replace(params, seed=number))
             request = intake.accept(add, _CLIENT, ClientRole.FRONTEND)

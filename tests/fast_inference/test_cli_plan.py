@@ -47,11 +47,12 @@ def folder(tmp_path_factory):
 
 
 def test_people_get_a_line_for_each_number(folder):
-    done = plan(folder, "--device", "cpu", "--dtype", "float32", "--num-blocks", "8")
+    done = plan(folder, "--device", "cpu", "--dtype", "float32", "--num-blocks", "8", "--threads", "3")
     assert done.returncode == 0
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert lines["weights"] == "3.9 KiB"
     assert lines["device"] == "cpu, float32"
+    assert lines["threads"] == "3"
     assert lines["KV"] == "cache         256.0 KiB: 8 blocks of 32 tokens, 1,024 bytes per token"
     assert lines["concurrency"] == "1.0 requests of that length"
     assert lines["note:"] == "max_model_len is 256 instead of 512: the KV cache holds no more tokens"

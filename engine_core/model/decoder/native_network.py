@@ -7,14 +7,13 @@ Next: `engine_core/model/kernels/`.
 """
 
 import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine_core.model.attention import AttentionMetadata, RequestSpan
+from engine_core.model.attention import AttentionMetadata
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.rope import rotary_tables
 from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
@@ -22,6 +21,7 @@ from engine_core.model.kernels import bindings
 from engine_core.model.kernels.bindings import GROUP, MAX_HEAD_DIM, MAX_ROW, MAX_TILE_ROWS, PHASES, Format, stride_of
 from engine_core.model.kernels.packing import PackedLinear, interleave_gate_up, pack_linear
 from engine_core.model.kv_tensors import KVTensors
+from engine_core.model.step_spans import StepSpans
 
 _SPAN_TYPE = np.dtype(bindings.Span)
 _NORMS = ("input_norm", "post_attention_norm", "mlp_norm", "post_mlp_norm", "query_norm", "key_norm")
@@ -74,6 +74,7 @@ class NativeDecoderNetwork:
         self._head = pack_linear(weights.head, head_format)
         self._scratch = _Scratch(config)
         self._logits = torch.empty(0)
+        self._decode_tiles = np.zeros((0, 2), dtype=np.int32)
         self._kv_tensors: KVTensors | None = None
         self._decoder: bindings.Decoder | None = None
 
@@ -97,8 +98,9 @@ class NativeDecoderNetwork:
         """`[num_tokens, hidden_size]` fp32 after the last norm; overwritten by the next step."""
         decoder = self._bound_to(kv_tensors)
         num_tokens = len(input_ids)
-        spans, block_ids = _span_array(metadata.spans)
-        tiles = _tiles(spans, self._config.num_heads // self._config.num_kv_heads)
+        step_spans = StepSpans.of(metadata.spans)
+        spans = _span_array(step_spans)
+        tiles = self._tiles(step_spans)
         batch = bindings.Batch(
             *(input_ids.data_ptr(), positions.data_ptr(), spans.ctypes.data, tiles.ctypes.data),
             *(num_tokens, len(spans), len(tiles)),
@@ -107,8 +109,16 @@ class NativeDecoderNetwork:
         self._library.decoder_step(
             ctypes.byref(decoder), ctypes.byref(batch), ctypes.byref(scratch), torch.get_num_threads()
         )
-        del block_ids  # lived as long as the spans' pointers
         return self._scratch.residual[:num_tokens, : self._config.hidden_size]
+
+    def _tiles(self, spans: StepSpans) -> npt.NDArray[np.int32]:
+        """See `_tiles`; those of decodes are always the same."""
+        num_spans, group = len(spans), self._config.num_heads // self._config.num_kv_heads
+        if not spans.are_single or group > MAX_TILE_ROWS:
+            return _tiles(spans.num_queries, group)
+        if len(self._decode_tiles) < num_spans:
+            self._decode_tiles = _tiles(np.ones(2 * num_spans, dtype=np.int32), group)
+        return self._decode_tiles[:num_spans]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[rows, vocab_size]` fp32 for `[rows, hidden_size]`; overwritten by the next call."""
@@ -224,23 +234,21 @@ def _pack_layer(weights: LayerWeights, format: Format) -> _Layer:
     )
 
 
-def _span_array(spans: Sequence[RequestSpan]) -> tuple[np.ndarray, np.ndarray]:
-    """The spans as the kernels take them, and the block tables that they point to."""
-    tables = [span.block_ids for span in spans]
-    block_ids = np.concatenate(tables)
-    starts = np.cumsum([0, *map(len, tables)], dtype=np.uint64)[:-1]
-    array = np.zeros(len(spans), dtype=_SPAN_TYPE)
-    array["block_ids"] = block_ids.ctypes.data + starts * np.uint64(block_ids.itemsize)
-    array["query_start"] = [span.query_start for span in spans]
-    array["num_queries"] = [span.num_queries for span in spans]
-    array["num_computed"] = [span.num_computed_tokens for span in spans]
-    return array, block_ids
+def _span_array(spans: StepSpans) -> np.ndarray:
+    """The spans as the kernels take them; points into the block table."""
+    table = spans.block_table
+    array = np.empty(len(spans), dtype=_SPAN_TYPE)
+    array["block_ids"] = table.ctypes.data + spans.rows * table.strides[0]
+    array["query_start"] = spans.query_starts
+    array["num_queries"] = spans.num_queries
+    array["num_computed"] = spans.num_computed_tokens
+    return array
 
 
-def _tiles(spans: np.ndarray, group: int) -> np.ndarray:
-    """`[num_tiles, 2]` int32: each span and the first of up to `MAX_TILE_ROWS` rows of it; long prompts first."""
-    counts = -(-(spans["num_queries"] * group) // MAX_TILE_ROWS)
-    index = np.repeat(np.arange(len(spans), dtype=np.int32), counts)
+def _tiles(num_queries: npt.NDArray[np.int32], group: int) -> npt.NDArray[np.int32]:
+    """`[num_tiles, 2]`: each span and the first of up to `MAX_TILE_ROWS` rows of it; long prompts first."""
+    counts = -(-(num_queries * group) // MAX_TILE_ROWS)
+    index = np.repeat(np.arange(len(num_queries), dtype=np.int32), counts)
     first = np.arange(len(index), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts)
     tiles = np.stack([index, first * MAX_TILE_ROWS], axis=1).astype(np.int32)
     return np.ascontiguousarray(tiles[np.argsort(counts[index] == 1, kind="stable")])

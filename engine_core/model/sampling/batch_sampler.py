@@ -15,6 +15,7 @@ import torch
 from engine_core.model.sampling.grammar_masks import NO_MASKS, GrammarMaskFiller, GrammarMasks
 from engine_core.model.sampling.sampler import SampledToken, SamplingMetadata, build_sampling_metadata, sample
 from engine_core.model.sampling.state import SamplingState
+from engine_core.model.sampling.token_picker import TORCH_PICKER, TokenPicker
 from engine_core.model.sampling.verification import NOTHING, verified_rows
 from engine_core.outputs import ModelRunnerOutput
 from engine_core.structured_output.grammar import GrammarError
@@ -25,10 +26,17 @@ log = logging.getLogger(__name__)
 class BatchSampler:
     """The sampler of one model runner."""
 
-    def __init__(self, eos_token_ids: Sequence[int], vocab_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        eos_token_ids: Sequence[int],
+        vocab_size: int,
+        device: torch.device,
+        picker: TokenPicker = TORCH_PICKER,
+    ) -> None:
         self._eos_token_ids = eos_token_ids
         self._vocab_size = vocab_size
         self._device = device
+        self._picker = picker
         self._mask_filler = GrammarMaskFiller(vocab_size)
         self._masks: Future[GrammarMasks] | None = None
         self._states: tuple[SamplingState, ...] = ()
@@ -56,7 +64,7 @@ class BatchSampler:
         logits = compute_logits()
         masks = NO_MASKS if self._masks is None else self._masks.result()
         try:
-            sampled = sample(logits, self._metadata_for(tuple(states)), masks)
+            sampled = sample(logits, self._metadata_for(tuple(states)), masks, self._picker)
         except Exception:  # one row must not take the others with it
             log.exception("%d rows could not be sampled together; once more one by one", len(states))
             sampled = self._sample_one_by_one(states, compute_logits(), masks)
@@ -87,7 +95,8 @@ class BatchSampler:
                 sampled.append(SampledToken(0, "sampler_error"))
                 continue
             try:
-                sampled += sample(logits[row : row + 1], self._build_metadata([state]), masks.of_row(row))
+                metadata = self._build_metadata([state])
+                sampled += sample(logits[row : row + 1], metadata, masks.of_row(row), self._picker)
             except Exception:  # lost alone
                 log.exception("request %d could not be sampled", state.key)
                 sampled.append(SampledToken(0, "sampler_error"))

@@ -1,9 +1,15 @@
 """What the runner remembers, and how a step is laid out."""
 
+import itertools
+from typing import NamedTuple
+
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine_core.model.input_batch import InputBatch
-from engine_core.outputs import NewRequestData, RequestKey, ScheduledRequest, SchedulerOutput
+from engine_core.outputs import ModelRunnerOutput, NewRequestData, RequestKey, ScheduledRequest, SchedulerOutput
 from ipc.messages import Task
 from ipc.sampling_params import SamplingParams
 
@@ -23,6 +29,14 @@ def apply(batch, new_requests=(), items=(), dropped=()):
     return batch.build(items) if items else None
 
 
+def sample(batch, **token_ids):
+    """`k1=77`: request 1 goes on by token 77."""
+    sampled = {RequestKey(int(name[1:])): token_id for name, token_id in token_ids.items()}
+    for key, token_id in sampled.items():
+        batch._requests[key].sampling.append(token_id)
+    batch.append_tokens(ModelRunnerOutput(sampled_token_ids=sampled))
+
+
 def test_a_step_is_laid_out_request_by_request():
     batch = InputBatch(block_size=16, vocab_size=1000)
     items = [scheduled(1, 0, 3, [5]), scheduled(2, 16, 2, [7], is_last=False)]
@@ -38,8 +52,8 @@ def test_a_step_is_laid_out_request_by_request():
 
 def test_a_decode_reads_the_token_that_was_sampled():
     batch = InputBatch(block_size=16, vocab_size=1000)
-    first = apply(batch, [new(1, [11, 12])], [scheduled(1, 0, 2, [0])])
-    first.sampling_requests[0].sampling.append(77)
+    apply(batch, [new(1, [11, 12])], [scheduled(1, 0, 2, [0])])
+    sample(batch, k1=77)
     inputs = apply(batch, (), [scheduled(1, 2, 1)])
     assert (inputs.input_ids.tolist(), inputs.positions.tolist()) == ([77], [2])
     assert inputs.sampling_requests[0].sampling.num_output_tokens == 1
@@ -48,8 +62,7 @@ def test_a_decode_reads_the_token_that_was_sampled():
 def test_draft_tokens_follow_the_last_known_one_and_each_is_sampled_from():
     batch = InputBatch(block_size=16, vocab_size=1000)
     apply(batch, [new(1, range(100, 116)), new(2, [7])], [scheduled(1, 0, 16, [5]), scheduled(2, 0, 1, [3])])
-    batch._requests[RequestKey(1)].sampling.append(77)
-    batch._requests[RequestKey(2)].sampling.append(78)
+    sample(batch, k1=77, k2=78)
     with_draft = ScheduledRequest(RequestKey(1), 16, 3, (8,), True, (50, 51))
     inputs = apply(batch, (), [with_draft, scheduled(2, 1, 1)])
     assert inputs.input_ids.tolist() == [77, 50, 51, 78]
@@ -88,3 +101,78 @@ def test_too_few_blocks_are_refused():
     batch = InputBatch(block_size=16, vocab_size=1000)
     with pytest.raises(ValueError, match="1 blocks"):
         apply(batch, [new(1, range(20))], [scheduled(1, 0, 20, [3])])
+
+
+class PlainToken(NamedTuple):
+    """A token of a flat batch."""
+
+    key: int
+    token_id: int
+    position: int
+    block_id: int
+    is_sampled_from: bool
+
+
+class PlainRequest:
+    """A request in lists: the straightforward construction of its part of a step."""
+
+    def __init__(self, key, prompt):
+        self.key = key
+        self.token_ids = list(prompt)
+        self.block_ids = []
+        self.num_computed = 0
+
+    @property
+    def num_left(self):
+        return len(self.token_ids) - self.num_computed
+
+    def schedule(self, count, drafts, free_blocks):
+        """The next `count` tokens and drafts: the item of the step, and the tokens that it must become."""
+        start, end, is_last = self.num_computed, self.num_computed + count + len(drafts), count == self.num_left
+        new_blocks = [next(free_blocks) for _ in range(-(-end // 16) - len(self.block_ids))]
+        self.block_ids += new_blocks
+        self.num_computed += count
+        known = [*self.token_ids, *drafts]
+        tokens = [
+            PlainToken(self.key, known[at], at, self.block_ids[at // 16], is_last and at >= self.num_computed - 1)
+            for at in range(start, end)
+        ]
+        return ScheduledRequest(RequestKey(self.key), start, end - start, tuple(new_blocks), is_last, drafts), tokens
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_life_of_requests_is_laid_out_as_by_lists(data):
+    batch, keys, free_blocks = InputBatch(block_size=16, vocab_size=10_000), itertools.count(1), itertools.count()
+    plain: dict[int, PlainRequest] = {}
+    for _ in range(data.draw(st.integers(1, 12))):
+        dropped = [key for key in plain if data.draw(st.integers(0, 9)) == 0]
+        for key in dropped:
+            del plain[key]
+        new_requests = []
+        for key in itertools.islice(keys, data.draw(st.sampled_from([0, 0, 1, 2, 9]))):
+            plain[key] = PlainRequest(key, range(key * 100, key * 100 + data.draw(st.integers(1, 70))))
+            new_requests.append(new(key, plain[key].token_ids))
+        items, expected = [], []
+        for request in plain.values():
+            count = data.draw(st.sampled_from([0, 1, request.num_left, request.num_left]))
+            drafts = (7, 8, 9) if count == request.num_left and data.draw(st.integers(0, 4)) == 0 else ()
+            if count:
+                item, tokens = request.schedule(count, drafts, free_blocks)
+                items.append(item)
+                expected += tokens
+        inputs = apply(batch, new_requests, items, dropped)
+        if inputs is None:
+            continue
+        assert inputs.input_ids.tolist() == [token.token_id for token in expected]
+        assert inputs.positions.tolist() == [token.position for token in expected]
+        slots = np.concatenate([span.slots[span.num_computed_tokens :] for span in inputs.spans])
+        assert slots.tolist() == [token.block_id * 16 + token.position % 16 for token in expected]
+        assert inputs.sampling_rows.tolist() == [row for row, token in enumerate(expected) if token.is_sampled_from]
+        sampled_keys = [token.key for token in expected if token.is_sampled_from]
+        assert [request.key for request in inputs.sampling_requests] == sampled_keys
+        sampled = {key: data.draw(st.integers(0, 9999)) for key in sampled_keys}
+        sample(batch, **{f"k{key}": token_id for key, token_id in sampled.items()})
+        for key, token_id in sampled.items():
+            plain[key].token_ids.append(token_id)
+    assert len(batch) == len(plain)

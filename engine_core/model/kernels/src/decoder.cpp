@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "sampling.h"
 
 extern "C" struct Layer {
     Linear qkv, output, gate_up, down;

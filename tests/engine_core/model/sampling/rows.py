@@ -10,6 +10,7 @@ import torch
 from engine_core.model.sampling.grammar_masks import NO_MASKS, GrammarMasks
 from engine_core.model.sampling.sampler import build_sampling_metadata, sample
 from engine_core.model.sampling.state import SamplingState
+from engine_core.model.sampling.token_picker import TORCH_PICKER
 from engine_core.outputs import NewRequestData, RequestKey
 from ipc.messages import Task
 from ipc.sampling_params import SamplingParams
@@ -45,6 +46,6 @@ def masks_of(allowed: dict[int, np.ndarray]) -> GrammarMasks:
     return GrammarMasks(words, {})
 
 
-def sample_rows(logits, states, masks=NO_MASKS):
+def sample_rows(logits, states, masks=NO_MASKS, picker=TORCH_PICKER):
     """One `SampledToken` per row; the logits are left as they are."""
-    return sample(logits.clone(), metadata_of(states, logits.shape[-1]), masks)
+    return sample(logits.clone(), metadata_of(states, logits.shape[-1]), masks, picker)

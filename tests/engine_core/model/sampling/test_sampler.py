@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from engine_core.model.kernels.bindings import load_library
+from engine_core.model.kernels.build import kernel_library
+from engine_core.model.sampling.native_token_picker import NativeTokenPicker
 from engine_core.model.sampling.sampler import process_logits
+from engine_core.model.sampling.token_picker import TORCH_PICKER, best_tokens
 from ipc.sampling_params import TokenBias
 from tests.engine_core.model.sampling import reference
 from tests.engine_core.model.sampling.rows import EOS, make_state, masks_of, metadata_of, sample_rows, with_seed
@@ -54,6 +58,12 @@ def feature(request):
     return FEATURES[request.param]
 
 
+@pytest.fixture(params=["torch", "native"])
+def picker(request):
+    """What is said of the sampler holds for the kernel too."""
+    return TORCH_PICKER if request.param == "torch" else NativeTokenPicker(load_library(kernel_library()))
+
+
 def random_logits(vocab_size, seed, rows=1):
     return torch.randn(rows, vocab_size, generator=torch.Generator().manual_seed(seed)) * 3
 
@@ -68,7 +78,8 @@ def test_logits_argmax_and_kept_set_equal_the_reference(feature, vocab_size, see
     state, logits = make_state(PROMPT, OUTPUT, **feature), random_logits(vocab_size, seed)
     metadata = metadata_of([state], vocab_size)
     expected = expected_logits(logits[0].numpy(), state)
-    best = process_logits(logits, metadata)
+    process_logits(logits, metadata)
+    best = best_tokens(logits)
     weights = metadata.random.weights(logits, best.values)[0].double().numpy()
     np.testing.assert_allclose(logits[0].numpy(), expected, rtol=1e-5, atol=1e-5)
     assert best.indices.item() == expected.argmax()
@@ -77,14 +88,14 @@ def test_logits_argmax_and_kept_set_equal_the_reference(feature, vocab_size, see
     np.testing.assert_allclose(weights / weights.sum(), probabilities, rtol=1e-4, atol=1e-9)
 
 
-def test_the_draws_follow_the_distribution_of_the_reference(feature):
+def test_the_draws_follow_the_distribution_of_the_reference(feature, picker):
     num_draws, rows = 20_000, 2_000
     logits = random_logits(1000, seed=9)
     state = make_state(PROMPT, OUTPUT, **feature)
     counts = np.zeros(1000)
     for first in range(0, num_draws, rows):
         states = [with_seed(state, first + row) for row in range(rows)]
-        tokens = sample_rows(logits.expand(rows, -1), states)
+        tokens = sample_rows(logits.expand(rows, -1), states, picker=picker)
         counts += np.bincount([token.token_id for token in tokens], minlength=1000)
     expected = num_draws * reference.probabilities(expected_logits(logits[0].numpy(), state), state.params)
     statistic, degrees = reference.chi_square(counts, expected)
@@ -92,10 +103,10 @@ def test_the_draws_follow_the_distribution_of_the_reference(feature):
     assert statistic < reference.chi_square_limit(degrees)
 
 
-def test_greedy_takes_the_argmax_of_the_reference(feature):
+def test_greedy_takes_the_argmax_of_the_reference(feature, picker):
     logits = random_logits(1000, seed=4, rows=5)
     states = [make_state(PROMPT, OUTPUT, **{**feature, "temperature": 0.0}) for _ in range(5)]
-    tokens = [token.token_id for token in sample_rows(logits, states)]
+    tokens = [token.token_id for token in sample_rows(logits, states, picker=picker)]
     assert tokens == [expected_logits(row.numpy(), states[0]).argmax() for row in logits]
 
 
@@ -109,17 +120,18 @@ def mixed_rows():
 
 
 @pytest.mark.parametrize("vocab_size", [1000, 49_153])
-def test_a_row_gives_the_same_alone_in_a_batch_and_in_another_order(vocab_size):
+def test_a_row_gives_the_same_alone_in_a_batch_and_in_another_order(vocab_size, picker):
     states = mixed_rows()
     logits = random_logits(vocab_size, seed=5, rows=len(states))
     allowed = {row: logits[row].numpy() > 0 for row in range(0, len(states), 3)}
-    together = sample_rows(logits, states, masks_of(allowed))
+    together = sample_rows(logits, states, masks_of(allowed), picker=picker)
     alone = [
-        sample_rows(logits[row : row + 1], [state], masks_of(allowed).of_row(row))[0]
+        sample_rows(logits[row : row + 1], [state], masks_of(allowed).of_row(row), picker=picker)[0]
         for row, state in enumerate(states)
     ]
     last = len(states) - 1
-    reordered = sample_rows(logits.flip(0), states[::-1], masks_of({last - row: mask for row, mask in allowed.items()}))
+    flipped_masks = masks_of({last - row: mask for row, mask in allowed.items()})
+    reordered = sample_rows(logits.flip(0), states[::-1], flipped_masks, picker=picker)
     assert together == alone == reordered[::-1]
 
 
@@ -129,7 +141,8 @@ def test_kept_sets_are_bit_identical_alone_and_in_a_batch():
 
     def weights(rows, states):
         rows, metadata = rows.clone(), metadata_of(states, 49_152)
-        return metadata.random.weights(rows, process_logits(rows, metadata).values)
+        process_logits(rows, metadata)
+        return metadata.random.weights(rows, best_tokens(rows).values)
 
     together = weights(logits, states)
     for row, state in enumerate(states):
@@ -137,37 +150,40 @@ def test_kept_sets_are_bit_identical_alone_and_in_a_batch():
 
 
 @pytest.mark.parametrize("item", [{"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}, {"temperature": 1.1e-5}])
-def test_filters_at_their_limit_leave_the_best_token(item):
+def test_filters_at_their_limit_leave_the_best_token(item, picker):
     logits = random_logits(500, seed=7, rows=20)
-    tokens = sample_rows(logits, [make_state(seed=seed, **item) for seed in range(20)])
+    tokens = sample_rows(logits, [make_state(seed=seed, **item) for seed in range(20)], picker=picker)
     assert [token.token_id for token in tokens] == logits.argmax(dim=-1).tolist()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_row_without_a_finite_maximum_fails_alone(bad):
+def test_a_row_without_a_finite_maximum_fails_alone(bad, picker):
     logits = random_logits(50, seed=8, rows=4)
     states = [make_state(temperature=0.0), make_state(top_p=0.9), make_state(top_k=5), make_state(temperature=0.0)]
-    whole = sample_rows(logits, states)
+    whole = sample_rows(logits, states, picker=picker)
     logits[1, 17] = bad
     logits[3, 0] = bad
-    sampled = sample_rows(logits, states)
+    sampled = sample_rows(logits, states, picker=picker)
     assert [token.failure for token in sampled] == ["", "nan_logits", "", "nan_logits"]
     assert [sampled[row] for row in (0, 2)] == [whole[row] for row in (0, 2)]
 
 
-def test_nan_behind_a_grammars_mask_fails_nevertheless():
+def test_nan_behind_a_grammars_mask_fails_nevertheless(picker):
     logits = random_logits(64, seed=8)
     logits[0, 17] = math.nan
     allowed = np.zeros(64, dtype=bool)
     allowed[3] = True
-    assert sample_rows(logits, [make_state()], masks_of({0: allowed}))[0].failure == "nan_logits"
+    assert sample_rows(logits, [make_state()], masks_of({0: allowed}), picker=picker)[0].failure == "nan_logits"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_row_whose_every_token_is_forbidden_fails_alone(temperature):
+def test_a_row_whose_every_token_is_forbidden_fails_alone(temperature, picker):
     logits = random_logits(50, seed=8, rows=2)
     nothing = make_state(temperature=temperature, allowed_token_ids=(4,), bad_words_token_ids=((4,),))
-    assert [token.failure for token in sample_rows(logits, [nothing, make_state()])] == ["no_token_left", ""]
+    assert [token.failure for token in sample_rows(logits, [nothing, make_state()], picker=picker)] == [
+        "no_token_left",
+        "",
+    ]
 
 
 def test_an_unused_feature_is_not_there():
@@ -175,8 +191,8 @@ def test_an_unused_feature_is_not_there():
     assert (metadata.processors, metadata.random, metadata.logprob_rows) == ((), None, {})
 
 
-def test_bfloat16_logits_are_sampled_in_float32():
+def test_bfloat16_logits_are_sampled_in_float32(picker):
     logits = random_logits(1000, seed=3).to(torch.bfloat16)
     state = make_state(PROMPT, OUTPUT, temperature=0.0, frequency_penalty=1e-3)
     expected = expected_logits(logits[0].float().numpy(), state)
-    assert sample_rows(logits, [state])[0].token_id == expected.argmax()
+    assert sample_rows(logits, [state], picker=picker)[0].token_id == expected.argmax()
