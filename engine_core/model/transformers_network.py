@@ -19,6 +19,8 @@ from engine_core.model.request_span import RequestSpan
 from engine_core.model.transformers_attention import ATTENTION_NAME, register_attention
 from ipc.errors import ConfigError
 
+_MAX_MESSAGE = 200
+"""Characters of a foreign message that are shown."""
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 _UNSUPPORTED_SETTINGS: tuple[tuple[str, tuple[object, ...]], ...] = (
     # name in the config, and the values with which the model is an ordinary one
@@ -134,7 +136,7 @@ def _read_config(model_dir: Path) -> Any:
 
     try:
         return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except _failures() as error:
         raise ConfigError(f"cannot use {model_dir / 'config.json'}: {_line(error)}") from error
 
 
@@ -181,7 +183,6 @@ def _check_rope(rope: dict[str, Any], text: Any, max_model_len: int) -> None:
 
 def _load(model_dir: Path, config: Any, dtype: torch.dtype) -> Any:
     import transformers
-    from safetensors import SafetensorError
 
     auto_model: Any = transformers.AutoModelForCausalLM
     try:
@@ -195,7 +196,7 @@ def _load(model_dir: Path, config: Any, dtype: torch.dtype) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+    except _failures() as error:
         raise ConfigError(f"cannot load {model_dir}: {_line(error)}") from error
     missing = sorted(loading["missing_keys"])
     if missing:
@@ -203,7 +204,16 @@ def _load(model_dir: Path, config: Any, dtype: torch.dtype) -> Any:
     return network.eval()
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """What transformers raises for files that it cannot use; a strange config can break it anywhere."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    usual: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+    return (*usual, AssertionError, ImportError, RuntimeError, StrictDataclassError, SafetensorError)
+
+
 def _line(error: BaseException) -> str:
-    """The first line of an error, with its type."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    """An error in one line, with its type."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:_MAX_MESSAGE]}" if text else type(error).__name__

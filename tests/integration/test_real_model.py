@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import time
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -203,3 +206,17 @@ def test_a_message_of_anthropics_api_is_it_too(server):
     assert message["stop_reason"] == "end_turn"
     deltas = [event["delta"]["text"] for event in events if event["type"] == "content_block_delta"]
     assert "".join(deltas) == PARIS
+
+
+def cpu_time_s(pids):
+    """User and system time of all threads of these processes."""
+    stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
+
+
+def test_nothing_spins_once_the_answers_are_given(server, client):
+    client.chat.completions.create(model=MODEL, messages=FRANCE, max_tokens=8)
+    pids = [server.process.pid, *server.child_pids]
+    before = cpu_time_s(pids)
+    time.sleep(4)
+    assert cpu_time_s(pids) - before < 0.25  # beats take some 0.03; one spinning thread takes 4
