@@ -7,16 +7,14 @@ and the flag that would work.
 Next: `engine_core/model/kv_tensors.py` allocates what the plan says.
 """
 
-import json
 import math
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from engine_core.config_values import ConfigValues, read_json_object
 from engine_core.cpus import available_cpus
 from engine_core.device import DTYPE_BYTES, DeviceType, DtypeName, available_bytes, resolve_device, resolve_dtype
+from engine_core.weight_files import stored_tensors
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
 
@@ -24,7 +22,6 @@ CPU_KV_SHARE = 0.5
 """Most of the memory left after the weights that the KV cache takes by default on CPU."""
 CUDA_KV_SHARE = 0.9
 MIN_BLOCKS = 2
-_MAX_HEADER_BYTES = 100 * 2**20
 _LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx")
 _FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
@@ -131,23 +128,27 @@ def read_model_shape(model_dir: Path) -> ModelShape:
     Raises:
         ConfigError: a file is missing or malformed, or the config lacks a size.
     """
-    try:
-        config = json.loads((model_dir / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {model_dir / 'config.json'}: {error}") from error
-    text: Mapping[str, Any] = config.get("text_config") or config
+    config = ConfigValues(read_json_object(model_dir / "config.json"))
+    text = config
+    if not config.is_null("text_config"):
+        text = ConfigValues(config["text_config"], where="config.json: text_config")
     hidden_size = _size(text, "hidden_size", "n_embd", "d_model")
     num_heads = _size(text, "num_attention_heads", "n_head", "n_heads")
+    head_dim = _optional_size(text, "head_dim") or hidden_size // num_heads
+    if not head_dim:
+        raise ConfigError(f"config.json: hidden_size {hidden_size} is too small for {num_heads} heads")
     return ModelShape(
         num_layers=_size(text, "num_hidden_layers", "n_layer", "n_layers"),
         num_heads=num_heads,
-        num_kv_heads=text.get("num_key_value_heads") or num_heads,
-        head_dim=text.get("head_dim") or hidden_size // num_heads,
+        num_kv_heads=_optional_size(text, "num_key_value_heads") or num_heads,
+        head_dim=head_dim,
         hidden_size=hidden_size,
-        intermediate_size=text.get("intermediate_size") or text.get("n_inner") or 4 * hidden_size,
+        intermediate_size=_optional_size(text, "intermediate_size", "n_inner") or 4 * hidden_size,
         vocab_size=_size(text, "vocab_size"),
-        max_model_len=next((text[key] for key in _LENGTH_KEYS if text.get(key)), 0),
-        num_parameters=sum(_num_parameters(path) for path in _weight_files(model_dir)),
+        max_model_len=_optional_size(text, *_LENGTH_KEYS),
+        num_parameters=sum(
+            math.prod(tensor.shape) for tensor in stored_tensors(model_dir).values() if tensor.dtype in _FLOAT_DTYPES
+        ),
     )
 
 
@@ -296,44 +297,17 @@ def _blocks_for(model_len: int, num_blocks: int, block_size: int, block_bytes: i
     return max(num_blocks, needed)
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- sizes of the config ---------------------------------------------------------------------------------------------
 
 
-def _size(config: Mapping[str, Any], *names: str) -> int:
-    for name in names:
-        if isinstance(config.get(name), int):
-            return int(config[name])
-    raise ConfigError(f"config.json lacks {names[0]}: not a decoder-only language model that this server knows")
+def _size(values: ConfigValues, *names: str) -> int:
+    """The first of these keys that the config has."""
+    size = _optional_size(values, *names)
+    if not size:
+        raise ConfigError(f"config.json lacks {names[0]}: not a decoder-only language model that this server knows")
+    return size
 
 
-def _weight_files(model_dir: Path) -> list[Path]:
-    index = model_dir / "model.safetensors.index.json"
-    try:
-        if index.is_file():
-            files = [model_dir / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-        else:
-            files = sorted(model_dir.glob("*.safetensors"))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ConfigError(f"malformed {index}") from error
-    if not files:
-        raise ConfigError(f"{model_dir} has no *.safetensors weights (other formats are not read)")
-    return files
-
-
-def _num_parameters(path: Path) -> int:
-    """Parameters in a safetensors file: its header is a u64 length and a JSON map of names to shapes."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _MAX_HEADER_BYTES:
-                raise ConfigError(f"malformed {path}: a header of {length} bytes")
-            encoded = file.read(length)
-        if len(encoded) != length:
-            raise ConfigError(f"malformed {path}: it ends inside its header")
-        header: dict[str, Any] = json.loads(encoded)
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        return sum(math.prod(entry["shape"]) for entry in tensors if entry["dtype"] in _FLOAT_DTYPES)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"malformed {path}") from error
+def _optional_size(values: ConfigValues, *names: str) -> int:
+    """The same, or 0 where the config has none of them or null."""
+    return next((values.integer(name) for name in names if not values.is_null(name)), 0)

@@ -1,7 +1,8 @@
 """`fast-inference bench serve|throughput|latency`: the flags and what is printed.
 
 Results go to stdout, what happens meanwhile to stderr. Exit status 1 where a request failed or nothing could be
-measured, with one line that says why. Everything slow to import is imported by the command.
+measured, with one line that says why. After SIGINT and SIGTERM, what was complete is printed, and one line; the status
+is 130 or 143. Everything slow to import is imported by the command.
 Next: `bench/commands.py`.
 """
 
@@ -10,10 +11,13 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fast_inference.flags import FlagParser
 from ipc.exit_codes import EXIT_CONFIG_ERROR
+
+if TYPE_CHECKING:
+    from fast_inference.bench.interruption import Interruption
 
 _ENDPOINTS = ("/v1/completions", "/v1/chat/completions")
 Number = TypeVar("Number", int, float)
@@ -25,7 +29,7 @@ class _BenchParser(FlagParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse what comes before `--`."""
         arguments = list(args or ())
-        own, server_flags = _split_at_dashes(arguments)
+        own, server_flags = split_at_dashes(arguments)
         namespace, unknown = super().parse_known_args(own, namespace)
         namespace.server_flags = server_flags
         return namespace, unknown
@@ -175,13 +179,24 @@ def _add_common_flags(parser: argparse.ArgumentParser, default_model: str) -> No
 
 
 def _run_command(name: str, flags: argparse.Namespace) -> int:
+    from fast_inference.bench.interruption import Interrupted, Interruption
+
+    try:
+        with Interruption() as interruption:
+            return _run_interruptible(name, flags, interruption)
+    except Interrupted as interrupted:
+        print(f"error: {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
+
+
+def _run_interruptible(name: str, flags: argparse.Namespace, interruption: "Interruption") -> int:
     from fast_inference.bench import commands
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     command = getattr(commands, name)
-    failed = command(flags, without_secrets(sys.argv[1:]), tell, print)
+    failed = command(flags, without_secrets(sys.argv[1:]), tell, print, interruption)
     if failed:
         print(f"error: {failed} requests failed", file=sys.stderr)
     return EXIT_CONFIG_ERROR if failed else 0
@@ -199,7 +214,8 @@ def without_secrets(argv: Sequence[str]) -> list[str]:
     return shown
 
 
-def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
+def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What comes before `--`, and what comes after it."""
     if "--" not in arguments:
         return arguments, []
     index = arguments.index("--")

@@ -49,10 +49,11 @@ class ModelConfig(_Section):
     model_impl: Literal["auto", "native", "transformers"] = Field(
         "auto", description="'native': our own code for the architecture; 'auto': that where it fits, else transformers"
     )
-    quantization: Literal["none", "int8", "int8-dynamic"] = Field(
+    quantization: Literal["none", "int8", "int8-dynamic", "int4"] = Field(
         "none",
         description="on CPU: 'int8' halves what a step reads and changes next to nothing; 'int8-dynamic' computes in "
-        "int8, which is faster for many requests and less exact",
+        "int8, which is faster for many requests and less exact; 'int4' reads a quarter, and keeps the weights of a "
+        "GGUF file in Q4_1 or Q4_0 as they are",
     )
     cpu_kernels: bool = Field(True, description="use compiled kernels on CPU; plain torch where there is no compiler")
     pooling: Literal["mean", "last", "cls"] = Field(
@@ -101,8 +102,11 @@ class SchedulerConfig(_Section):
     batch_share: float = Field(
         0.12, gt=0, lt=1, description="share of the core that batch requests keep while online requests want all of it"
     )
-    step_time_target: float = Field(
-        0.1, gt=0, description="seconds: prefill chunks shrink until a step that also decodes takes no longer"
+    step_time_target: float | None = Field(
+        None,
+        gt=0,
+        description="seconds that a step which also decodes may take, for which prefill chunks shrink; where not set, "
+        "2.5 times what its decodes take alone, and more where many requests wait",
     )
     queue_timeout: float = Field(0.0, ge=0, description="seconds after which a waiting request fails; 0 never")
     request_timeout: float = Field(0.0, ge=0, description="seconds after which any request fails; 0 never")

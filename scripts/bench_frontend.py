@@ -22,9 +22,7 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 import urllib.parse
 from collections import deque
@@ -37,13 +35,12 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fast_inference.ready_message import url_in_ready_line
+from fast_inference.bench.own_server import own_server
 from ipc.client import EngineClient
 from ipc.endpoints import RunDir
 from ipc.messages import ClientRole
 from ipc.sampling_params import SamplingParams
 
-LAUNCH = Path(__file__).resolve().parent / "launch.py"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BLOCK_SIZE = 32
 EVENT = b'data: {"id"'
@@ -188,26 +185,14 @@ def cpu_seconds_of(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def own_server(arguments: argparse.Namespace, fake_step_ms: float) -> Iterator[Server]:
+def fake_server(arguments: argparse.Namespace, fake_step_ms: float) -> Iterator[Server]:
     """Start one that leaves the frontends to be the limit, and stop it in the end."""
     longest = max(arguments.max_tokens, LONGEST_WATCH_TOKENS)
     num_blocks = (arguments.streams + 1) * (arguments.max_tokens // BLOCK_SIZE + 4) + longest // BLOCK_SIZE
-    with tempfile.TemporaryDirectory(prefix="bench-frontend-") as folder:
-        run_dir = RunDir(Path(folder) / "run")
-        command = [sys.executable, str(LAUNCH), "fake", "--port", "0"]
-        command += ["--run-dir", str(run_dir.path), "--frontends", str(arguments.frontends), "--log-level", "warning"]
-        command += ["--max-num-seqs", str(arguments.streams + 1), "--num-blocks", str(num_blocks)]
-        command += ["--fake-step-ms", str(fake_step_ms)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        try:
-            assert process.stdout is not None
-            url = url_in_ready_line(process.stdout.readline())
-            if url is None:
-                raise SystemExit("the server did not start")
-            yield Server(url, run_dir)
-        finally:
-            process.terminate()
-            process.communicate()
+    flags = ["fake", "--frontends", str(arguments.frontends), "--fake-step-ms", str(fake_step_ms)]
+    flags += ["--max-num-seqs", str(arguments.streams + 1), "--num-blocks", str(num_blocks)]
+    with own_server(flags) as server:
+        yield Server(server.url, server.run_dir)
 
 
 async def measure_cost(server: Server, arguments: argparse.Namespace, label: str, **fields: object) -> None:
@@ -313,7 +298,7 @@ def main() -> None:
         if arguments.url is not None:
             run(MEASUREMENTS[name], Server(arguments.url, RunDir(arguments.run_dir)), arguments)
             continue
-        with own_server(arguments, LONG_STEP_MS if name == "first-chunk" else arguments.fake_step_ms) as server:
+        with fake_server(arguments, LONG_STEP_MS if name == "first-chunk" else arguments.fake_step_ms) as server:
             run(MEASUREMENTS[name], server, arguments)
 
 

@@ -32,6 +32,7 @@ VARIANTS: tuple[tuple[str, torch.dtype, Quantization, bool], ...] = (
     ("bfloat16", torch.bfloat16, "none", True),
     ("int8", torch.bfloat16, "int8", True),
     ("int8-dynamic", torch.bfloat16, "int8-dynamic", True),
+    ("int4", torch.bfloat16, "int4", True),
 )
 
 

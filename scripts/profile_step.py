@@ -16,113 +16,35 @@ import gc
 import statistics
 import sys
 import tempfile
-import time
-from array import array
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine_core.admission import Admission
-from engine_core.core import ClientOutputs, EngineCore
-from engine_core.kv_cache.block_hash import BlockHasher
-from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.model.model_runner import TorchModelRunner
 from engine_core.outputs import ModelRunner
-from engine_core.request import ClientSlot
-from engine_core.request_intake import RequestIntake
-from engine_core.scheduler.scheduler import Scheduler
-from engine_core.stop_check import StopCheck
-from engine_core.structured_output.grammar_compiler import GrammarCompiler
+from fast_inference.bench.decode_batch import BLOCK_SIZE, DecodeBatch, blocks_of, encode_step, load_runner
+from fast_inference.bench.stopwatch import Stopwatch
 from fast_inference.model_store import resolve_model
-from ipc import codec
-from ipc.config import FAKE_MODEL, CacheConfig, FakeModelConfig, ModelConfig, SchedulerConfig
-from ipc.messages import Add, ClientRole, RequestId, Step
+from ipc.config import FAKE_MODEL, CacheConfig, FakeModelConfig, ModelConfig
 from ipc.sampling_params import SamplingParams
 
-BLOCK_SIZE = 32
-CLIENT = ClientSlot(1)
 NUM_WARM_UP_STEPS = 10
-NUM_SPARE_TOKENS = 64
-"""Output tokens that those may have who began to decode before the others."""
 
 
-class Stopwatch:
-    """Seconds that wrapped methods took, call by call."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = {}
-
-    def wrap(self, owner: object, method: str, name: str) -> None:
-        """Time every call of a method of one object, as `name`."""
-        setattr(owner, method, self.timed(getattr(owner, method), name))
-
-    def timed(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """The same function, timed."""
-        times = self.seconds.setdefault(name, [])
-
-        def timed(*arguments: Any, **keywords: Any) -> Any:
-            started_at = time.perf_counter()
-            try:
-                return function(*arguments, **keywords)
-            finally:
-                times.append(time.perf_counter() - started_at)
-
-        return timed
-
-
-def load_runner(
-    arguments: argparse.Namespace, scheduling: SchedulerConfig, num_blocks: int, folder: Path
-) -> ModelRunner:
+def make_runner(arguments: argparse.Namespace, folder: Path) -> ModelRunner:
     """The fake model, with its tokenizer in the folder, or a real one."""
-    cache = CacheConfig(block_size=BLOCK_SIZE, num_blocks=num_blocks)
+    num_blocks = blocks_of(arguments.running, arguments.context, NUM_WARM_UP_STEPS + arguments.steps)
     if arguments.model == FAKE_MODEL:
         from engine_core.model.fake_runner import FakeModelRunner
 
+        cache = CacheConfig(block_size=BLOCK_SIZE, num_blocks=num_blocks)
         return FakeModelRunner(ModelConfig(model=FAKE_MODEL), cache, FakeModelConfig(), folder)
-    from engine_core.model.loader import load_model_runner
-
     model_dir = resolve_model(arguments.model, lambda stage, fraction: print(stage, file=sys.stderr))
     model = ModelConfig(model=model_dir, threads=arguments.threads)
-    return load_model_runner(model, cache, scheduling, lambda stage: print(stage, file=sys.stderr))
+    return load_runner(model, arguments.running, num_blocks, lambda stage: print(stage, file=sys.stderr))
 
 
-def build_core(arguments: argparse.Namespace, stopwatch: Stopwatch, folder: Path) -> EngineCore:
-    """A core with all requests of the batch added, as `engine_core/process.py` builds it."""
-    num_seqs = arguments.running
-    max_tokens = arguments.steps + NUM_WARM_UP_STEPS + NUM_SPARE_TOKENS
-    scheduling = SchedulerConfig(
-        max_num_seqs=num_seqs, max_num_batched_tokens=max(2048, num_seqs), step_time_target=60.0
-    )
-    num_blocks = num_seqs * ((arguments.prompt + max_tokens) // BLOCK_SIZE + 2)
-    runner = load_runner(arguments, scheduling, num_blocks, folder)
-    hasher, admission = BlockHasher(BLOCK_SIZE), Admission(scheduling)
-    kv_cache = KVCacheManager(num_blocks, hasher, enable_prefix_caching=True)
-    scheduler = Scheduler(scheduling, kv_cache)
-    info = runner.info
-    grammars = GrammarCompiler(Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *_: None)
-    stop_check = StopCheck(info.eos_token_ids, info.max_model_len)
-    core = EngineCore(runner, scheduler, kv_cache, stop_check, admission, grammars)
-    intake = RequestIntake(info, hasher, admission, scheduling)
-    for number in range(num_seqs):
-        prompt = array("i", [(number + position) % info.vocab_size for position in range(arguments.prompt)])
-        params = SamplingParams(
-            max_tokens=max_tokens,
-            temperature=arguments.temperature,
-            top_p=arguments.top_p,
-            seed=number,
-            ignore_eos=True,
-        )
-        core.add_request(intake.accept(Add(RequestId(number + 1), prompt, params), CLIENT, ClientRole.FRONTEND))
-    stopwatch.wrap(scheduler, "schedule", "schedule")
-    stopwatch.wrap(runner, "execute", "execute")
-    stopwatch.wrap(core, "step", "step")
-    if arguments.model != FAKE_MODEL:
-        watch_parts(stopwatch, runner)
-    return core
-
-
-def watch_parts(stopwatch: Stopwatch, runner: Any) -> None:
+def watch_parts(stopwatch: Stopwatch, runner: TorchModelRunner) -> None:
     """Time what a `TorchModelRunner` calls in each step."""
     stopwatch.wrap(runner._batch, "build", "inputs")
     stopwatch.wrap(runner._network, "hidden_states", "network")
@@ -148,27 +70,24 @@ def parts_of_execute(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
     }
 
 
-def encode(outputs: ClientOutputs) -> list[bytes]:
-    """The STEP message of these outputs."""
-    message = Step(1, 1, outputs.request_ids, outputs.token_ids, tuple(outputs.finished))
-    return codec.encode(message, 1)
-
-
 def profile(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     """Seconds of each part, one number for each measured step."""
-    stopwatch = Stopwatch()
-    core = build_core(arguments, stopwatch, folder)
-    encode_timed = stopwatch.timed(encode, "encode")
-    while len(core.step()[CLIENT].token_ids) < arguments.running:  # until all of them decode
-        pass
+    runner, stopwatch = make_runner(arguments, folder), Stopwatch()
+    num_steps = NUM_WARM_UP_STEPS + arguments.steps
+    params = SamplingParams(1, temperature=arguments.temperature, top_p=arguments.top_p)
+    batch = DecodeBatch(runner, arguments.running, arguments.context, num_steps, params)
     for _ in range(NUM_WARM_UP_STEPS):
-        core.step()
+        batch.step()
+    stopwatch.wrap(batch.scheduler, "schedule", "schedule")
+    stopwatch.wrap(runner, "execute", "execute")
+    stopwatch.wrap(batch.core, "step", "step")
+    if isinstance(runner, TorchModelRunner):
+        watch_parts(stopwatch, runner)
+    encode_timed = stopwatch.timed(encode_step, "encode")
     gc.collect()
     gc.freeze()  # as a server does
-    for times in stopwatch.seconds.values():
-        times.clear()
     for _ in range(arguments.steps):
-        encode_timed(core.step()[CLIENT])
+        encode_timed(batch.step())
     seconds = stopwatch.seconds
     parts = zip(seconds["step"], seconds["schedule"], seconds["execute"], strict=True)
     return {
@@ -197,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="where the time of an engine step goes")
     parser.add_argument("--model", default=FAKE_MODEL, help="as `serve` takes it (default: fake)")
     parser.add_argument("--running", type=int, default=256, help="requests that decode at once")
-    parser.add_argument("--prompt", type=int, default=32, help="prompt tokens of each")
+    parser.add_argument("--context", type=int, default=33, help="tokens that each attends to in its first step")
     parser.add_argument("--steps", type=int, default=100, help="steps to measure, at least 2")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--top-p", type=float, default=1.0)

@@ -115,7 +115,7 @@ def _load_network(
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot use {path}: {_line(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"cannot use {path}: no JSON object")
@@ -166,10 +166,13 @@ def _eos_token_ids(model_dir: Path) -> tuple[int, ...]:
     config = _read_json(model_dir / "config.json")
     ids = _read_json(generation_file).get("eos_token_id") if generation_file.is_file() else None
     if ids is None:
-        ids = config.get("text_config", config).get("eos_token_id")
+        ids = (config.get("text_config") or config).get("eos_token_id")
     if ids is None:
         return ()
-    return (ids,) if isinstance(ids, int) else tuple(ids)
+    listed = ids if isinstance(ids, list) else [ids]
+    if not all(type(token_id) is int for token_id in listed):
+        raise ConfigError(f"{model_dir}: eos_token_id must be a token id or a list of them, not {str(ids)[:40]}")
+    return tuple(listed)
 
 
 def _fingerprint(model_dir: Path, tokenizer_dir: Path, precision: str) -> str:

@@ -24,6 +24,8 @@ from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.network import CHECK_TOKENS, check_decode, is_close
 from ipc.errors import ConfigError
 
+_MAX_MESSAGE = 200
+"""Characters of a foreign message that are shown."""
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 _UNSUPPORTED_SETTINGS: tuple[tuple[str, tuple[object, ...]], ...] = (
     # name in the config, and the values with which the model is an ordinary one
@@ -139,7 +141,7 @@ def _read_config(model_dir: Path) -> Any:
 
     try:
         return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except _failures() as error:
         raise ConfigError(f"cannot use {model_dir / 'config.json'}: {_line(error)}") from error
 
 
@@ -186,7 +188,6 @@ def _check_rope(rope: dict[str, Any], text: Any, max_model_len: int) -> None:
 
 def _load(model_dir: Path, config: Any, dtype: torch.dtype) -> Any:
     import transformers
-    from safetensors import SafetensorError
 
     auto_model: Any = transformers.AutoModelForCausalLM
     try:
@@ -200,7 +201,7 @@ def _load(model_dir: Path, config: Any, dtype: torch.dtype) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+    except _failures() as error:
         raise ConfigError(f"cannot load {model_dir}: {_line(error)}") from error
     missing = sorted(loading["missing_keys"])
     if missing:
@@ -208,7 +209,16 @@ def _load(model_dir: Path, config: Any, dtype: torch.dtype) -> Any:
     return network.eval()
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """What transformers raises for files that it cannot use; a strange config can break it anywhere."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    usual: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+    return (*usual, AssertionError, ImportError, RuntimeError, StrictDataclassError, SafetensorError)
+
+
 def _line(error: BaseException) -> str:
-    """The first line of an error, with its type."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    """An error in one line, with its type."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:_MAX_MESSAGE]}" if text else type(error).__name__

@@ -1,32 +1,62 @@
-"""How many prompt tokens a step may compute beside running decodes, learned from how long such steps take.
+"""How many prompt tokens a step may compute beside running decodes, so that these hardly feel them.
 
-Additive increase, multiplicative decrease: a step that took longer than the target shrinks the budget by as much as it
-was too long; one that was fast enough although the budget held it back lets it grow. Times are passed in, so that the
-budget is a function of what it observes. `scheduler` asks before each step and reports after it.
+Learned from how long steps take: what a decode step of a size costs (`StepTimes`), and what a prompt token adds.
+Times are passed in, so that the budget is a function of what it observes. `scheduler` asks before each step and reports
+after it. Invariant: between `MIN_TOKENS` and the most tokens of a step.
 """
+
+from engine_core.speculation.step_times import StepTimes
 
 MIN_TOKENS = 32
 """Even where decodes alone take longer than the target, prompts get on."""
-GROWTH_TOKENS = 32
-MAX_DECREASE = 1 / 8
-"""One step that hung must not take the budget down to nothing."""
+SLOWDOWN = 1.5
+"""Each request with a prompt may make a step longer by so many times what its decodes take alone: decodes hardly feel
+one now and then, and where many wait, they must get on too. Where no time was asked for."""
+MAX_TARGET_S = 0.25
+"""All together may not make a step longer than this, but for the first."""
+UNDISTURBED_TARGET_S = 0.1
+"""Of a step that holds up no decode; it ends so soon that those who come meanwhile wait little."""
+MIN_SHARE = 4.0
+"""Such a step takes at least so many times as long as a decode step, which mostly reads the weights."""
+SMOOTHING = 0.3
+MAX_GROWTH = 2.0
+"""One step that hung makes a token look no more than so many times as expensive."""
 
 
 class PrefillBudget:
     """Prompt tokens of one step."""
 
-    def __init__(self, max_tokens: int, target_s: float) -> None:
+    def __init__(self, max_tokens: int, target_s: float | None) -> None:
+        """`target_s`: what a step with decodes may take; None for what `SLOWDOWN` says."""
         self._max_tokens = max_tokens
         self._target_s = target_s
-        self.num_tokens = max_tokens
+        self._decode_times = StepTimes()
+        self._token_s = 0.0
+        """0 where nothing is known."""
 
-    def observe(self, seconds: float, num_prefill_tokens: int, *, was_cut: bool) -> None:
-        """A step took so long and computed so many prompt tokens (at least one).
+    def observe(self, seconds: float, num_prefill_tokens: int, num_decodes: int) -> None:
+        """A step took so long."""
+        if num_prefill_tokens == 0:
+            self._decode_times.observe(num_decodes, seconds)
+            return
+        decodes_s = self._decode_times.seconds(num_decodes) or 0.0
+        token_s = max(0.0, seconds - decodes_s) / num_prefill_tokens
+        if self._token_s:
+            token_s = self._token_s + SMOOTHING * (min(token_s, MAX_GROWTH * self._token_s) - self._token_s)
+        self._token_s = token_s
 
-        `was_cut`: it would have computed more with a larger budget.
-        """
-        if seconds > self._target_s:
-            shrunk = int(num_prefill_tokens * max(MAX_DECREASE, self._target_s / seconds))
-            self.num_tokens = max(min(MIN_TOKENS, self._max_tokens), min(self.num_tokens, shrunk))
-        elif was_cut:
-            self.num_tokens = min(self._max_tokens, self.num_tokens + GROWTH_TOKENS)
+    def num_tokens(self, num_decodes: int, num_prompts: int = 1) -> int:
+        """Prompt tokens that a step with so many decodes may compute, where so many requests (≥ 1) want some."""
+        if not self._token_s:
+            return self._max_tokens
+        decodes_s = self._decode_times.seconds(num_decodes)
+        num_tokens = (self._target(decodes_s, num_prompts) - (decodes_s or 0.0)) / self._token_s
+        return max(min(MIN_TOKENS, self._max_tokens), int(min(self._max_tokens, num_tokens)))
+
+    def _target(self, decodes_s: float | None, num_prompts: int) -> float:
+        """Seconds of a step whose decodes take so long; None where it has none, or none were ever seen."""
+        if self._target_s is not None:
+            return self._target_s
+        if decodes_s is not None:
+            return max((1 + SLOWDOWN) * decodes_s, min(MAX_TARGET_S, (1 + SLOWDOWN * num_prompts) * decodes_s))
+        return max(UNDISTURBED_TARGET_S, MIN_SHARE * (self._decode_times.seconds(1) or 0.0))

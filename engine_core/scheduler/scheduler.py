@@ -76,10 +76,9 @@ class Scheduler:
             num_blocks=self._kv_cache.num_blocks,
         )
 
-    @property
-    def num_prefill_budget_tokens(self) -> int:
-        """Prompt tokens that a step with decodes may compute now."""
-        return self._prefill_budget.num_tokens
+    def num_prefill_budget_tokens(self, num_decodes: int) -> int:
+        """Prompt tokens that a step with so many decodes may compute now."""
+        return self._prefill_budget.num_tokens(num_decodes)
 
     @property
     def num_draft_tokens(self) -> int:
@@ -133,8 +132,8 @@ class Scheduler:
     def observe_step(self, seconds: float) -> None:
         """Learn how long the step that was planned last took."""
         step = self._last_step
-        if step.num_prefill_tokens and (step.num_decodes or step.num_batch_prefill_tokens):
-            self._prefill_budget.observe(seconds, step.num_prefill_tokens, was_cut=step.was_cut)
+        if not step.num_draft_tokens:
+            self._prefill_budget.observe(seconds, step.num_prefill_tokens, step.num_decodes)
         if self._drafts is not None:
             self._drafts.observe_step(step, seconds)
 
@@ -238,7 +237,6 @@ class Scheduler:
         for request in self._queue.candidates(request_class, MAX_CANDIDATES):
             is_waited_for = request.num_times_skipped >= MAX_TIMES_SKIPPED
             if self._num_prefill_tokens_left(step, request) == 0:
-                step.was_cut = True
                 break
             if not is_waited_for and self._is_deferred(request):
                 continue
@@ -286,12 +284,17 @@ class Scheduler:
     def _num_prefill_tokens_left(self, step: StepBuilder, request: Request) -> int:
         """Prompt tokens that the step may still compute, for a request of this class.
 
-        Without decodes nobody is held up, so the budget is the whole step; but batch keeps to it always, since an
+        Alone, an online request holds up nobody and has the whole step; batch keeps to the budget always, since an
         online request may come at any moment.
         """
-        if step.num_decodes or request.request_class is RequestClass.BATCH:
-            return max(0, min(step.token_budget, self._prefill_budget.num_tokens - step.num_prefill_tokens))
+        if request.request_class is RequestClass.BATCH or self._queue.num_running + self._queue.num_waiting > 1:
+            return max(0, min(step.token_budget, self._num_budget_tokens(step) - step.num_prefill_tokens))
         return step.token_budget
+
+    def _num_budget_tokens(self, step: StepBuilder) -> int:
+        """Prompt tokens that the whole step may compute beside its decodes."""
+        num_free_seats = self._config.max_num_seqs - self._queue.num_running
+        return self._prefill_budget.num_tokens(step.num_decodes, 1 + min(self._queue.num_waiting, num_free_seats))
 
     def _prefill(self, step: StepBuilder, request: Request) -> None:
         """Schedule the next chunk of a running request, for which it has its blocks."""
@@ -300,8 +303,7 @@ class Scheduler:
             num_wanted = min(num_wanted, self._config.max_prefill_chunk)
         num_tokens = min(num_wanted, self._num_prefill_tokens_left(step, request))
         if self._queue.num_waiting and self._has_free_seat:  # leave something for a short prompt behind a long one
-            num_tokens = min(num_tokens, max(MIN_TOKENS, self._prefill_budget.num_tokens // 2))
-        step.was_cut = step.was_cut or num_tokens < num_wanted
+            num_tokens = min(num_tokens, max(MIN_TOKENS, self._num_budget_tokens(step) // 2))
         if num_tokens > 0:
             step.add_prefill(request, num_tokens)
             self._kv_cache.publish(request, request.num_computed_tokens + num_tokens)

@@ -20,8 +20,6 @@ class StepBuilder:
         """Who was preempted must not come back in this step: only those for whom it was done are admitted."""
         self.is_online_waiting_for_room = False
         """An online request that could run does not fit."""
-        self.was_cut = False
-        """Prompts would have got more tokens with a larger prefill budget."""
         self.num_decodes = 0
         self.num_draft_tokens = 0
         self.num_prefill_tokens = 0

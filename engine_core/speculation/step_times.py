@@ -1,6 +1,7 @@
 """How long steps without prompts take by their number of rows: what the rows of a draft cost on this machine.
 
-Times are passed in, so the estimates are a function of what was observed. Kept by `scheduler/drafts.py`.
+Times are passed in, so the estimates are a function of what was observed. Kept by `scheduler/drafts.py`, and by
+`scheduler/prefill_budget.py` for what prompts may add to a step.
 Invariant: one step that hung moves an estimate by half of it at most, and the first step of a kind, in which kernels
 may be made ready, not at all.
 """
@@ -27,6 +28,18 @@ class StepTimes:
         estimate = self._seconds.get(num_rows, seconds)
         seconds = min(seconds, MAX_GROWTH * estimate)
         self._seconds[num_rows] = estimate + max(SMOOTHING, 1 / (count - 1)) * (seconds - estimate)
+
+    def seconds(self, num_rows: int) -> float | None:
+        """What a step of so many rows takes, on lines between the sizes that were seen; None before any, or for 0."""
+        if not num_rows or not self._seconds:
+            return None
+        sizes = sorted(self._seconds)
+        below = max((size for size in sizes if size <= num_rows), default=sizes[0])
+        above = min((size for size in sizes if size >= num_rows), default=sizes[-1])
+        if above < num_rows:  # no step was that large: the line from the smallest size goes on
+            below = sizes[0]
+        slope = (self._seconds[above] - self._seconds[below]) / (above - below) if above > below else 0.0
+        return self._seconds[below] + max(0.0, slope) * (num_rows - below)
 
     def growth(self, num_rows: int, num_more_rows: int) -> float:
         """How much longer a step of `num_rows` takes with so many more rows, relative to without; not negative.

@@ -10,4 +10,6 @@
 `commands.py` puts them together, `own_server.py` starts a server where none is given, `cli_bench.py` has the flags. The
 generator shares the machine with the server that it measures. Invariant: while a load runs it only stores bytes and
 times; what they say is read when the load is over.
+
+For `scripts/` that look into a step without a server there are `decode_batch.py`, `step_floor.py` and `stopwatch.py`.
 """

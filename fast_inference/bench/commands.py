@@ -1,7 +1,8 @@
 """The commands `bench serve`, `bench latency` and `bench throughput`: from parsed flags to printed numbers.
 
 Called by `cli_bench.py`, which owns the flags. Invariant: what a run can stumble over in the end, such as a folder that
-is not there or a missing plot library, is refused before anything is measured.
+is not there or a missing plot library, is refused before anything is measured. A run that is interrupted reports what
+was complete, and then raises `Interrupted`.
 Next: `workload.py`, then `measurement.py`.
 """
 
@@ -11,12 +12,12 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
-from fast_inference.bench.measurement import Measurement, Plan, measure
+from fast_inference.bench.interruption import Interrupted, Interruption
+from fast_inference.bench.measurement import Measurement, Plan, complete_rounds, measure
 from fast_inference.bench.own_server import own_server
 from fast_inference.bench.plot import draw_plot, require_matplotlib
 from fast_inference.bench.report import (
@@ -38,13 +39,24 @@ _OPEN_LOOP_PROMPTS = 100
 Say = Callable[[str], None]
 
 
-def serve(flags: argparse.Namespace, command: Sequence[str], tell: Say, say: Say) -> int:
+@dataclass(slots=True)
+class _Run:
+    """What a command did so far."""
+
+    plan: Plan | None = None
+    """None until the servers are known."""
+    measurements: list[Measurement] = field(default_factory=list)
+    interrupted: Interrupted | None = None
+
+
+def serve(flags: argparse.Namespace, command: Sequence[str], tell: Say, say: Say, interruption: Interruption) -> int:
     """Load one server or several in turn; returns the number of failed requests.
 
     `tell` takes what happens meanwhile, `say` takes the results.
 
     Raises:
         ConfigError: a server, a file or a prompt is not as it must be.
+        Interrupted: a signal came; what was complete has been reported.
     """
     if flags.compare:
         targets = [Target.parse(url, name) for name, url in flags.compare]
@@ -57,43 +69,32 @@ def serve(flags: argparse.Namespace, command: Sequence[str], tell: Say, say: Say
         Load(flags.num_prompts or _default_num_prompts(level), input_len, output_len, **level)
         for input_len, output_len, level in itertools.product(flags.input_len, flags.output_len, levels)
     ]
-    plan, measurements = _run(flags, targets, loads, tell)
-    say(_heading(plan, flags))
-    if flags.compare:
-        say(comparison_report(measurements))
-    else:
-        for measurement in measurements:
-            say(load_report(measurement))
-    return _finish(flags, plan, measurements, command)
+    run = _run(flags, targets, loads, tell, interruption)
+    report = comparison_report if flags.compare else _load_reports
+    return _finish(flags, run, command, say, report)
 
 
-def latency(flags: argparse.Namespace, command: Sequence[str], tell: Say, say: Say) -> int:
+def latency(flags: argparse.Namespace, command: Sequence[str], tell: Say, say: Say, interruption: Interruption) -> int:
     """One request after the other; the rest is as for `serve`."""
-    return _one_server(flags, command, tell, say, 1, latency_report)
+    run = _one_server(flags, tell, 1, interruption)
+    return _finish(flags, run, command, say, latency_report)
 
 
-def throughput(flags: argparse.Namespace, command: Sequence[str], tell: Say, say: Say) -> int:
-    """All requests at once, or as many at a time as `--concurrency` allows; the rest is as for `serve`."""
-    return _one_server(flags, command, tell, say, flags.concurrency or flags.num_prompts, throughput_report)
-
-
-def _one_server(
-    flags: argparse.Namespace,
-    command: Sequence[str],
-    tell: Say,
-    say: Say,
-    concurrency: int,
-    report: Callable[[Sequence[Measurement]], str],
+def throughput(
+    flags: argparse.Namespace, command: Sequence[str], tell: Say, say: Say, interruption: Interruption
 ) -> int:
+    """All requests at once, or as many at a time as `--concurrency` allows; the rest is as for `serve`."""
+    run = _one_server(flags, tell, flags.concurrency or flags.num_prompts, interruption)
+    return _finish(flags, run, command, say, throughput_report)
+
+
+def _one_server(flags: argparse.Namespace, tell: Say, concurrency: int, interruption: Interruption) -> _Run:
     lengths = itertools.product(flags.input_len, flags.output_len)
     loads = [
         Load(flags.num_prompts, input_len, output_len, concurrency=concurrency) for input_len, output_len in lengths
     ]
     with _given_or_own_server(flags) as target:
-        plan, measurements = _run(flags, [target], loads, tell)
-    say(_heading(plan, flags))
-    say(report(measurements))
-    return _finish(flags, plan, measurements, command)
+        return _run(flags, [target], loads, tell, interruption)
 
 
 @contextlib.contextmanager
@@ -102,14 +103,14 @@ def _given_or_own_server(flags: argparse.Namespace) -> Iterator[Target]:
         yield Target.parse(flags.url)
         return
     model = [flags.model] if flags.model else []
-    with own_server([*model, *flags.server_flags]) as url:
+    with own_server([*model, *flags.server_flags]) as server:
         flags.model = None  # the first name that it lists is the one it was started with
-        yield Target.parse(url, "own server")
+        yield Target.parse(server.url, "own server")
 
 
 def _run(
-    flags: argparse.Namespace, targets: Sequence[Target], loads: Sequence[Load], tell: Say
-) -> tuple[Plan, list[Measurement]]:
+    flags: argparse.Namespace, targets: Sequence[Target], loads: Sequence[Load], tell: Say, interruption: Interruption
+) -> _Run:
     if flags.plot:
         require_matplotlib()
     for path in filter(None, (flags.output, flags.plot)):
@@ -123,16 +124,21 @@ def _run(
         flags.endpoint, flags.ignore_eos, flags.extra_body, flags.api_key, flags.keep_alive, flags.timeout
     )
 
-    async def run() -> tuple[Plan, list[Measurement]]:
+    done = _Run()
+
+    async def run() -> None:
         known = [await target.with_model(options, flags.model) for target in targets]
         workload = dataset or random_prompts
-        plan = Plan(known, loads, workload, random_prompts, options, seed, flags.rounds, flags.num_warmups)
-        return plan, await measure(plan, tell)
+        done.plan = Plan(known, loads, workload, random_prompts, options, seed, flags.rounds, flags.num_warmups)
+        await measure(done.plan, done.measurements, tell)
 
-    plan, measurements = uvloop.run(run())
+    try:
+        interruption.run(run)
+    except Interrupted as interrupted:
+        done.interrupted = interrupted
     if dataset is not None and dataset.repeats:
         tell(f"note: {flags.dataset} has fewer prompts than were sent, so they repeat and a prefix cache may find them")
-    return plan, measurements
+    return done
 
 
 def _heading(plan: Plan, flags: argparse.Namespace) -> str:
@@ -142,16 +148,39 @@ def _heading(plan: Plan, flags: argparse.Namespace) -> str:
     return f"{servers}: {plan.options.endpoint}, {what}, seed {plan.seed}"
 
 
-def _finish(flags: argparse.Namespace, plan: Plan, measurements: Sequence[Measurement], command: Sequence[str]) -> int:
+def _finish(
+    flags: argparse.Namespace,
+    run: _Run,
+    command: Sequence[str],
+    say: Say,
+    report: Callable[[Sequence[Measurement]], str],
+) -> int:
+    plan, measurements, interrupted = run.plan, run.measurements, run.interrupted
+    if interrupted is not None:
+        measurements = [] if plan is None else complete_rounds(plan, measurements)
+        if not measurements:
+            interrupted.what_was_measured = "before a round was complete"
+            raise interrupted
+    assert plan is not None
+    say(_heading(plan, flags))
+    say(report(measurements))
     if flags.output:
-        text = json.dumps(report_as_json(plan, measurements, command), indent=2)
+        text = json.dumps(report_as_json(plan, measurements, command, is_complete=interrupted is None), indent=2)
         try:
             flags.output.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"cannot write {flags.output}: {error.strerror}") from error
     if flags.plot:
         draw_plot(measurements, Path(flags.plot))
+    if interrupted is not None:
+        num_rounds = sum(len(measurement.rounds) for measurement in measurements) // len(plan.targets)
+        interrupted.what_was_measured = f"after {num_rounds} of {len(plan.loads) * plan.rounds} rounds"
+        raise interrupted
     return sum(measurement.failed for measurement in measurements)
+
+
+def _load_reports(measurements: Sequence[Measurement]) -> str:
+    return "\n".join(load_report(measurement) for measurement in measurements)
 
 
 def _default_num_prompts(level: dict[str, Any]) -> int:

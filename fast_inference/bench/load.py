@@ -1,16 +1,18 @@
 """One load on one server: sends the requests of a closed or an open loop and returns what the client saw.
 
-Called by `measurement.py`. Invariants: in a closed loop exactly `concurrency` requests are under way until fewer are
-left; in an open one requests are sent at their times, whatever became of those before. A refused request is not sent
-again. Nothing is encoded or decoded while the clock runs.
+Called by `measurement.py`; loops with something beside them, or without an end, are for `scripts/`. Invariants: in a
+closed loop exactly `concurrency` requests are under way until fewer are left; in an open one requests are sent at their
+times, whatever became of those before. A refused request is not sent again. Nothing is encoded or decoded while the
+clock runs, but in the sustained loop.
 Next: `metrics.py`.
 """
 
 import asyncio
 import gc
+import itertools
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fast_inference.bench.answer import RequestResult, read_answer
@@ -49,6 +51,61 @@ async def open_loop(client: Client, requests: Sequence[bytes], arrivals_s: Seque
         exchanges[number] = await client.exchange(requests[number])
 
     return await _timed(lambda now: [send_at(number, now + at) for number, at in enumerate(arrivals_s)], exchanges)
+
+
+async def closed_loop_beside(
+    client: Client, requests: Sequence[bytes], concurrency: int, others: Iterator[bytes], interval_s: float
+) -> tuple[LoadResult, LoadResult]:
+    """A closed loop, and one of the others each `interval_s` until the loop is over.
+
+    Returns:
+        The loop's result, and that of the others; both took as long as the last of all.
+    """
+    exchanges: dict[int, Exchange] = {}
+    numbers = iter(range(len(requests)))
+    is_over = asyncio.Event()
+
+    async def send_one_after_the_other() -> None:
+        for number in numbers:
+            exchanges[number] = await client.exchange(requests[number])
+
+    async def send_all() -> None:
+        await asyncio.gather(*(send_one_after_the_other() for _ in range(concurrency)))
+        is_over.set()
+
+    async def send_other(number: int, request: bytes) -> None:
+        exchanges[number] = await client.exchange(request)
+
+    async def send_others(began_at: float) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for turn in itertools.count():
+                try:
+                    async with asyncio.timeout(began_at + (turn + 1) * interval_s - time.perf_counter()):
+                        await is_over.wait()
+                    return
+                except TimeoutError:
+                    tasks.create_task(send_other(len(requests) + turn, next(others)))
+
+    both = await _timed(lambda now: [send_all(), send_others(now)], exchanges)
+    of_loop, of_others = both.requests[: len(requests)], both.requests[len(requests) :]
+    return replace(both, requests=of_loop), replace(both, requests=of_others)
+
+
+async def sustained_loop(
+    client: Client, requests: Iterator[bytes], concurrency: int, seconds: float, take: Callable[[RequestResult], None]
+) -> None:
+    """Keep `concurrency` requests under way for so long; `take` is given each when it is answered.
+
+    So that hours can be measured, answers are read at once and not kept. It takes some processor time beside the
+    server, which is as much in the first minute as in the last.
+    """
+    ends_at = time.perf_counter() + seconds
+
+    async def send_one_after_the_other() -> None:
+        while time.perf_counter() < ends_at:
+            take(read_answer(await client.exchange(next(requests))))
+
+    await asyncio.gather(*(send_one_after_the_other() for _ in range(concurrency)))
 
 
 async def _timed(

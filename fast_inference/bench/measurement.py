@@ -83,17 +83,19 @@ def ratio(baseline: Measurement, other: Measurement, name: str) -> Ratio | None:
     return Ratio(ours / theirs, min(by_round), max(by_round))
 
 
-async def measure(plan: Plan, say: Callable[[str], None]) -> list[Measurement]:
+async def measure(plan: Plan, measurements: list[Measurement], say: Callable[[str], None]) -> None:
     """Run all of it, load by load; `say` is told of each result as it comes.
+
+    `measurements` takes the results as they come, so that what is there before a cancellation is not lost with it.
 
     Raises:
         ConfigError: a server answers none of its warm-up requests, or a prompt does not fit the endpoint.
     """
-    measurements: list[Measurement] = []
     async with AsyncExitStack() as stack:
         clients = {t: await stack.enter_async_context(t.client(plan.options)) for t in plan.targets}
         for load_number, load in enumerate(plan.loads):
             of_load = [Measurement(load, target) for target in plan.targets]
+            measurements += of_load
             for measurement in of_load:
                 await _warm_up(plan, load, load_number, measurement.target, clients[measurement.target])
             for round_number in range(plan.rounds):
@@ -102,8 +104,17 @@ async def measure(plan: Plan, say: Callable[[str], None]) -> list[Measurement]:
                     metrics = await _run(plan, load, (load_number, round_number), target, clients[target])
                     measurement.rounds.append(metrics)
                     say(_progress(plan, measurement, metrics))
-            measurements += of_load
-    return measurements
+
+
+def complete_rounds(plan: Plan, measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Of a run that was cancelled: the loads with at least one round that all servers have, and those rounds."""
+    complete: list[Measurement] = []
+    for first in range(0, len(measurements), len(plan.targets)):
+        of_load = measurements[first : first + len(plan.targets)]
+        num_rounds = min(len(measurement.rounds) for measurement in of_load)
+        if num_rounds:
+            complete += [replace(measurement, rounds=measurement.rounds[:num_rounds]) for measurement in of_load]
+    return complete
 
 
 async def _run(plan: Plan, load: Load, draw: tuple[int, ...], target: Target, client: Client) -> LoadMetrics:

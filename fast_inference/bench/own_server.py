@@ -1,35 +1,59 @@
 """A server for the length of one benchmark, started with the launcher on a free port and stopped in the end.
 
-Called by `commands.py` where no URL is given. Invariant: when the context is left the server is gone, and the kernel
-kills it if this process dies.
+Called by `commands.py` where no URL is given, and by scripts that look at its processes too. Invariant: when the
+context is left the server is gone, and the kernel kills it if this process dies.
 """
 
 import contextlib
+import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fast_inference.child import child_environment
 from fast_inference.ready_message import url_in_ready_line
+from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.process import die_with_parent
 
 _STOP_TIMEOUT_S = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class OwnServer:
+    """A server that is ready."""
+
+    url: str
+    """Base URL."""
+    run_dir: RunDir
+
+    @property
+    def core_pid(self) -> int | None:
+        """Of the engine core; None while there is none."""
+        pid: int | None = json.loads(self.run_dir.status_file.read_text())["core"]["pid"]
+        return pid
+
+    @property
+    def frontend_pids(self) -> list[int | None]:
+        """Of each frontend; None for one that is being replaced."""
+        return [frontend["pid"] for frontend in json.loads(self.run_dir.status_file.read_text())["frontends"]]
+
+
 @contextlib.contextmanager
-def own_server(flags: Sequence[str]) -> Iterator[str]:
-    """Run `fast-inference serve` with these arguments; gives its base URL once it is ready.
+def own_server(flags: Sequence[str]) -> Iterator[OwnServer]:
+    """Run `fast-inference serve` with these arguments; gives it once it is ready.
 
     Raises:
         ConfigError: it was killed before it was ready.
         SystemExit: it could not start, with its exit status; it has said why on stderr.
     """
     with tempfile.TemporaryDirectory(prefix="fast-inference-bench-") as folder:
+        run_dir = RunDir(Path(folder) / "run")
         command = [sys.executable, "-P", "-m", "fast_inference", "serve", "--port", "0"]
-        command += ["--run-dir", str(Path(folder) / "run"), "--log-level", "warning", *flags]
+        command += ["--run-dir", str(run_dir.path), "--log-level", "warning", *flags]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -46,7 +70,7 @@ def own_server(flags: Sequence[str]) -> Iterator[str]:
                 if (status := process.wait()) > 0:
                     raise SystemExit(status)
                 raise ConfigError("the server ended before it was ready")
-            yield url
+            yield OwnServer(url, run_dir)
         finally:
             process.terminate()
             try:

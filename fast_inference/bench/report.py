@@ -96,13 +96,16 @@ def remarks(measurement: Measurement) -> list[str]:
     return [*lines, *(f"note: {note}" for note in notes)]
 
 
-def report_as_json(plan: Plan, measurements: Sequence[Measurement], command: Sequence[str]) -> dict[str, Any]:
+def report_as_json(
+    plan: Plan, measurements: Sequence[Measurement], command: Sequence[str], *, is_complete: bool = True
+) -> dict[str, Any]:
     """Everything of a run: each round, their medians, and the first server's ratios to the others."""
     groups = _by_load(measurements)
     return {
         "version": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": list(command),
+        "is_complete": is_complete,
         "num_cpus": len(os.sched_getaffinity(0)),
         "endpoint": plan.options.endpoint,
         "seed": plan.seed,

@@ -225,6 +225,42 @@ def test_no_weights_or_no_sizes_are_a_config_error(tmp_path):
         read_model_shape(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_key_value_heads": "2"}, r'num_key_value_heads must be an integer from 1 to 2147483647, not "2"'),
+        ({"num_key_value_heads": -2}, "num_key_value_heads must be"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be"),
+        ({"num_hidden_layers": True}, "num_hidden_layers must be"),
+        ({"hidden_size": 64.0}, "hidden_size must be"),
+        ({"hidden_size": 3}, "hidden_size 3 is too small for 4 heads"),
+        ({"head_dim": [16]}, "head_dim must be"),
+        ({"intermediate_size": {}}, "intermediate_size must be"),
+        ({"vocab_size": 10**400}, "vocab_size must be an integer from 1 to 2147483647, not a huge integer"),
+        ({"max_position_embeddings": "long"}, "max_position_embeddings must be"),
+        ({"text_config": "none"}, "text_config is no JSON object"),
+    ],
+)
+def test_a_size_of_the_wrong_kind_is_named_in_one_line(tmp_path, changes, message):
+    write_model(tmp_path, CONFIG | changes, {"a": ("F16", [2])})
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_model_shape(tmp_path)
+    assert "\n" not in caught.value.message
+
+
+def test_null_is_as_good_as_nothing(tmp_path):
+    nothing = dict.fromkeys(["num_key_value_heads", "head_dim", "intermediate_size", "max_position_embeddings"])
+    write_model(tmp_path, CONFIG | nothing | {"text_config": None, "n_positions": 7}, {"a": ("F16", [2])})
+    shape = read_model_shape(tmp_path)
+    assert (shape.num_kv_heads, shape.head_dim, shape.intermediate_size, shape.max_model_len) == (4, 16, 256, 7)
+
+
+def test_a_config_that_is_no_object_is_a_config_error(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ConfigError, match="no JSON object"):
+        read_model_shape(tmp_path)
+
+
 def test_format_bytes():
     assert [format_bytes(n) for n in (5, 2048, 3 * 2**20, 1.5 * GIB)] == ["5 bytes", "2.0 KiB", "3.0 MiB", "1.5 GiB"]
 

@@ -13,7 +13,14 @@ from fast_inference.settings import resolve_settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/access.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/architecture.md",
+    "docs/access.md",
+    "docs/performance.md",
+]
 
 
 def blocks(language: str, text: str = README) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.native_network import NativeDecoderNetwork, kernels_fit
 from engine_core.model.decoder.network import DecoderNetwork
+from engine_core.model.decoder.rope import check_length
 from engine_core.model.decoder.weights import DecoderWeights, load_decoder_weights
 from engine_core.model.kernels.bindings import Format, load_library
 from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
@@ -23,10 +24,10 @@ from ipc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-Quantization = Literal["none", "int8", "int8-dynamic"]
+Quantization = Literal["none", "int8", "int8-dynamic", "int4"]
 
-_FORMATS: dict[Quantization, Format] = {"int8": Format.INT8, "int8-dynamic": Format.DYNAMIC_INT8}
-_TOLERANCES: dict[Quantization, float] = {"none": 0.05, "int8": 0.15, "int8-dynamic": 0.4}
+_FORMATS: dict[Quantization, Format] = {"int8": Format.INT8, "int8-dynamic": Format.DYNAMIC_INT8, "int4": Format.INT4}
+_TOLERANCES: dict[Quantization, float] = {"none": 0.05, "int8": 0.15, "int8-dynamic": 0.4, "int4": 0.4}
 """Root mean square of the differences of logits, as a share of that of the logits."""
 _NUM_CHECKED = CHECK_TOKENS + 1
 """Tokens: some in a prefill, one in a decode step."""
@@ -48,11 +49,15 @@ def load_decoder(
     """Load the weights and make the fastest network that passes its check.
 
     Raises:
-        ConfigError: the weights cannot be read, or there are no kernels for the quantization that was asked for.
+        ConfigError: the weights cannot be read, the model has no positions for `max_model_len` tokens, or there are
+            no kernels for the quantization that was asked for.
     """
     reason = _why_no_kernels(config, device, use_kernels)
     if quantization != "none" and reason:
         raise ConfigError(f"--quantization {quantization} needs the CPU kernels: {reason}")
+    for rope in config.ropes:
+        check_length(rope, max_model_len)
+    max_model_len = max(max_model_len, _NUM_CHECKED)  # the check needs positions for its tokens
     weights = load_decoder_weights(model_dir, config, dtype, device)
     if reason:
         logger.info("computing in plain torch: %s", reason)
@@ -93,7 +98,7 @@ def _native(
         weights,
         load_library(kernel_library()),
         format=_FORMATS.get(quantization, plain),
-        head_format=Format.INT8 if quantization == "int8" else plain,
+        head_format=Format.INT8 if quantization in ("int8", "int4") else plain,
         max_model_len=max_model_len,
     )
 

@@ -18,7 +18,7 @@ from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.rope import rotary_tables
 from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
 from engine_core.model.kernels import bindings
-from engine_core.model.kernels.bindings import MAX_HEAD_DIM, MAX_ROW, MAX_TILE_ROWS, Format, stride_of
+from engine_core.model.kernels.bindings import GROUP, MAX_HEAD_DIM, MAX_ROW, MAX_TILE_ROWS, PHASES, Format, stride_of
 from engine_core.model.kernels.packing import PackedLinear, interleave_gate_up, pack_linear
 from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.step_spans import StepSpans
@@ -130,6 +130,7 @@ class NativeDecoderNetwork:
         self._library.linear_rows(
             *(ctypes.byref(self._head.struct), hidden.data_ptr(), hidden.stride(0), num_rows),
             *(self._scratch.operand.data_ptr(), self._scratch.operand_scales.data_ptr()),
+            self._scratch.operand_sums.data_ptr(),
             *(self._logits.data_ptr(), torch.get_num_threads()),
         )
         logits = self._logits[:num_rows, : self._config.vocab_size]
@@ -138,6 +139,10 @@ class NativeDecoderNetwork:
 
     def check(self, kv_tensors: KVTensors) -> None:
         """Nothing: `load.py` has compared this network with the reference before it gave it out."""
+
+    def measure_phases(self) -> npt.NDArray[np.float64]:
+        """`[len(PHASES)]` seconds, which steps add to from now on, to see where their time goes."""
+        return self._scratch.measure_phases()
 
     def _bound_to(self, kv_tensors: KVTensors) -> bindings.Decoder:
         """The struct that the kernels read; it points into the weights and the cache."""
@@ -190,9 +195,15 @@ class _Scratch:
 
     def __init__(self, config: DecoderConfig) -> None:
         self._config = config
-        self.residual = self.operand = self.operand_scales = torch.empty(0)
+        self.residual = self.operand = self.operand_scales = self.operand_sums = torch.empty(0)
         self._struct: bindings.Scratch | None = None
+        self._phase_seconds: npt.NDArray[np.float64] | None = None
         self._tensors: list[torch.Tensor] = []
+
+    def measure_phases(self) -> npt.NDArray[np.float64]:
+        """From now on, steps add their times to what is returned."""
+        self._phase_seconds, self._struct = np.zeros(len(PHASES)), None
+        return self._phase_seconds
 
     def reserve(self, num_tokens: int) -> bindings.Scratch:
         """Memory for a step of `num_tokens`."""
@@ -202,10 +213,14 @@ class _Scratch:
             hidden, intermediate = stride_of(config.hidden_size), stride_of(config.intermediate_size)
             num_qkv = stride_of(num_queries + 2 * config.num_kv_heads * config.head_dim)
             widths = [hidden, max(num_qkv, hidden), num_queries, intermediate, num_queries]
-            widths += [max(hidden, num_queries, intermediate), 1]
+            largest = max(hidden, num_queries, intermediate)
+            widths += [largest, -(-largest // GROUP), -(-largest // GROUP)]
             self._tensors = [torch.empty(num_tokens, width) for width in widths]
-            self.residual, self.operand, self.operand_scales = self._tensors[0], self._tensors[5], self._tensors[6]
-            self._struct = bindings.Scratch(*(tensor.data_ptr() for tensor in self._tensors))
+            self.residual = self._tensors[0]
+            self.operand, self.operand_scales, self.operand_sums = self._tensors[5:]
+            pointers = [tensor.data_ptr() for tensor in self._tensors]
+            measured = None if self._phase_seconds is None else self._phase_seconds.ctypes.data
+            self._struct = bindings.Scratch(*pointers, measured)
         return self._struct
 
 

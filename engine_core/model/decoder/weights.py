@@ -4,15 +4,15 @@ Invariant: every tensor has the shape that its docstring names; norm weights are
 Next: `network.py`, `native_network.py`.
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from engine_core.model.decoder.checkpoint import EMBEDDING, HEAD, Checkpoint, open_checkpoint
 from engine_core.model.decoder.config import DecoderConfig
 from ipc.errors import ConfigError
 
@@ -81,93 +81,63 @@ def load_decoder_weights(
     """Read the weights.
 
     Raises:
-        ConfigError: a file is damaged, or a weight is missing or has another shape.
+        ConfigError: a file is damaged, or the tensors are not those that the config asks for.
     """
     try:
-        return _Reader(config, _TensorFiles(model_dir, dtype, device)).read()
-    except (OSError, ValueError, SafetensorError) as error:
+        return _Reader(config, open_checkpoint(model_dir, config, device), dtype).read()
+    except (OSError, SafetensorError) as error:
         raise ConfigError(f"cannot load {model_dir}: {type(error).__name__}: {error}") from error
 
 
-class _TensorFiles:
-    """The tensors of a folder of safetensors files, by name."""
-
-    def __init__(self, model_dir: Path, dtype: torch.dtype, device: torch.device) -> None:
-        self._dtype, self._device = dtype, device
-        index_file = model_dir / "model.safetensors.index.json"
-        if index_file.is_file():
-            names = sorted(set(json.loads(index_file.read_text())["weight_map"].values()))
-        else:
-            names = ["model.safetensors"]
-        self._file_of: dict[str, Any] = {}
-        for file_name in names:
-            file: Any = safe_open(model_dir / file_name, framework="pt")
-            self._file_of.update(dict.fromkeys(file.keys(), file))
-
-    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
-        """One tensor; raises `ValueError` if it is missing or has another shape."""
-        if name not in self._file_of:
-            raise ValueError(f"{name} is missing")
-        tensor: torch.Tensor = self._file_of[name].get_tensor(name)
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has the shape {tuple(tensor.shape)} instead of {shape}")
-        return tensor.to(device=self._device, dtype=dtype or self._dtype)
-
-
 class _Reader:
-    """Reads one model."""
+    """Reads one model, whose tensors are known to be there with the right shapes."""
 
-    def __init__(self, config: DecoderConfig, files: _TensorFiles) -> None:
-        self._config = config
-        self._take = files.take
-        self._is_fused = config.architecture == "Phi3ForCausalLM"
+    def __init__(self, config: DecoderConfig, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        self._config, self._checkpoint, self._dtype = config, checkpoint, dtype
 
     def read(self) -> DecoderWeights:
-        config = self._config
-        shape = (config.vocab_size, config.hidden_size)
-        embedding = self._take("model.embed_tokens.weight", shape)
+        embedding, head = self._embedding_and_head()
         return DecoderWeights(
             embedding=embedding,
-            layers=[self._layer(f"model.layers.{index}.") for index in range(config.num_layers)],
+            layers=[self._layer(f"model.layers.{index}.") for index in range(self._config.num_layers)],
             norm=self._norm("model.norm"),
-            head=embedding if config.tie_word_embeddings else self._take("lm_head.weight", shape),
+            head=head,
         )
+
+    def _embedding_and_head(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """One tensor for both if they are tied and the files do not have two that differ, as in transformers."""
+        embedding, *head = [self._take(name) for name in (EMBEDDING, HEAD) if name in self._checkpoint.names]
+        if not head or (self._config.tie_word_embeddings and torch.equal(embedding, head[0])):
+            return embedding, embedding
+        return embedding, head[0]
 
     def _layer(self, prefix: str) -> LayerWeights:
-        config, attention = self._config, prefix + "self_attn."
-        hidden, head_dim = config.hidden_size, config.head_dim
-        post_norm = "post_feedforward_layernorm" if config.has_gemma_norms else None
-        mlp_norm = "pre_feedforward_layernorm" if config.has_gemma_norms else "post_attention_layernorm"
+        config, attention, mlp = self._config, prefix + "self_attn.", prefix + "mlp."
+        is_gemma, is_fused = config.has_gemma_norms, config.has_fused_weights
+        qkv = ["qkv_proj"] if is_fused else ["q_proj", "k_proj", "v_proj"]
+        gate_up = ["gate_up_proj"] if is_fused else ["gate_proj", "up_proj"]
+        mlp_norm = "pre_feedforward_layernorm" if is_gemma else "post_attention_layernorm"
         return LayerWeights(
             input_norm=self._norm(prefix + "input_layernorm"),
-            qkv=self._qkv(lambda name, rows: self._take(f"{attention}{name}.weight", (rows, hidden))),
-            qkv_bias=self._qkv(lambda name, rows: self._take(f"{attention}{name}.bias", (rows,)))
-            if config.has_qkv_bias
-            else None,
-            query_norm=self._norm(attention + "q_norm", head_dim) if config.has_qk_norm else None,
-            key_norm=self._norm(attention + "k_norm", head_dim) if config.has_qk_norm else None,
-            output=self._take(attention + "o_proj.weight", (hidden, config.num_heads * head_dim)),
-            output_bias=self._take(attention + "o_proj.bias", (hidden,)) if config.has_output_bias else None,
-            post_attention_norm=self._norm(prefix + "post_attention_layernorm") if config.has_gemma_norms else None,
+            qkv=self._stack([f"{attention}{name}.weight" for name in qkv]),
+            qkv_bias=self._stack([f"{attention}{name}.bias" for name in qkv]) if config.has_qkv_bias else None,
+            query_norm=self._norm(attention + "q_norm") if config.has_qk_norm else None,
+            key_norm=self._norm(attention + "k_norm") if config.has_qk_norm else None,
+            output=self._take(attention + "o_proj.weight"),
+            output_bias=self._take(attention + "o_proj.bias") if config.has_output_bias else None,
+            post_attention_norm=self._norm(prefix + "post_attention_layernorm") if is_gemma else None,
             mlp_norm=self._norm(prefix + mlp_norm),
-            gate_up=self._gate_up(prefix + "mlp."),
-            down=self._take(prefix + "mlp.down_proj.weight", (hidden, config.intermediate_size)),
-            post_mlp_norm=self._norm(prefix + post_norm) if post_norm else None,
+            gate_up=self._stack([f"{mlp}{name}.weight" for name in gate_up]),
+            down=self._take(mlp + "down_proj.weight"),
+            post_mlp_norm=self._norm(prefix + "post_feedforward_layernorm") if is_gemma else None,
         )
 
-    def _qkv(self, take: Callable[[str, int], torch.Tensor]) -> torch.Tensor:
-        config = self._config
-        num_query_rows, num_kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        if self._is_fused:
-            return take("qkv_proj", num_query_rows + 2 * num_kv_rows)
-        return torch.cat([take("q_proj", num_query_rows), take("k_proj", num_kv_rows), take("v_proj", num_kv_rows)])
+    def _take(self, name: str) -> torch.Tensor:
+        return self._checkpoint.take(name, self._dtype)
 
-    def _gate_up(self, prefix: str) -> torch.Tensor:
-        size, hidden = self._config.intermediate_size, self._config.hidden_size
-        if self._is_fused:
-            return self._take(prefix + "gate_up_proj.weight", (2 * size, hidden))
-        return torch.cat([self._take(f"{prefix}{name}_proj.weight", (size, hidden)) for name in ("gate", "up")])
+    def _stack(self, names: list[str]) -> torch.Tensor:
+        return self._take(names[0]) if len(names) == 1 else torch.cat([self._take(name) for name in names])
 
-    def _norm(self, name: str, size: int | None = None) -> torch.Tensor:
-        weight = self._take(name + ".weight", (size or self._config.hidden_size,), torch.float32)
+    def _norm(self, name: str) -> torch.Tensor:
+        weight = self._checkpoint.take(name + ".weight", torch.float32)
         return weight + 1 if self._config.has_gemma_norms else weight

@@ -19,6 +19,8 @@ MAX_TILE_ROWS = 12
 MAX_ROW = 16384
 """Largest hidden size."""
 MAX_HEAD_DIM = 256
+GROUP = 32
+"""Activations that share a scale."""
 
 
 class Format(IntEnum):
@@ -27,9 +29,11 @@ class Format(IntEnum):
     FLOAT32 = 0
     BF16 = 1
     INT8 = 2
-    """int8 weights with a scale per column; int16 activations with a scale per row."""
+    """int8 weights with a scale per column; int8 activations with a scale per `GROUP` inputs of a row."""
     DYNAMIC_INT8 = 3
-    """int8 weights and activations."""
+    """The same with one scale for a whole row."""
+    INT4 = 4
+    """Blocks of `GROUP` inputs: minimum + scale · (0 … 15); activations as for INT8."""
 
 
 class Linear(Structure):
@@ -38,7 +42,6 @@ class Linear(Structure):
     _fields_ = (
         ("weights", c_void_p),
         ("scales", c_void_p),
-        ("column_sums", c_void_p),
         ("bias", c_void_p),
         ("num_columns", c_int32),
         ("num_inputs", c_int32),
@@ -128,7 +131,13 @@ class Scratch(Structure):
         ("query", c_void_p),
         ("operand", c_void_p),
         ("operand_scales", c_void_p),
+        ("operand_sums", c_void_p),
+        ("phase_seconds", c_void_p),
     )
+
+
+PHASES = ("linear layers", "attention", "norms and the rest")
+"""Of a step, as `Scratch.phase_seconds` counts them."""
 
 
 def stride_of(size: int) -> int:
@@ -144,7 +153,7 @@ def load_library(path: Path) -> ctypes.CDLL:
     library.decoder_step.argtypes = (POINTER(Decoder), POINTER(Batch), POINTER(Scratch), c_int32)
     library.decoder_step.restype = None
     library.linear_rows.argtypes = (
-        *(POINTER(Linear), c_void_p, c_int64, c_int32, c_void_p, c_void_p, c_void_p, c_int32),
+        *(POINTER(Linear), c_void_p, c_int64, c_int32, c_void_p, c_void_p, c_void_p, c_void_p, c_int32),
     )
     library.linear_rows.restype = None
     return library

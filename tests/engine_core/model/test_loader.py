@@ -38,7 +38,14 @@ def editable(llama_dir, tmp_path):
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ({"layer_types": ["linear_attention"] * 3}, "linear_attention"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "dynamic"),
-        ({"num_hidden_layers": 4}, r"model\.layers\.3\..* is missing"),
+        ({"num_hidden_layers": 4}, r"model\.layers\.3\..* are missing"),
+        ({"rms_norm_eps": None}, "rms_norm_eps"),
+        ({"hidden_act": "martian"}, "martian"),
+        ({"quantization_config": []}, "AttributeError"),
+        ({"rope_parameters": "linear"}, "rope_parameters"),
+        ({"num_key_value_heads": "2"}, "num_key_value_heads must be an integer"),
+        ({"num_key_value_heads": 3}, "cannot (load|run)"),
+        ({"text_config": 3}, "text_config is no JSON object"),
         ({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "own|code"),
     ],
 )
@@ -87,6 +94,14 @@ def test_eos_ids_of_the_generation_config_win(editable, load_tiny):
     folder = editable(eos_token_id=2)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
     assert load_tiny(folder).info.eos_token_ids == (5, 6)
+
+
+@pytest.mark.parametrize("ids", ["2", [2, None], True, {}])
+def test_eos_ids_that_are_no_ids_are_refused(editable, load_tiny, ids):
+    folder = editable()
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    with pytest.raises(ConfigError, match="eos_token_id must be a token id or a list of them"):
+        load_tiny(folder)
 
 
 def test_fingerprint_depends_on_dtype_and_weights(editable, load_tiny, llama_runner):

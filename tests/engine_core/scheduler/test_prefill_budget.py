@@ -1,65 +1,82 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_core.scheduler.prefill_budget import GROWTH_TOKENS, MIN_TOKENS, PrefillBudget
+from engine_core.scheduler.prefill_budget import (
+    MAX_TARGET_S,
+    MIN_TOKENS,
+    SLOWDOWN,
+    UNDISTURBED_TARGET_S,
+    PrefillBudget,
+)
+
+DECODE_S, TOKEN_S = 0.02, 0.0001
 
 
-def make_budget(max_tokens=2048, target_s=0.25):
-    return PrefillBudget(max_tokens, target_s)
+def make_budget(max_tokens=2048, target_s=None):
+    """A machine on which a decode step takes 20 ms and a prompt token adds 0.1 ms."""
+    budget = PrefillBudget(max_tokens, target_s)
+    for _ in range(3):
+        budget.observe(DECODE_S, 0, 8)
+    budget.observe(DECODE_S + 500 * TOKEN_S, 500, 8)
+    return budget
 
 
-def test_a_step_that_took_too_long_shrinks_it_by_as_much():
-    budget = make_budget()
-    budget.observe(0.5, 2048, was_cut=True)
-    assert budget.num_tokens == 1024
+def test_before_anything_was_seen_it_is_the_whole_step():
+    assert PrefillBudget(2048, None).num_tokens(1) == 2048
 
 
-def test_fast_steps_that_it_held_back_let_it_grow_up_to_the_limit():
-    budget = make_budget()
-    budget.observe(0.5, 2048, was_cut=True)
-    budget.observe(0.1, 1024, was_cut=True)
-    assert budget.num_tokens == 1024 + GROWTH_TOKENS
-    for _ in range(100):
-        budget.observe(0.1, budget.num_tokens, was_cut=True)
-    assert budget.num_tokens == 2048
+def test_prompts_may_slow_a_step_by_a_factor():
+    assert make_budget().num_tokens(8) == pytest.approx(SLOWDOWN * DECODE_S / TOKEN_S, abs=2)
 
 
-def test_a_fast_step_that_it_did_not_hold_back_says_nothing():
-    budget = make_budget()
-    budget.observe(0.5, 2048, was_cut=True)
-    budget.observe(0.01, 100, was_cut=False)
-    assert budget.num_tokens == 1024
+def test_where_many_have_prompts_these_get_more():
+    assert make_budget().num_tokens(8, 3) == pytest.approx(3 * make_budget().num_tokens(8), abs=6)
+    assert make_budget(100_000).num_tokens(8, 1000) == pytest.approx((MAX_TARGET_S - DECODE_S) / TOKEN_S, abs=2)
 
 
-def test_a_slow_step_with_few_prompt_tokens_shrinks_it_below_those():
-    budget = make_budget()
-    budget.observe(0.5, 200, was_cut=False)
-    assert budget.num_tokens == 100
+def test_a_target_in_seconds_takes_the_place_of_the_factor():
+    assert make_budget(target_s=0.03).num_tokens(8) == pytest.approx(100, abs=2)
+
+
+def test_without_decodes_a_step_has_a_time_of_its_own():
+    assert make_budget().num_tokens(0) == pytest.approx(UNDISTURBED_TARGET_S / TOKEN_S, rel=0.01)
+
+
+def test_where_decodes_are_slow_a_step_without_them_is_longer():
+    budget = PrefillBudget(100_000, None)
+    for _ in range(3):
+        budget.observe(0.2, 0, 1)
+        budget.observe(100 * TOKEN_S, 100, 0)
+    assert budget.num_tokens(0) == pytest.approx(0.8 / TOKEN_S, rel=0.01)
+
+
+def test_prompts_get_on_even_where_decodes_take_longer_than_the_target():
+    assert make_budget(target_s=0.001).num_tokens(8) == MIN_TOKENS
 
 
 def test_one_step_that_hung_does_not_take_all():
     budget = make_budget()
-    budget.observe(1000.0, 2048, was_cut=False)
-    assert budget.num_tokens == 256
+    before = budget.num_tokens(8)
+    budget.observe(1000.0, 100, 8)
+    assert budget.num_tokens(8) > before / 2
 
 
-def test_it_settles_where_steps_take_the_target():
+def test_it_learns_that_tokens_became_dearer():
     budget = make_budget()
-    for _ in range(60):
-        budget.observe(0.05 + budget.num_tokens * 0.001, budget.num_tokens, was_cut=True)  # 200 tokens take the target
-    assert 150 <= budget.num_tokens <= 200 + GROWTH_TOKENS
+    for _ in range(20):
+        budget.observe(DECODE_S + 100 * 4 * TOKEN_S, 100, 8)
+    assert budget.num_tokens(8) == pytest.approx(SLOWDOWN * DECODE_S / TOKEN_S / 4, rel=0.05)
 
 
-def test_it_grows_back_where_a_step_could_use_only_a_part_of_it():
-    budget = make_budget()
-    budget.observe(0.5, 2048, was_cut=True)
-    budget.observe(0.1, 512, was_cut=True)
-    assert budget.num_tokens == 1024 + GROWTH_TOKENS
-
-
-@given(st.integers(16, 4096), st.lists(st.tuples(st.floats(0, 1e3), st.floats(0, 1), st.booleans())))
-def test_it_stays_within_its_limits(max_tokens, steps):
-    budget = make_budget(max_tokens)
-    for seconds, part, was_cut in steps:
-        budget.observe(seconds, max(1, int(part * budget.num_tokens)), was_cut=was_cut)
-        assert min(MIN_TOKENS, max_tokens) <= budget.num_tokens <= max_tokens
+@given(
+    st.integers(16, 4096),
+    st.lists(st.tuples(st.floats(0, 1e3), st.integers(0, 4096), st.integers(0, 64))),
+    st.integers(0, 64),
+)
+def test_it_stays_within_its_limits(max_tokens, steps, num_decodes):
+    budget = PrefillBudget(max_tokens, None)
+    for seconds, num_tokens, num_observed in steps:
+        if num_tokens or num_observed:
+            budget.observe(seconds, num_tokens, num_observed)
+        assert min(MIN_TOKENS, max_tokens) <= budget.num_tokens(num_decodes) <= max_tokens

@@ -51,3 +51,19 @@ def test_estimates_follow_what_steps_take():
     for _ in range(80):
         times.observe(2, 0.020)
     assert times.growth(1, 1) == pytest.approx(1.0, abs=0.01)
+
+
+def test_seconds_lie_between_the_nearest_sizes():
+    times = times_of(rows1=0.010, rows5=0.018)
+    assert times.seconds(1) == pytest.approx(0.010)
+    assert times.seconds(3) == pytest.approx(0.014)
+
+
+def test_seconds_of_larger_steps_go_on_in_a_line():
+    assert times_of(rows1=0.010, rows5=0.018).seconds(11) == pytest.approx(0.030)
+    assert times_of(rows5=0.018).seconds(11) == pytest.approx(0.018)
+
+
+def test_nothing_is_known_of_seconds_before_any_step():
+    assert StepTimes().seconds(4) is None
+    assert times_of(rows1=0.010).seconds(0) is None

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from fast_inference.bench.load import LoadResult
-from fast_inference.bench.measurement import Measurement, Plan, measure, ratio
+from fast_inference.bench.measurement import Measurement, Plan, complete_rounds, measure, ratio
 from fast_inference.bench.metrics import summarize
 from fast_inference.bench.target import RequestOptions, Target
 from fast_inference.bench.workload import Load, RandomPrompts
@@ -38,7 +38,9 @@ def measured(answers, loads, **options):
             targets = [Target.parse(server.url, f"server {index}") for index, server in enumerate(servers)]
             source = RandomPrompts(1)
             plan = Plan(targets, loads, source, source, RequestOptions(), 1, **options)
-            return await measure(plan, lambda line: None)
+            measurements: list[Measurement] = []
+            await measure(plan, measurements, lambda line: None)
+            return measurements
 
     return asyncio.run(run()), asked
 
@@ -106,3 +108,12 @@ def test_a_server_without_a_number_has_no_ratio():
     for name in ("median_ttft_ms", "output_throughput"):
         assert ratio(rounds(1.0), broken, name) is None
     assert ratio(broken, rounds(1.0), "median_ttft_ms") is None
+
+
+def test_of_a_cancelled_run_the_rounds_remain_that_all_servers_have():
+    source = RandomPrompts(1)
+    targets = [Target("a", "h", 1), Target("b", "h", 2)]
+    plan = Plan(targets, [CLOSED] * 3, source, source, RequestOptions())
+    done = [rounds(1.0, 2.0), rounds(3.0, 4.0), rounds(5.0, 6.0), rounds(7.0), rounds(8.0), rounds()]
+    medians = [measurement.median("median_ttft_ms") for measurement in complete_rounds(plan, done)]
+    assert medians == pytest.approx([1500, 3500, 5000, 7000])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fast_inference.bench.own_server import own_server
+from tests.servers import is_running
 
 
 def pids_of(command: str) -> list[str]:
@@ -23,10 +24,12 @@ def pids_of(command: str) -> list[str]:
 
 def test_it_serves_and_is_gone_afterwards():
     name = f"own-server-of-{os.getpid()}"
-    with own_server(["fake", "--served-model-name", name]) as url:
-        with urllib.request.urlopen(f"{url}/v1/models") as answer:
+    with own_server(["fake", "--served-model-name", name, "--frontends", "2"]) as server:
+        with urllib.request.urlopen(f"{server.url}/v1/models") as answer:
             assert name in answer.read().decode()
         assert pids_of(name)
+        assert len(server.frontend_pids) == 2
+        assert all(pid and is_running(pid) for pid in (server.core_pid, *server.frontend_pids))
     assert pids_of(name) == []
 
 

@@ -77,141 +77,142 @@ template <class Dot> struct AttentionTile {
         const int head_dim = attention.cache.head_dim, num_words = head_dim / V;
         alignas(64) uint32_t queries[ROWS * MAX_HEAD_DIM / V];
         alignas(64) float out[ROWS * MAX_HEAD_DIM];
-        float largest[ROWS], total[ROWS];
-        for (int row = 0; row < ROWS; row++) {
+        Softmax softmax[ROWS];
+        for (int row = 0; row < ROWS; row++)
             std::memcpy(queries + row * num_words, attention.query + token_and_head(row) * num_words, 4 * num_words);
-            largest[row] = -INFINITY;
-            total[row] = 0;
-        }
         std::memset(out, 0, ROWS * head_dim * sizeof(float));
         const int begin = attention.window ? std::max(0, position_of(0) - attention.window + 1) / CHUNK * CHUNK : 0;
         const int end = position_of(ROWS - 1) + 1;
+        alignas(64) uint32_t tail[LANES / V * MAX_HEAD_DIM];
+        Columns columns(*this, begin, end, tail);
         for (int chunk = begin; chunk < end; chunk += CHUNK) {
-            const int chunk_end = std::min(chunk + CHUNK, end);
+            const Columns next(*this, chunk + CHUNK, end, tail);
             alignas(64) float scores[ROWS * CHUNK];
             alignas(64) uint32_t weights[ROWS * CHUNK / V];
-            prefetch(chunk_end, std::min(chunk_end + CHUNK, end));
-            score<ROWS>(queries, chunk, chunk_end, scores);
+            score<ROWS>(queries, columns, next, scores);
             for (int row = 0; row < ROWS; row++)
-                soften(row, chunk, chunk_end, scores + row * CHUNK, weights + row * (CHUNK / V), largest[row],
-                       total[row], out + row * head_dim);
-            accumulate<ROWS>(weights, chunk, chunk_end, out);
+                soften(row, chunk, columns.count, scores + row * CHUNK, weights + row * (CHUNK / V), softmax[row]);
+            int i = 0;
+            for (; i + 2 * LANES <= head_dim; i += 2 * LANES)
+                accumulate<ROWS, 2>(weights, columns, next, softmax, i, out + i);
+            if (i < head_dim) accumulate<ROWS, 1>(weights, columns, next, softmax, i, out + i);
+            columns = next;
         }
         for (int row = 0; row < ROWS; row++) {
             float* to = attention.out + token_and_head(row) * head_dim;
             for (int i = 0; i < head_dim; i += LANES)
-                store(to + i, load<Floats>(out + row * head_dim + i) / total[row]);
+                store(to + i, load<Floats>(out + row * head_dim + i) / softmax[row].total);
         }
     }
 
-    // Calls `function(block, offset, token, count)` for the runs of tokens from `begin` on that share a block.
-    template <class Function> void for_each_run(int begin, int end, Function&& function) const {
-        const int block_size = attention.cache.block_size;
-        for (int token = begin; token < end;) {
-            const int offset = token % block_size, count = std::min(block_size - offset, end - token);
-            function(span.block_ids[token / block_size], offset, token, count);
-            token += count;
+    // Of a row, over the chunks so far.
+    struct Softmax {
+        float largest = -INFINITY, total = 0;
+        float factor = 1;  // by which the results so far shrink in this chunk
+    };
+
+    // Where the tokens of a chunk lie, 16 to a column; those of the next chunk are fetched meanwhile. The last column may
+    // be filled in part: its values are copied to `tail` with zeros behind, as what lies behind was never written.
+    struct Columns {
+        const char* keys[CHUNK / LANES];
+        const char* values[CHUNK / LANES];
+        int count = 0;
+
+        Columns(const AttentionTile& tile, int begin, int end, uint32_t* tail) {
+            const KVCache& cache = tile.attention.cache;
+            for (int token = begin; token < std::min(begin + CHUNK, end); token += LANES, count++) {
+                const int block = tile.span.block_ids[token / cache.block_size], offset = token % cache.block_size;
+                const uint32_t* from = cache.values_of<Dot>(block, tile.kv_head) + int64_t(offset / V) * cache.head_dim;
+                keys[count] = (const char*)(cache.keys_of<Dot>(block, tile.kv_head) + offset);
+                values[count] = (const char*)from;
+                if (end - token < LANES) values[count] = (const char*)copied(from, end - token, cache.head_dim, tail);
+            }
         }
+
+        static uint32_t* copied(const uint32_t* from, int num_tokens, int head_dim, uint32_t* tail) {
+            const int num_words = num_tokens / V * head_dim;
+            std::memset(tail, 0, sizeof(uint32_t) * (LANES / V) * head_dim);
+            std::memcpy(tail, from, sizeof(uint32_t) * num_words);
+            if (num_tokens % V)  // half a word
+                for (int i = 0; i < head_dim; i++) tail[num_words + i] = from[num_words + i] & 0xffffu;
+            return tail;
+        }
+    };
+
+    // `scores` `[ROWS][CHUNK]`: query · key; those behind the last token are meaningless.
+    template <int ROWS>
+    void score(const uint32_t* queries, const Columns& columns, const Columns& next, float* scores) const {
+        int column = 0;
+        for (; column + 2 <= columns.count; column += 2) score_columns<ROWS, 2>(queries, columns, next, column, scores);
+        if (column < columns.count) score_columns<ROWS, 1>(queries, columns, next, column, scores);
     }
 
-    void prefetch(int begin, int end) const {
-        const KVCache& cache = attention.cache;
-        if (cache.block_size > CHUNK) return;  // the processor follows long runs by itself
-        for_each_run(begin, end, [&](int block, int, int, int) {
-            const char* keys = (const char*)cache.keys_of<Dot>(block, kv_head);
-            const char* values = (const char*)cache.values_of<Dot>(block, kv_head);
-            for (int64_t byte = 0; byte < 4 * cache.words_per_head<Dot>(); byte += 64) {
-                __builtin_prefetch(keys + byte, 0, 2);
-                __builtin_prefetch(values + byte, 0, 2);
-            }
-        });
-    }
-
-    // `scores` `[ROWS][CHUNK]`: query · key; whole vectors, so that what is behind `end` is meaningless.
-    template <int ROWS> void score(const uint32_t* queries, int begin, int end, float* scores) const {
-        const int num_words = attention.cache.head_dim / V, block_size = attention.cache.block_size;
-        for_each_run(begin, end, [&](int block, int offset, int token, int count) {
-            const char* keys = (const char*)(attention.cache.keys_of<Dot>(block, kv_head) + offset);
-            int column = 0;
-            for (; column + LANES < count; column += 2 * LANES) {
-                Floats sums[ROWS][2] = {};
-                tile<Dot, ROWS, 2>(queries, num_words, keys + 4 * column, 4 * block_size, num_words, sums);
-                for (int row = 0; row < ROWS; row++) {
-                    store(scores + row * CHUNK + token - begin + column, sums[row][0]);
-                    store(scores + row * CHUNK + token - begin + column + LANES, sums[row][1]);
-                }
-            }
-            if (column < count) {
-                Floats sums[ROWS][1] = {};
-                tile<Dot, ROWS, 1>(queries, num_words, keys + 4 * column, 4 * block_size, num_words, sums);
-                for (int row = 0; row < ROWS; row++)
-                    store(scores + row * CHUNK + token - begin + column, sums[row][0]);
-            }
-        });
+    template <int ROWS, int VECTORS>
+    void score_columns(const uint32_t* queries, const Columns& columns, const Columns& next, int column,
+                       float* scores) const {
+        const int num_words = attention.cache.head_dim / V;
+        const int64_t stride = 4 * attention.cache.block_size;
+        const char *keys[VECTORS], *next_keys[VECTORS];
+        for (int v = 0; v < VECTORS; v++) {
+            keys[v] = columns.keys[column + v];
+            next_keys[v] = column + v < next.count ? next.keys[column + v] : nullptr;
+        }
+        Floats sums[ROWS][VECTORS] = {};
+        tile<Dot, ROWS, VECTORS>(queries, num_words, keys, stride, num_words, sums, next_keys, stride);
+        for_each<ROWS, VECTORS>(
+            [&](int row, int v) { store(scores + row * CHUNK + (column + v) * LANES, sums[row][v]); });
     }
 
     // One row's softmax goes on: `weights` are e^(score - largest), 0 where the row must not look.
-    void soften(int row, int begin, int end, float* scores, uint32_t* weights, float& largest, float& total,
-                float* out) const {
+    void soften(int row, int chunk, int num_columns, float* scores, uint32_t* weights, Softmax& softmax) const {
+        constexpr float LOG2_E = 1.44269504088896341f;
         const int position = position_of(row);
         const int first_seen = attention.window ? position - attention.window + 1 : 0;
-        Ints tokens = Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + begin;
-        Floats chunk_largest = all(-INFINITY);
-        for (int i = 0; i < end - begin; i += LANES, tokens += LANES) {
+        const bool is_masked = first_seen > chunk || chunk + num_columns * LANES > position + 1;
+        Ints tokens = Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + chunk;
+        Floats largest = all(softmax.largest);
+        for (int i = 0; i < num_columns * LANES; i += LANES, tokens += LANES) {
             Floats value = load<Floats>(scores + i);
             if (attention.softcap > 0) value = attention.softcap * tanh(value / attention.softcap);
-            value = (tokens <= position) & (tokens >= first_seen) ? value : all(-INFINITY);
-            store(scores + i, value);
-            chunk_largest = larger(value, chunk_largest);
+            if (is_masked) value = (tokens <= position) & (tokens >= first_seen) ? value : all(-INFINITY);
+            if (is_masked || attention.softcap > 0) store(scores + i, value);
+            largest = larger(value, largest);
         }
-        const float new_largest = std::max({largest, largest_of(chunk_largest), -1e30f});
-        const float factor = exp(all(largest - new_largest))[0];
-        Floats chunk_total = all(0.0f);
-        for (int i = 0; i < end - begin; i += LANES) {
-            const Floats weight = exp(load<Floats>(scores + i) - new_largest);
-            chunk_total += weight;
+        const float new_largest = std::max(largest_of(largest), -1e30f);
+        const float shift = new_largest * LOG2_E;
+        Floats total = all(0.0f);
+        for (int i = 0; i < num_columns * LANES; i += LANES) {
+            const Floats weight = exp2<V == 1>(load<Floats>(scores + i) * LOG2_E - shift);
+            total += weight;
             if constexpr (V == 2)
                 store_bf16((uint16_t*)weights + i, weight);
             else
                 store(weights + i, weight);
         }
-        largest = new_largest;
-        total = total * factor + sum_of(chunk_total);
-        if (factor != 1.0f)
-            for (int i = 0; i < attention.cache.head_dim; i += LANES)
-                store(out + i, load<Floats>(out + i) * factor);
+        softmax.factor = exp2<true>(all((softmax.largest - new_largest) * LOG2_E))[0];
+        softmax.total = softmax.total * softmax.factor + sum_of(total);
+        softmax.largest = new_largest;
     }
 
-    // `out` `[ROWS][head_dim]` += weights · values.
-    template <int ROWS> void accumulate(const uint32_t* weights, int begin, int end, float* out) const {
-        const int head_dim = attention.cache.head_dim;
-        for_each_run(begin, end, [&](int block, int offset, int token, int count) {
-            const uint32_t* values = attention.cache.values_of<Dot>(block, kv_head) + int64_t(offset / V) * head_dim;
-            const uint32_t* from = weights + (token - begin) / V;
-            add_values<ROWS>(from, values, count / V, out);
-            if (count % V) {  // half a word of values: the other half was never written
-                alignas(64) uint32_t last[MAX_HEAD_DIM];
-                for (int i = 0; i < head_dim; i++) last[i] = values[int64_t(count / V) * head_dim + i] & 0xffffu;
-                add_values<ROWS>(from + count / V, last, 1, out);
-            }
-        });
-    }
-
-    template <int ROWS> void add_values(const uint32_t* weights, const uint32_t* values, int steps, float* out) const {
-        const int head_dim = attention.cache.head_dim;
-        int i = 0;
-        for (; i + 2 * LANES <= head_dim; i += 2 * LANES) add_columns<ROWS, 2>(weights, values + i, steps, out + i);
-        if (i < head_dim) add_columns<ROWS, 1>(weights, values + i, steps, out + i);
-    }
-
+    // `out` `[ROWS][head_dim]` = what it was, shrunk, + weights · values; dimensions from `first` on.
     template <int ROWS, int VECTORS>
-    void add_columns(const uint32_t* weights, const uint32_t* values, int steps, float* out) const {
+    void accumulate(const uint32_t* weights, const Columns& columns, const Columns& next, const Softmax* softmax,
+                    int first, float* out) const {
         const int head_dim = attention.cache.head_dim;
         Floats sums[ROWS][VECTORS];
-        for (int row = 0; row < ROWS; row++)
-            for (int v = 0; v < VECTORS; v++) sums[row][v] = load<Floats>(out + row * head_dim + v * LANES);
-        tile<Dot, ROWS, VECTORS>(weights, CHUNK / V, (const char*)values, 4 * head_dim, steps, sums);
-        for (int row = 0; row < ROWS; row++)
-            for (int v = 0; v < VECTORS; v++) store(out + row * head_dim + v * LANES, sums[row][v]);
+        for_each<ROWS, VECTORS>([&](int row, int v) {
+            sums[row][v] = load<Floats>(out + row * head_dim + v * LANES) * softmax[row].factor;
+        });
+        for (int column = 0; column < columns.count; column++) {
+            const char *values[VECTORS], *next_values[VECTORS];
+            for (int v = 0; v < VECTORS; v++) {
+                const int bytes = 4 * (first + v * LANES);
+                values[v] = columns.values[column] + bytes;
+                next_values[v] = column < next.count ? next.values[column] + bytes : nullptr;
+            }
+            tile<Dot, ROWS, VECTORS>(weights + column * (LANES / V), CHUNK / V, values, 4 * head_dim, LANES / V, sums,
+                                     next_values, 4 * head_dim);
+        }
+        for_each<ROWS, VECTORS>([&](int row, int v) { store(out + row * head_dim + v * LANES, sums[row][v]); });
     }
 };

@@ -2,7 +2,7 @@
 //
 // The structs mirror those of bindings.py. Activations between linear layers are floats; the residual stream is never
 // rounded. Phases divide rows, panels or attention tiles among the threads and end with a barrier; a row's result does
-// not depend on the rows beside it. Reading order: vectors.h, gemm.h, linear.h, attention.h, this file.
+// not depend on the rows beside it. Reading order: vectors.h, gemm.h, quantized.h, linear.h, attention.h, this file.
 #include <omp.h>
 
 #include "attention.h"
@@ -43,8 +43,12 @@ extern "C" struct Scratch {  // strides are `stride_of` the sizes
     float* activated;        // [tokens][intermediate_size]
     uint32_t* query;         // [tokens][num_heads · head_dim]
     uint32_t* operand;       // [tokens][largest number of inputs]
-    float* operand_scales;   // [tokens]
+    float* operand_scales;   // [largest number of groups][tokens]
+    float* operand_sums;     // [the same]
+    double* phase_seconds;   // [NUM_PHASES], to which the step's times are added; null to measure nothing
 };
+
+enum Phase { LINEAR, ATTENTION, REST, NUM_PHASES };  // the rest: norms, rotation, changes of form
 
 static inline int64_t stride_of(int64_t size) { return (size + PANEL - 1) / PANEL * PANEL; }
 
@@ -66,8 +70,10 @@ struct StepRunner {
     const Scratch& scratch;
     int thread, num_threads;
     int64_t hidden_stride = stride_of(decoder.hidden_size);
+    double phase_began = 0;
 
-    void run() const {
+    void run() {
+        if (scratch.phase_seconds) phase_began = omp_get_wtime();
         for_each_token([&](int token) { embed(token); });
         for (int index = 0; index < decoder.num_layers; index++) {
             const Layer& layer = decoder.layers[index];
@@ -82,7 +88,7 @@ struct StepRunner {
 
     // --- phases ---
 
-    void attend(const Layer& layer) const {
+    void attend(const Layer& layer) {
         const int attended_size = decoder.num_heads * decoder.head_dim;
         normalize(layer.qkv, layer.input_norm);
         linear(layer.qkv, scratch.qkv, stride_of(layer.qkv.num_columns), STORE);
@@ -92,7 +98,7 @@ struct StepRunner {
         add_to_residual(layer.output, layer.post_attention_norm);
     }
 
-    void feed_forward(const Layer& layer) const {
+    void feed_forward(const Layer& layer) {
         const int64_t stride = stride_of(decoder.intermediate_size);
         normalize(layer.gate_up, layer.mlp_norm);
         linear(layer.gate_up, scratch.activated, stride, decoder.has_gelu ? GELU_GATE : SILU_GATE);
@@ -111,7 +117,7 @@ struct StepRunner {
     }
 
     // Norm of the residual stream, in the form that `linear` reads.
-    void normalize(const Linear& linear, const float* weight) const {
+    void normalize(const Linear& linear, const float* weight) {
         for_each_token([&](int token) {
             float normalized[MAX_ROW];
             rms_norm(residual(token), weight, decoder.hidden_size, decoder.rms_norm_eps, normalized);
@@ -119,13 +125,13 @@ struct StepRunner {
         });
     }
 
-    void to_operand(const Linear& linear, const float* rows, int64_t stride) const {
+    void to_operand(const Linear& linear, const float* rows, int64_t stride) {
         for_each_token([&](int token) {
             store_operand(linear.format, rows + token * stride, linear.num_inputs, operand(), token);
         });
     }
 
-    void add_to_residual(const Linear& linear, const float* post_norm) const {
+    void add_to_residual(const Linear& linear, const float* post_norm) {
         if (!post_norm) {
             this->linear(linear, scratch.residual, hidden_stride, ADD);
             return;
@@ -138,9 +144,9 @@ struct StepRunner {
         });
     }
 
-    void linear(const Linear& linear, float* out, int64_t stride, Epilogue epilogue) const {
+    void linear(const Linear& linear, float* out, int64_t stride, Epilogue epilogue) {
         run_linear(linear, operand(), batch.num_tokens, out, stride, epilogue, thread, num_threads);
-        barrier();
+        end_phase(LINEAR);
     }
 
     // QK-norm and rotary embedding; queries go to the scratch, keys and values into the cache.
@@ -156,7 +162,7 @@ struct StepRunner {
             if (norm) rms_norm(states, norm, head_dim, decoder.rms_norm_eps, states);
             rotate(states, cos, sin, layer.rotary_dim / 2);
         }
-        const Operand queries = {scratch.query, nullptr};
+        const Operand queries = {scratch.query, nullptr, nullptr, 0};
         for (int i = 0; i < decoder.num_heads * head_dim; i++) row[i] *= decoder.attention_scale;
         store_operand(decoder.is_bf16 ? BF16 : FLOAT32, row, decoder.num_heads * head_dim, queries, token);
         const float* key = row + decoder.num_heads * head_dim;
@@ -174,12 +180,12 @@ struct StepRunner {
         }
     }
 
-    void attend_tiles(const Layer& layer) const {
+    void attend_tiles(const Layer& layer) {
         const Attention attention = {cache_of(layer), decoder.num_heads,  layer.window, decoder.attention_softcap,
                                      scratch.query,   scratch.attended};
         const int rows_per_query = decoder.num_heads / decoder.num_kv_heads;
         const int num_items = batch.num_tiles * decoder.num_kv_heads;
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
         for (int item = 0; item < num_items; item++) {
             const int32_t* tile = batch.tiles + item / decoder.num_kv_heads * 2;
             const Span& span = batch.spans[tile[0]];
@@ -190,6 +196,7 @@ struct StepRunner {
             else
                 with_rows(rows, AttentionTile<Float32Dot>{attention, span, kv_head, tile[1]});
         }
+        end_phase(ATTENTION);
     }
 
     // --- what the phases use ---
@@ -197,7 +204,7 @@ struct StepRunner {
     static constexpr int MAX_ROW = 16384;
 
     float* residual(int token) const { return scratch.residual + token * hidden_stride; }
-    Operand operand() const { return {scratch.operand, scratch.operand_scales}; }
+    Operand operand() const { return {scratch.operand, scratch.operand_scales, scratch.operand_sums, batch.num_tokens}; }
     KVCache cache_of(const Layer& layer) const {
         return {layer.keys, layer.values, decoder.num_kv_heads, decoder.head_dim, decoder.block_size};
     }
@@ -214,15 +221,19 @@ struct StepRunner {
         return span[low].block_ids[position / decoder.block_size];
     }
 
-    static void barrier() {
+    void end_phase(Phase phase) {
 #pragma omp barrier
+        if (!scratch.phase_seconds || thread != 0) return;
+        const double now = omp_get_wtime();
+        scratch.phase_seconds[phase] += now - phase_began;
+        phase_began = now;
     }
 
-    template <class Function> void for_each_token(Function&& function) const {
+    template <class Function> void for_each_token(Function&& function) {
         const int64_t tokens = batch.num_tokens;
         const int begin = int(tokens * thread / num_threads), end = int(tokens * (thread + 1) / num_threads);
         for (int token = begin; token < end; token++) function(token);
-        barrier();
+        end_phase(REST);
     }
 };
 
@@ -234,10 +245,11 @@ extern "C" void decoder_step(const Decoder* decoder, const Batch* batch, const S
 
 // `out` `[num_rows][stride_of(num_columns)]` = `rows` `[num_rows][row_stride]` through one linear layer.
 extern "C" void linear_rows(const Linear* linear, const float* rows, int64_t row_stride, int num_rows,
-                            uint32_t* operand, float* operand_scales, float* out, int num_threads) {
+                            uint32_t* operand, float* operand_scales, float* operand_sums, float* out,
+                            int num_threads) {
 #pragma omp parallel num_threads(num_threads)
     {
-        const Operand form = {operand, operand_scales};
+        const Operand form = {operand, operand_scales, operand_sums, num_rows};
 #pragma omp for
         for (int row = 0; row < num_rows; row++)
             store_operand(linear->format, rows + row * row_stride, linear->num_inputs, form, row);

@@ -78,16 +78,21 @@ FAMILIES: dict[str, tuple[str, dict]] = {
 
 
 def save_model(name: str, folder: Path) -> torch.nn.Module:
-    """Make a model of a family, with biases and norms that are not what they are initialized to; returns it in fp32."""
-    torch.manual_seed(len(name))
+    """Make a model of a family; returns it in fp32."""
     kind, extra = FAMILIES[name]
     config_name = "Gemma3TextConfig" if kind == "Gemma3" else f"{kind}Config"
     make_config: Callable = getattr(transformers, config_name)
     config = make_config(**{**SIZES, **extra})
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
-    with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            if "norm" in parameter_name or parameter_name.endswith("bias"):
-                parameter.add_(torch.randn_like(parameter) * 0.2)
+    torch.manual_seed(len(name))
+    model = disturb(getattr(transformers, f"{kind}ForCausalLM")(config))
     model.save_pretrained(folder)
     return model
+
+
+@torch.no_grad()
+def disturb(model: torch.nn.Module) -> torch.nn.Module:
+    """Give biases and norms values that are not what they are initialized to."""
+    for parameter_name, parameter in model.named_parameters():
+        if "norm" in parameter_name or parameter_name.endswith("bias"):
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()

@@ -1,0 +1,95 @@
+"""Which safetensors files a model folder has, and what their headers say is in them.
+
+Only headers are read here, so it needs no torch: `memory_plan.py` counts parameters, and `model/decoder/checkpoint.py`
+compares with what a network needs before it reads the tensors. Everything wrong with the files is a `ConfigError`.
+"""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine_core.config_values import read_json_object
+from ipc.errors import ConfigError
+
+_WEIGHTS_FILE = "model.safetensors"
+_INDEX_FILE = "model.safetensors.index.json"
+_MAX_HEADER_BYTES = 100 * 2**20
+_MAX_NAMED = 3
+"""Names in a message; of more, the number."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a file, as the file's header describes it."""
+
+    path: Path
+    dtype: str
+    """As safetensors names it, such as `BF16`."""
+    shape: tuple[int, ...]
+
+
+def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
+    """All tensors of a model folder by name; of a name in two files, the later file's, as in transformers.
+
+    Raises:
+        ConfigError: a file is missing or damaged, or the index names tensors that its files do not have.
+    """
+    weight_map = _weight_map(model_dir)
+    tensors: dict[str, StoredTensor] = {}
+    for file_name in sorted(set(weight_map.values())) if weight_map else [_WEIGHTS_FILE]:
+        tensors.update(_read_header(model_dir / file_name))
+    missing = sorted(weight_map.keys() - tensors.keys())
+    if missing:
+        raise ConfigError(f"{model_dir / _INDEX_FILE} names tensors that its files lack: {listed(missing)}")
+    return tensors
+
+
+def listed(names: list[str]) -> str:
+    """Some names for a message."""
+    more = len(names) - _MAX_NAMED
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _weight_map(model_dir: Path) -> dict[str, str]:
+    """Name of the file of each tensor; empty where there is one file for all."""
+    index = model_dir / _INDEX_FILE
+    if (model_dir / _WEIGHTS_FILE).is_file():
+        return {}
+    if not index.is_file():
+        raise ConfigError(f"{model_dir} has neither {_WEIGHTS_FILE} nor {_INDEX_FILE} (other formats are not read)")
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ConfigError(f"malformed {index}: no weight_map")
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or "\0" in name:
+            raise ConfigError(f"malformed {index}: a weight_map names files beside it, not {str(name)[:60]!r}")
+        if not (model_dir / name).is_file():
+            raise ConfigError(f"{index} names a file that is missing: {name}")
+    return weight_map
+
+
+def _read_header(path: Path) -> dict[str, StoredTensor]:
+    """A safetensors file begins with the length of its header, a u64, and a JSON map of names to types and shapes."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MAX_HEADER_BYTES:
+                raise ConfigError(f"malformed {path}: a header of {length} bytes")
+            encoded = file.read(length)
+        if len(encoded) != length:
+            raise ConfigError(f"malformed {path}: it ends inside its header")
+        header: dict[str, Any] = json.loads(encoded)
+        return {name: _stored(path, entry) for name, entry in header.items() if name != "__metadata__"}
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"malformed {path}") from error
+
+
+def _stored(path: Path, entry: dict[str, Any]) -> StoredTensor:
+    dtype, shape = entry["dtype"], entry["shape"]
+    if not isinstance(dtype, str) or not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError("no dtype and shape")
+    return StoredTensor(path, dtype, tuple(shape))
