@@ -55,8 +55,9 @@ class BatchRows:
 
     def append_tokens(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
         """One more token for each of these rows, which are different ones."""
-        self.num_tokens[rows] += 1
-        self.last_token_ids[rows] = token_ids
+        index = np.array(rows, dtype=np.intp)
+        self.num_tokens[index] += 1
+        self.last_token_ids[index] = token_ids
 
     def _grow_rows(self) -> None:
         num_rows = len(self.num_blocks)

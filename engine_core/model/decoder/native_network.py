@@ -72,6 +72,7 @@ class NativeDecoderNetwork:
         self._tables = [rotary_tables(rope, max_model_len) for rope in config.ropes]
         self._layers = [_pack_layer(layer, format) for layer in weights.layers]
         self._head = pack_linear(weights.head, head_format)
+        self._head_struct = self._head.struct
         self._scratch = _Scratch(config)
         self._logits = torch.empty(0)
         self._decode_tiles = np.zeros((0, 2), dtype=np.int32)
@@ -128,7 +129,7 @@ class NativeDecoderNetwork:
         self._scratch.reserve(num_rows)
         hidden = hidden if hidden.stride(-1) == 1 and hidden.dtype == torch.float32 else hidden.float().contiguous()
         self._library.linear_rows(
-            *(ctypes.byref(self._head.struct), hidden.data_ptr(), hidden.stride(0), num_rows),
+            *(ctypes.byref(self._head_struct), hidden.data_ptr(), hidden.stride(0), num_rows),
             *(self._scratch.operand.data_ptr(), self._scratch.operand_scales.data_ptr()),
             self._scratch.operand_sums.data_ptr(),
             *(self._logits.data_ptr(), torch.get_num_threads()),

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <utility>
 
 #include "vectors.h"
 
@@ -26,7 +25,9 @@ constexpr int SAMPLING_GROUP = 256;  // tokens whose weights are added up before
 static inline int num_sampling_groups(int size) { return (size + SAMPLING_GROUP - 1) / SAMPLING_GROUP; }
 
 // Floats that a thread needs for rows of `size` logits.
-static inline int64_t sampling_scratch_size(int size) { return 4 * (int64_t(size) + LANES) + 2 * num_sampling_groups(size); }
+static inline int64_t sampling_scratch_size(int size) {
+    return 3 * (int64_t(size) + LANES) + 2 * num_sampling_groups(size);
+}
 
 // --- passes over a row ---
 
@@ -35,33 +36,50 @@ struct LargestLogit {
     int index;    // the first one
 };
 
+// The first LANES values at `from`, or -INFINITY where there are fewer.
+static inline Floats load_scores(const float* from, int count) {
+    if (count >= LANES) return load<Floats>(from);
+    Floats scores = all(-INFINITY);
+    if (count > 0) std::memcpy(&scores, from, count * sizeof(float));
+    return scores;
+}
+
+// Looks for the largest of each lane, and in which group of tokens it first was; then through that group.
 static LargestLogit largest_logit(const float* logits, int size) {
     Floats largest = all(-INFINITY);
-    Ints indexes = {}, nan = {}, at = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    int i = 0;
-    for (; i + LANES <= size; i += LANES, at += LANES) {
-        const Floats value = load<Floats>(logits + i);
-        indexes = value > largest ? at : indexes;
-        largest = value > largest ? value : largest;
-        nan |= value != value;
+    Ints groups = {}, nan = {};
+    for (int group = 0; group < num_sampling_groups(size); group++) {
+        const float* from = logits + group * SAMPLING_GROUP;
+        const int count = std::min(SAMPLING_GROUP, size - group * SAMPLING_GROUP);
+        Floats of_group[2] = {all(-INFINITY), all(-INFINITY)};
+        for (int i = 0; i < count; i += 2 * LANES)
+            for (int half = 0; half < 2; half++) {
+                const Floats value = load_scores(from + i + half * LANES, count - i - half * LANES);
+                of_group[half] = larger(value, of_group[half]);
+                nan |= value != value;
+            }
+        const Floats value = larger(of_group[0], of_group[1]);
+        groups = value > largest ? Ints{} + group : groups;
+        largest = larger(value, largest);
     }
-    LargestLogit found = {-INFINITY, 0};
-    bool has_nan = false;
-    for (int lane = 0; lane < LANES; lane++) {
-        const bool is_first = largest[lane] == found.value && indexes[lane] < found.index;
-        if (largest[lane] > found.value || is_first) found = {largest[lane], indexes[lane]};
-        has_nan |= nan[lane] != 0;
-    }
-    for (; i < size; i++) {
-        if (logits[i] > found.value) found = {logits[i], i};
-        has_nan |= logits[i] != logits[i];
-    }
-    return {has_nan ? NAN : found.value, found.index};
+    for (int lane = 0; lane < LANES; lane++)
+        if (nan[lane]) return {NAN, 0};
+    const float value = largest_of(largest);
+    int group = num_sampling_groups(size) - 1;
+    for (int lane = 0; lane < LANES; lane++)
+        if (largest[lane] == value) group = std::min(group, groups[lane]);
+    const float* begin = logits + group * SAMPLING_GROUP;
+    return {value, int(std::find(begin, logits + size - 1, value) - logits)};
 }
 
 // Makes scores of the logits, in place: logarithms of the probabilities relative to the best one's.
 static void to_scores(float* logits, int size, float best, float temperature) {
     int i = 0;
+    if (temperature == 1) {  // dividing takes longer than all else
+        for (; i + LANES <= size; i += LANES) store(logits + i, load<Floats>(logits + i) - best);
+        for (; i < size; i++) logits[i] -= best;
+        return;
+    }
     for (; i + LANES <= size; i += LANES) store(logits + i, (load<Floats>(logits + i) - best) / temperature);
     for (; i < size; i++) logits[i] = (logits[i] - best) / temperature;
 }
@@ -98,14 +116,6 @@ static inline double sum_of_doubles(Doubles v) {
     return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
-// The first LANES scores at `from`, or -INFINITY where there are fewer.
-static inline Floats load_scores(const float* from, int count) {
-    if (count >= LANES) return load<Floats>(from);
-    Floats scores = all(-INFINITY);
-    std::memcpy(&scores, from, count * sizeof(float));
-    return scores;
-}
-
 static inline Floats weights_of(Floats scores, float threshold) {
     return scores >= all(threshold) ? exp(scores) : all(0.0f);
 }
@@ -123,9 +133,9 @@ class RowSampler {
   public:
     // `scratch` has `sampling_scratch_size(size)` floats.
     RowSampler(const RowSampling& row, float* scores, int size, float* scratch)
-        : row(row), scores(scores), size(size), kept(scratch), weights(kept + size + LANES),
-          other_kept(weights + size + LANES), other_weights(other_kept + size + LANES),
-          group_ends((double*)(other_weights + size + LANES)) {}
+        : row(row), scores(scores), size(size), group_ends((double*)scratch),
+          kept(scratch + 2 * num_sampling_groups(size)), weights(kept + size + LANES),
+          between(weights + size + LANES) {}
 
     int draw() {
         const float threshold = least_kept_score();
@@ -138,11 +148,14 @@ class RowSampler {
     }
 
   private:
+    static constexpr int BISECTIONS = 14;       // leave a thousandth of a score
+    static constexpr float NO_WEIGHT = -88.0f;  // `exp` gives 0 from here on
+
     const RowSampling& row;
     const float* scores;
     const int size;
-    float *kept, *weights, *other_kept, *other_weights;
     double* group_ends;
+    float *kept, *weights, *between;
 
     // --- truncation: each filter keeps what is at least a threshold ---
 
@@ -185,47 +198,54 @@ class RowSampler {
         const double total = sum_of_weights(from, count, -INFINITY), mass = row.top_p * total;
         // All weights below this are together less than what top_p leaves out.
         const double negligible = std::max(total - mass, 0.0) / count;
-        count = keep_from(float(std::log(negligible)) - 0.01f, from, count, kept);
+        const float low = std::max(float(std::log(negligible)) - 0.01f, NO_WEIGHT);
+        count = keep_from(low, from, count, kept);
         for (int i = 0; i < count; i += LANES) store(weights + i, exp(load<Floats>(kept + i)));
-        return least_with_mass(count, mass);
+        return least_with_mass(count, mass, low);
     }
 
-    // The score at which the weights of the larger ones and its own reach `mass`: quickselect by weight.
-    float least_with_mass(int count, double mass) {
-        double above = 0;  // weights of the scores that are kept for certain
-        while (true) {
-            const float pivot = median(kept[0], kept[count / 2], kept[count - 1]);
-            double sum_larger = 0, sum_equal = 0;
-            int num_larger = 0, num_smaller = 0;
-            for (int i = 0; i < count; i++) {
-                const float score = kept[i], weight = weights[i];
-                kept[num_larger] = other_kept[num_smaller] = score;
-                weights[num_larger] = other_weights[num_smaller] = weight;
-                num_larger += score > pivot;
-                num_smaller += score < pivot;
-                sum_larger += score > pivot ? weight : 0.0f;
-                sum_equal += score == pivot ? weight : 0.0f;
+    // The score of `kept` at which the weights of the larger ones and its own reach `mass`; none below `low` does.
+    // Bisection by whole vectors leaves few scores, which are sorted.
+    float least_with_mass(int count, double mass, float low) {
+        float high = 1;  // no score is that large
+        double above = 0;  // weights of the scores from `high` on
+        for (int round = 0; round < BISECTIONS; round++) {
+            const float middle = low + (high - low) / 2;
+            const double sum = sum_of_kept(count, middle);
+            if (sum > 0 && sum >= mass) {
+                low = middle;
+            } else {
+                high = middle;
+                above = sum;
             }
-            if (num_larger && above + sum_larger >= mass) {
-                count = num_larger;
-                continue;
-            }
-            above += sum_larger + sum_equal;
-            if (above >= mass || !num_smaller) return pivot;
-            count = num_smaller;
-            std::swap(kept, other_kept);
-            std::swap(weights, other_weights);
         }
+        int num_between = 0;
+        for (int i = 0; i < count; i++) {
+            between[num_between] = kept[i];
+            num_between += (kept[i] >= low) & (kept[i] < high);
+        }
+        std::sort(between, between + num_between, std::greater<float>());
+        int last = 0;
+        above += weight_of(between[0]);
+        while (above < mass && last + 1 < num_between) above += weight_of(between[++last]);
+        return between[last];
     }
 
-    static float median(float a, float b, float c) { return std::max(std::min(a, b), std::min(std::max(a, b), c)); }
+    static float weight_of(float score) { return exp(all(score))[0]; }
+
+    double sum_of_kept(int count, float threshold) const {
+        Doubles sum = {};
+        for (int i = 0; i < count; i += LANES)
+            sum += sum_in_doubles(load_scores(kept + i, count - i) >= all(threshold) ? load<Floats>(weights + i) : all(0.0f));
+        return sum_of_doubles(sum);
+    }
 
     // --- the draw, as sampling/draw.py has it ---
 
     double sum_of_group(int group, float threshold) const {
         const float* from = scores + group * SAMPLING_GROUP;
         const int count = std::min(SAMPLING_GROUP, size - group * SAMPLING_GROUP);
-        if (largest_of(largest_of_lanes(from, count)) < threshold) return 0;
+        if (threshold > -INFINITY && largest_of(largest_of_lanes(from, count)) < threshold) return 0;
         return sum_of_weights(from, count, threshold);
     }
 
