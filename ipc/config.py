@@ -56,6 +56,7 @@ class ModelConfig(_Section):
         "GGUF file in Q4_1 or Q4_0 as they are",
     )
     cpu_kernels: bool = Field(True, description="use compiled kernels on CPU; plain torch where there is no compiler")
+    enforce_eager: bool = Field(False, description="on CUDA: launch each kernel by itself, without CUDA graphs")
     pooling: Literal["mean", "last", "cls"] = Field(
         "mean",
         description="what an embedding is made of: the mean of all positions, the last one, or the first one ('cls', "
@@ -106,7 +107,7 @@ class SchedulerConfig(_Section):
         None,
         gt=0,
         description="seconds that a step which also decodes may take, for which prefill chunks shrink; where not set, "
-        "2.5 times what its decodes take alone, and more where many requests wait",
+        "2.2 times what its decodes take alone, and more where many requests wait",
     )
     queue_timeout: float = Field(0.0, ge=0, description="seconds after which a waiting request fails; 0 never")
     request_timeout: float = Field(0.0, ge=0, description="seconds after which any request fails; 0 never")

@@ -4,11 +4,20 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from engine_core.device import resolve_device
 from fast_inference.model_store import pull
 
 settings.register_profile("default", max_examples=200, deadline=None, derandomize=True)
 settings.register_profile("nightly", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are collected everywhere, and deselected where there is no CUDA device."""
+    needing_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if needing_gpu and resolve_device("auto") != "cuda":
+        config.hook.pytest_deselected(items=needing_gpu)
+        items[:] = [item for item in items if item not in needing_gpu]
 
 
 @pytest.fixture(scope="session")

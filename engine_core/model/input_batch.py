@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engine_core.model.attention import RequestSpan
 from engine_core.model.batch_rows import BatchRows
 from engine_core.model.growing_array import GrowingArray
 from engine_core.model.pooling import Pooling
+from engine_core.model.request_span import RequestSpan
 from engine_core.model.sampling.prompt_logprobs import PromptLogprobs
 from engine_core.model.sampling.state import SamplingState
 from engine_core.model.step_spans import StepSpans

@@ -17,7 +17,7 @@ import torch
 
 from engine_core.device import DeviceType, DtypeName
 from engine_core.memory_plan import MemoryPlan, plan_model
-from engine_core.model.attention import UnsupportedAttentionError
+from engine_core.model.attention import UnsupportedAttentionError, has_triton
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.load import load_decoder
 from engine_core.model.kernels.bindings import load_library
@@ -75,7 +75,17 @@ def load_model_runner(
     except (UnsupportedAttentionError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ConfigError(f"cannot run models like {model.model}: {_line(error)}") from error
     picker = _token_picker(device, use_kernels=model.cpu_kernels)
-    return TorchModelRunner(network, kv_tensors, info, model.pooling, picker)
+    graphs = None
+    if has_triton(device):
+        from engine_core.model.cuda.decode_graphs import try_capture
+        from engine_core.model.cuda.warm_up import warm_up
+
+        report("compiling kernels")
+        warm_up(network, kv_tensors, picker, plan.max_model_len)
+        if not model.enforce_eager:
+            report("capturing CUDA graphs")
+            graphs = try_capture(network, kv_tensors, scheduler.max_num_seqs, plan.max_model_len)
+    return TorchModelRunner(network, kv_tensors, info, model.pooling, picker, graphs)
 
 
 # --- device, precision -------------------------------------------------------------------------------------------
@@ -124,6 +134,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _token_picker(device: torch.device, *, use_kernels: bool) -> TokenPicker:
     """The kernel that samples, where it can be compiled, else torch."""
+    if has_triton(device):
+        from engine_core.model.cuda.token_picker import TritonTokenPicker
+
+        return TritonTokenPicker()
     if device.type != "cpu" or not use_kernels:
         return TORCH_PICKER
     try:

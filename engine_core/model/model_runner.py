@@ -8,19 +8,29 @@ Next: `input_batch.py`, `attention.py`, `sampling/batch_sampler.py`, `pooling.py
 
 import logging
 from functools import partial
+from typing import Protocol
 
 import torch
 
-from engine_core.model.attention import RequestSpan, build_attention_metadata
+from engine_core.model.attention import build_attention_metadata
 from engine_core.model.input_batch import CachedRequest, InputBatch, StepInputs
 from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.network import Network, flat_batch
 from engine_core.model.pooling import Pooling, PoolingType
+from engine_core.model.request_span import RequestSpan
 from engine_core.model.sampling.batch_sampler import BatchSampler
 from engine_core.model.sampling.token_picker import TORCH_PICKER, TokenPicker
 from engine_core.outputs import Logprobs, ModelInfo, ModelRunnerOutput, RequestKey, SchedulerOutput
 
 log = logging.getLogger(__name__)
+
+
+class DecodeGraphs(Protocol):
+    """Computes batches of decodes faster; `cuda/decode_graphs.py`."""
+
+    def try_run(self, inputs: StepInputs) -> torch.Tensor | None:
+        """`[num_tokens, hidden_size]`, valid until the next call; None for a batch that is not of decodes alone."""
+        ...
 
 
 class TorchModelRunner:
@@ -33,8 +43,10 @@ class TorchModelRunner:
         info: ModelInfo,
         pooling: PoolingType = "mean",
         picker: TokenPicker = TORCH_PICKER,
+        decode_graphs: DecodeGraphs | None = None,
     ) -> None:
         self._network = network
+        self._decode_graphs = decode_graphs
         self._pooling: PoolingType = pooling
         self._kv_tensors = kv_tensors
         self._info = info
@@ -67,8 +79,7 @@ class TorchModelRunner:
         inputs = self._batch.build(step.scheduled)
         sampling_states = [request.sampling for request in inputs.sampling_requests]
         self._sampler.begin(sampling_states)
-        metadata = build_attention_metadata(inputs.spans, self._kv_tensors)
-        hidden = flat_batch(self._network, inputs.input_ids, inputs.positions, metadata, self._kv_tensors)
+        hidden = self._hidden_states(inputs)
         for request, span, is_last_chunk in inputs.embedding_spans:
             self._pool(request, span, hidden, is_last_chunk, output)
         prompt_logprobs = self._collect_prompt_logprobs(inputs, hidden, output)
@@ -82,6 +93,14 @@ class TorchModelRunner:
             if key in output.sampled_token_ids:
                 output.prompt_logprobs[key] = logprobs
         return output
+
+    def _hidden_states(self, inputs: StepInputs) -> torch.Tensor:
+        """`[num_tokens, hidden_size]`, valid until the next step."""
+        hidden = self._decode_graphs.try_run(inputs) if self._decode_graphs is not None else None
+        if hidden is not None:
+            return hidden
+        metadata = build_attention_metadata(inputs.spans, self._kv_tensors)
+        return flat_batch(self._network, inputs.input_ids, inputs.positions, metadata, self._kv_tensors)
 
     # --- prompt logprobs ---------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 `decoder/` computes the Llama family by itself: it loads in a moment, because it needs no transformers.
 `transformers_network.py` runs every other decoder-only model that transformers has. Both attend through
-`attention.paged_attention`, so requests, blocks and caches are none of their business.
+`attention.StepAttention`, so requests, blocks and caches are none of their business.
 """
 
 from typing import Protocol
@@ -13,11 +13,11 @@ import torch
 
 from engine_core.model.attention import (
     AttentionMetadata,
-    RequestSpan,
     UnsupportedAttentionError,
     build_attention_metadata,
 )
 from engine_core.model.kv_tensors import KVTensors
+from engine_core.model.request_span import RequestSpan
 
 CHECK_TOKENS = 4
 
@@ -77,12 +77,14 @@ def chunk_logits(
     num_computed_tokens: int,
     block_ids: npt.NDArray[np.int32],
     kv_tensors: KVTensors,
+    *,
+    in_plain_torch: bool = False,
 ) -> torch.Tensor:
     """`[num_tokens, vocab_size]` logits of the next tokens of one request, whose tokens before are in the cache."""
     num_tokens = len(token_ids)
     span = RequestSpan(0, num_tokens, num_computed_tokens, block_ids, kv_tensors.block_size)
     positions = np.arange(num_computed_tokens, num_computed_tokens + num_tokens, dtype=np.int64)
-    metadata = build_attention_metadata([span], kv_tensors)
+    metadata = build_attention_metadata([span], kv_tensors, in_plain_torch=in_plain_torch)
     return network.logits(flat_batch(network, token_ids, positions, metadata, kv_tensors))
 
 

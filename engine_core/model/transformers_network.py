@@ -2,7 +2,7 @@
 
 Chosen by `loader.py` where no network of our own fits. What would be computed wrongly is refused, by the config or by
 running a few tokens both ways; only local files are read and no code of a model repository is ever run.
-Importing transformers takes seconds, so it happens inside the functions. Next: `attention.paged_attention`.
+Importing transformers takes seconds, so it happens inside the functions. Next: `transformers_attention.py`.
 """
 
 from collections.abc import Iterator
@@ -12,16 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine_core.model.attention import (
-    ATTENTION_NAME,
-    AttentionMetadata,
-    RequestSpan,
-    UnsupportedAttentionError,
-    build_attention_metadata,
-    register_attention,
-)
+from engine_core.model.attention import AttentionMetadata, UnsupportedAttentionError, build_attention_metadata
 from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.network import CHECK_TOKENS, check_decode, is_close
+from engine_core.model.request_span import RequestSpan
+from engine_core.model.transformers_attention import ATTENTION_NAME, register_attention
 from ipc.errors import ConfigError
 
 _MAX_MESSAGE = 200

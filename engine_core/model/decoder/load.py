@@ -1,4 +1,4 @@
-"""Makes the network of a decoder: on the CPU kernels where they can be had, else in plain torch.
+"""Makes the network of a decoder: on the kernels for its device where they can be had, else in plain torch.
 
 Invariant: what runs on kernels has been compared, at this start, with the torch network of the same weights in fp32.
 What fails the comparison is not used; a warning says so. Next: `native_network.py`, `network.py`.
@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from engine_core.model.attention import has_triton
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.native_network import NativeDecoderNetwork, kernels_fit
 from engine_core.model.decoder.network import DecoderNetwork
@@ -59,15 +60,15 @@ def load_decoder(
         check_length(rope, max_model_len)
     max_model_len = max(max_model_len, _NUM_CHECKED)  # the check needs positions for its tokens
     weights = load_decoder_weights(model_dir, config, dtype, device)
-    if reason:
+    if reason and not has_triton(device):
         logger.info("computing in plain torch: %s", reason)
         return DecoderNetwork(config, weights, max_model_len)
     reference = DecoderNetwork(config, weights.float32_sample(_CHECK_VOCAB_SIZE), _NUM_CHECKED)
-    expected = _check_logits(config, reference, torch.float32)
+    expected = _check_logits(config, reference, torch.float32, device, in_plain_torch=True)
     choices: tuple[Quantization, ...] = (quantization, "none")
     for choice in dict.fromkeys(choices):
-        network = _native(config, weights, dtype, max_model_len, choice)
-        difference = float((_check_logits(config, network, dtype) - expected).norm() / expected.norm())
+        network = _on_kernels(config, weights, dtype, max_model_len, choice, device)
+        difference = float((_check_logits(config, network, dtype, device) - expected).norm() / expected.norm())
         if difference <= _TOLERANCES[choice]:
             return network
         logger.warning("kernels (quantization %s) are off by %.3f and are not used", choice, difference)
@@ -89,9 +90,18 @@ def _why_no_kernels(config: DecoderConfig, device: torch.device, use_kernels: bo
     return ""
 
 
-def _native(
-    config: DecoderConfig, weights: DecoderWeights, dtype: torch.dtype, max_model_len: int, quantization: Quantization
-) -> NativeDecoderNetwork:
+def _on_kernels(
+    config: DecoderConfig,
+    weights: DecoderWeights,
+    dtype: torch.dtype,
+    max_model_len: int,
+    quantization: Quantization,
+    device: torch.device,
+) -> Network:
+    if device.type == "cuda":
+        from engine_core.model.decoder.triton_network import TritonDecoderNetwork  # Triton is there only beside CUDA
+
+        return TritonDecoderNetwork(config, weights, max_model_len)
     plain = Format.FLOAT32 if dtype == torch.float32 else Format.BF16
     return NativeDecoderNetwork(
         config,
@@ -104,14 +114,14 @@ def _native(
 
 
 @torch.inference_mode()
-def _check_logits(config: DecoderConfig, network: Network, dtype: torch.dtype) -> torch.Tensor:
+def _check_logits(
+    config: DecoderConfig, network: Network, dtype: torch.dtype, device: torch.device, *, in_plain_torch: bool = False
+) -> torch.Tensor:
     """Logits of a few tokens: all but one in one step, the last as a decode step."""
-    kv_tensors = allocate_kv_tensors(
-        config, num_blocks=1, block_size=_CHECK_BLOCK_SIZE, dtype=dtype, device=torch.device("cpu")
-    )
+    kv_tensors = allocate_kv_tensors(config, num_blocks=1, block_size=_CHECK_BLOCK_SIZE, dtype=dtype, device=device)
     token_ids, block_ids = np.arange(_NUM_CHECKED, dtype=np.int64), np.zeros(1, dtype=np.int32)
     logits = []
     for start, end in ((0, CHECK_TOKENS), (CHECK_TOKENS, _NUM_CHECKED)):
-        chunk = chunk_logits(network, token_ids[start:end], start, block_ids, kv_tensors)
+        chunk = chunk_logits(network, token_ids[start:end], start, block_ids, kv_tensors, in_plain_torch=in_plain_torch)
         logits.append(chunk[:, :_CHECK_VOCAB_SIZE].float().clone())
     return torch.cat(logits)

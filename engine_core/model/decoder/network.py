@@ -2,15 +2,13 @@
 
 Runs on any device and is what the CPU kernels are tested against. Used instead of transformers where
 `DecoderConfig.try_from` says that it computes the same (tested: equal logits), because it starts seconds sooner and
-has a third of the operations. Next: `attention.paged_attention`, `native_network.py`.
+has a third of the operations. Next: `attention.py`, `native_network.py`.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import gelu, linear, silu
 
-from engine_core.model.attention import AttentionMetadata, paged_attention
+from engine_core.model.attention import AttentionMetadata
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.rope import rotary_tables
 from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
@@ -19,14 +17,6 @@ from engine_core.model.network import check_decode
 
 _Rotation = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines `[num_tokens, 1, rotary_dim / 2]`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _AttentionModule:
-    """What `paged_attention` must know of a layer."""
-
-    layer_idx: int
-    config: None = None
 
 
 class DecoderNetwork:
@@ -94,17 +84,15 @@ class DecoderNetwork:
         qkv = linear(hidden, layer.qkv, layer.qkv_bias).view(hidden.shape[0], -1, config.head_dim)
         query = self._normalize(qkv[:, :num_heads], layer.query_norm)
         key = self._normalize(qkv[:, num_heads:num_rotated], layer.key_norm)
-        attended, _ = paged_attention(
-            _AttentionModule(index),
-            _rotate(query, *rotation).transpose(0, 1)[None],
-            _rotate(key, *rotation).transpose(0, 1)[None],
-            qkv[:, num_rotated:].transpose(0, 1)[None],
-            None,
-            scaling=config.attention_scale,
-            sliding_window=config.sliding_windows[index],
+        attended = metadata.attention.attend(
+            _rotate(query, *rotation),
+            _rotate(key, *rotation),
+            qkv[:, num_rotated:],
+            kv_tensors.keys[index],
+            kv_tensors.values[index],
+            scale=config.attention_scale,
+            window=config.sliding_windows[index],
             softcap=config.attention_softcap,
-            attention_metadata=metadata,
-            kv_tensors=kv_tensors,
         )
         return linear(attended.reshape(hidden.shape[0], -1), layer.output, layer.output_bias)
 

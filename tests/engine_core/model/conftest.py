@@ -58,7 +58,7 @@ def mistral_dir(tmp_path_factory) -> Path:
 
 
 def load(folder: Path, **settings) -> TorchModelRunner:
-    model = ModelConfig(model=str(folder), device="cpu", threads=1, **{"dtype": "float32", **settings})
+    model = ModelConfig(model=str(folder), threads=1, **{"device": "cpu", "dtype": "float32", **settings})
     cache = CacheConfig(block_size=BLOCK_SIZE, num_blocks=64)
     return load_model_runner(model, cache, SchedulerConfig(max_num_seqs=8), lambda stage: None)
 

@@ -8,15 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_core.model.attention import (
-    ATTENTION_NAME,
-    RequestSpan,
-    UnsupportedAttentionError,
-    build_attention_metadata,
-    paged_attention,
-    register_attention,
-)
+from engine_core.model.attention import UnsupportedAttentionError, build_attention_metadata, has_triton
 from engine_core.model.kv_tensors import allocate_kv_tensors
+from engine_core.model.request_span import RequestSpan
+from engine_core.model.torch_attention import TorchAttention
+from engine_core.model.transformers_attention import ATTENTION_NAME, paged_attention, register_attention
 
 HEADS, KV_HEADS, DIM = 6, 2, 8
 MODULE = SimpleNamespace(layer_idx=0, config=SimpleNamespace())
@@ -83,10 +79,16 @@ def test_any_step_equals_dense_attention(requests, window, seed):
         assert torch.allclose(output[0, rows].double(), expected, atol=1e-5)
 
 
+def test_on_a_cpu_attention_is_plain_torch():
+    assert not has_triton(torch.device("cpu"))
+    metadata = build_attention_metadata([RequestSpan(0, 1, 0, np.array([3]), 1)], make_cache(2))
+    assert isinstance(metadata.attention, TorchAttention)
+
+
 def test_decodes_are_grouped_so_that_padding_at_most_doubles_the_work():
     lengths = [3, 4, 5, 50, 55, 200, 700]
     spans = [RequestSpan(i, 1, length - 1, np.arange(length), 1) for i, length in enumerate(lengths)]
-    groups = build_attention_metadata(spans, make_cache()).plan(None).decodes
+    groups = build_attention_metadata(spans, make_cache()).attention.plan(None).decodes
     assert sum(group.rows.shape[0] for group in groups) == len(lengths)
     assert 1 < len(groups) < len(lengths)
     assert sum(group.read_slots.shape[0] for group in groups) <= 2 * sum(lengths)

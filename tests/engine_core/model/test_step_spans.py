@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_core.model.attention import RequestSpan
+from engine_core.model.request_span import RequestSpan
 from engine_core.model.step_spans import StepSpans
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine_core.model.attention import RequestSpan, build_attention_metadata
+from engine_core.model.attention import build_attention_metadata
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.native_network import NativeDecoderNetwork
 from engine_core.model.decoder.network import DecoderNetwork
@@ -16,6 +16,7 @@ from engine_core.model.kernels.bindings import Format, load_library
 from engine_core.model.kernels.build import kernel_library
 from engine_core.model.kv_tensors import allocate_kv_tensors
 from engine_core.model.network import chunk_logits, flat_batch
+from engine_core.model.request_span import RequestSpan
 from tests.engine_core.model.decoder.families import FAMILIES, save_model
 
 CPU = torch.device("cpu")
