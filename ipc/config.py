@@ -107,7 +107,7 @@ class SchedulerConfig(_Section):
         None,
         gt=0,
         description="seconds that a step which also decodes may take, for which prefill chunks shrink; where not set, "
-        "2.5 times what its decodes take alone, and more where many requests wait",
+        "2.2 times what its decodes take alone, and more where many requests wait",
     )
     queue_timeout: float = Field(0.0, ge=0, description="seconds after which a waiting request fails; 0 never")
     request_timeout: float = Field(0.0, ge=0, description="seconds after which any request fails; 0 never")

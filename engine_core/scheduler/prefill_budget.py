@@ -9,9 +9,9 @@ from engine_core.speculation.step_times import StepTimes
 
 MIN_TOKENS = 32
 """Even where decodes alone take longer than the target, prompts get on."""
-SLOWDOWN = 1.5
-"""Each request with a prompt may make a step longer by so many times what its decodes take alone: decodes hardly feel
-one now and then, and where many wait, they must get on too. Where no time was asked for."""
+SLOWDOWN = 1.2
+"""A prompt may make a step longer by so many times what its decodes take alone, where no time was asked for: decodes
+hardly feel one now and then. From the third request on that wants to compute prompt tokens, each counts."""
 MAX_TARGET_S = 0.25
 """All together may not make a step longer than this, but for the first."""
 UNDISTURBED_TARGET_S = 0.1
@@ -58,5 +58,7 @@ class PrefillBudget:
         if self._target_s is not None:
             return self._target_s
         if decodes_s is not None:
-            return max((1 + SLOWDOWN) * decodes_s, min(MAX_TARGET_S, (1 + SLOWDOWN * num_prompts) * decodes_s))
+            return max(
+                (1 + SLOWDOWN) * decodes_s, min(MAX_TARGET_S, (1 + SLOWDOWN * max(1, num_prompts - 1)) * decodes_s)
+            )
         return max(UNDISTURBED_TARGET_S, MIN_SHARE * (self._decode_times.seconds(1) or 0.0))

@@ -31,7 +31,8 @@ def test_prompts_may_slow_a_step_by_a_factor():
 
 
 def test_where_many_have_prompts_these_get_more():
-    assert make_budget().num_tokens(8, 3) == pytest.approx(3 * make_budget().num_tokens(8), abs=6)
+    assert make_budget().num_tokens(8, 2) == make_budget().num_tokens(8)
+    assert make_budget().num_tokens(8, 4) == pytest.approx(3 * make_budget().num_tokens(8), abs=6)
     assert make_budget(100_000).num_tokens(8, 1000) == pytest.approx((MAX_TARGET_S - DECODE_S) / TOKEN_S, abs=2)
 
 
