@@ -19,8 +19,9 @@ UNDISTURBED_TARGET_S = 0.1
 MIN_SHARE = 4.0
 """Such a step takes at least so many times as long as a decode step, which mostly reads the weights."""
 SMOOTHING = 0.3
-MAX_GROWTH = 2.0
-"""One step that hung makes a token look no more than so many times as expensive."""
+MIN_TOKEN_S = 1e-9
+MAX_CHANGE = 2.0
+"""One step that hung makes a token look no more than so many times as expensive, and none as much cheaper."""
 
 
 class PrefillBudget:
@@ -31,31 +32,35 @@ class PrefillBudget:
         self._max_tokens = max_tokens
         self._target_s = target_s
         self._decode_times = StepTimes()
-        self._token_s = 0.0
-        """0 where nothing is known."""
+        self._token_s: float | None = None
 
     def observe(self, seconds: float, num_prefill_tokens: int, num_decodes: int) -> None:
         """A step took so long."""
         if num_prefill_tokens == 0:
             self._decode_times.observe(num_decodes, seconds)
             return
+        if self._token_s is None:  # no more than this, whatever the decodes took
+            self._token_s = max(MIN_TOKEN_S, seconds / num_prefill_tokens) if seconds else None
+            return
         decodes_s = self._decode_times.seconds(num_decodes) or 0.0
-        token_s = max(0.0, seconds - decodes_s) / num_prefill_tokens
-        if self._token_s:
-            token_s = self._token_s + SMOOTHING * (min(token_s, MAX_GROWTH * self._token_s) - self._token_s)
-        self._token_s = token_s
+        if seconds <= decodes_s:  # decodes have become faster
+            self._decode_times.observe(num_decodes, seconds)
+            return
+        token_s = max(MIN_TOKEN_S, (seconds - decodes_s) / num_prefill_tokens)
+        token_s = min(max(token_s, self._token_s / MAX_CHANGE), self._token_s * MAX_CHANGE)
+        self._token_s += SMOOTHING * min(1.0, num_prefill_tokens / MIN_TOKENS) * (token_s - self._token_s)
 
     def num_tokens(self, num_decodes: int, num_prompts: int = 1) -> int:
         """Prompt tokens that a step with so many decodes may compute, where so many requests (≥ 1) want some."""
-        if not self._token_s:
+        if self._token_s is None:
             return self._max_tokens
         decodes_s = self._decode_times.seconds(num_decodes)
-        num_tokens = (self._target(decodes_s, num_prompts) - (decodes_s or 0.0)) / self._token_s
+        num_tokens = (self._target(num_decodes, decodes_s, num_prompts) - (decodes_s or 0.0)) / self._token_s
         return max(min(MIN_TOKENS, self._max_tokens), int(min(self._max_tokens, num_tokens)))
 
-    def _target(self, decodes_s: float | None, num_prompts: int) -> float:
+    def _target(self, num_decodes: int, decodes_s: float | None, num_prompts: int) -> float:
         """Seconds of a step whose decodes take so long; None where it has none, or none were ever seen."""
-        if self._target_s is not None:
+        if num_decodes and self._target_s is not None:
             return self._target_s
         if decodes_s is not None:
             return max(

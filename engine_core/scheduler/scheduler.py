@@ -132,7 +132,7 @@ class Scheduler:
     def observe_step(self, seconds: float) -> None:
         """Learn how long the step that was planned last took."""
         step = self._last_step
-        if not step.num_draft_tokens:
+        if step.num_prefill_tokens or not step.num_draft_tokens:
             self._prefill_budget.observe(seconds, step.num_prefill_tokens, step.num_decodes)
         if self._drafts is not None:
             self._drafts.observe_step(step, seconds)

@@ -3,7 +3,7 @@
 Times are passed in, so the estimates are a function of what was observed. Kept by `scheduler/drafts.py`, and by
 `scheduler/prefill_budget.py` for what prompts may add to a step.
 Invariant: one step that hung moves an estimate by half of it at most, and the first step of a kind, in which kernels
-may be made ready, not at all.
+may be made ready, only in that it bounds the second.
 """
 
 UNKNOWN_ROW_COST = 0.05
@@ -19,13 +19,17 @@ class StepTimes:
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
         self._num_observed: dict[int, int] = {}
+        self._first: dict[int, float] = {}
 
     def observe(self, num_rows: int, seconds: float) -> None:
         """A step that computed one row for each of its tokens and no prompt took so long."""
+        if num_rows == 0:
+            return
         count = self._num_observed[num_rows] = self._num_observed.get(num_rows, 0) + 1
         if count == 1:
+            self._first[num_rows] = seconds
             return
-        estimate = self._seconds.get(num_rows, seconds)
+        estimate = self._seconds.get(num_rows, min(seconds, self._first[num_rows]))
         seconds = min(seconds, MAX_GROWTH * estimate)
         self._seconds[num_rows] = estimate + max(SMOOTHING, 1 / (count - 1)) * (seconds - estimate)
 

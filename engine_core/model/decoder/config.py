@@ -20,6 +20,7 @@ _HIDDEN_ACTS: Mapping[str, HiddenAct] = {"silu": "silu", "gelu_pytorch_tanh": "g
 _ORDINARY: Mapping[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "per_layer_config": (None,),
+    "text_config": (None,),
     "mlp_bias": (False,),
     "pretraining_tp": (1, None),
     "use_bidirectional_attention": (False, None),

@@ -18,7 +18,16 @@ from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.rope import rotary_tables
 from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
 from engine_core.model.kernels import bindings
-from engine_core.model.kernels.bindings import GROUP, MAX_HEAD_DIM, MAX_ROW, MAX_TILE_ROWS, PHASES, Format, stride_of
+from engine_core.model.kernels.bindings import (
+    GROUP,
+    MAX_HEAD_DIM,
+    MAX_INPUTS,
+    MAX_ROW,
+    MAX_TILE_ROWS,
+    PHASES,
+    Format,
+    stride_of,
+)
 from engine_core.model.kernels.packing import PackedLinear, interleave_gate_up, pack_linear
 from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.step_spans import StepSpans
@@ -48,6 +57,7 @@ def kernels_fit(config: DecoderConfig) -> bool:
         and config.intermediate_size % 16 == 0
         and config.hidden_size % 4 == 0
         and config.hidden_size <= MAX_ROW
+        and max(config.intermediate_size, config.num_heads * config.head_dim) <= MAX_INPUTS
     )
 
 
@@ -150,6 +160,9 @@ class NativeDecoderNetwork:
         if self._decoder is not None and self._kv_tensors is kv_tensors:
             return self._decoder
         config = self._config
+        shape = (config.num_layers, config.num_kv_heads, config.head_dim)
+        if (kv_tensors.num_layers, *kv_tensors.keys[0].shape[1:]) != shape:
+            raise ValueError(f"the KV cache is not for {shape[0]} layers of {shape[1]} heads of {shape[2]}")
         layers = (bindings.Layer * config.num_layers)()
         for index, layer in enumerate(self._layers):
             layers[index] = self._layer_struct(index, layer, kv_tensors)

@@ -18,6 +18,8 @@ MAX_TILE_ROWS = 12
 """Queries that attention computes at once."""
 MAX_ROW = 16384
 """Largest hidden size."""
+MAX_INPUTS = 65536
+"""Of a linear layer: so many products of bytes cannot leave 32 bits."""
 MAX_HEAD_DIM = 256
 GROUP = 32
 """Activations that share a scale."""

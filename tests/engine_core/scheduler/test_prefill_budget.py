@@ -18,7 +18,7 @@ def make_budget(max_tokens=2048, target_s=None):
     budget = PrefillBudget(max_tokens, target_s)
     for _ in range(3):
         budget.observe(DECODE_S, 0, 8)
-    budget.observe(DECODE_S + 500 * TOKEN_S, 500, 8)
+    budget.observe(500 * TOKEN_S, 500, 0)
     return budget
 
 
@@ -68,6 +68,26 @@ def test_it_learns_that_tokens_became_dearer():
     for _ in range(20):
         budget.observe(DECODE_S + 100 * 4 * TOKEN_S, 100, 8)
     assert budget.num_tokens(8) == pytest.approx(SLOWDOWN * DECODE_S / TOKEN_S / 4, rel=0.05)
+
+
+def test_decodes_that_became_faster_do_not_make_tokens_look_free():
+    budget = make_budget()
+    for _ in range(20):
+        budget.observe(DECODE_S / 2 + 20 * TOKEN_S, 20, 8)  # in all less than decodes took alone
+    assert budget.num_tokens(8) < 2 * SLOWDOWN * DECODE_S / TOKEN_S
+
+
+def test_a_target_in_seconds_is_for_steps_with_decodes():
+    assert make_budget(target_s=0.03).num_tokens(0) == make_budget().num_tokens(0)
+
+
+def test_a_decode_step_that_hung_at_first_does_not_lift_the_limit():
+    budget = PrefillBudget(2048, None)
+    budget.observe(DECODE_S, 0, 8)
+    budget.observe(20 * DECODE_S, 0, 8)
+    for _ in range(10):
+        budget.observe(DECODE_S + 32 * TOKEN_S, 32, 8)
+    assert budget.num_tokens(8) < 2 * SLOWDOWN * DECODE_S / TOKEN_S
 
 
 @given(

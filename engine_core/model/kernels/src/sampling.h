@@ -224,6 +224,7 @@ class RowSampler {
             between[num_between] = kept[i];
             num_between += (kept[i] >= low) & (kept[i] < high);
         }
+        if (num_between == 0) return low;  // rounding left the sum of all below `mass`
         std::sort(between, between + num_between, std::greater<float>());
         int last = 0;
         above += weight_of(between[0]);

@@ -84,6 +84,18 @@ def test_forbidden_tokens_are_never_drawn(picker):
         assert set(drawn) == {13, 700}
 
 
+def test_a_top_p_a_hair_below_one_leaves_out_nothing_that_is_likely(picker):
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        logits = -30 * torch.rand(3000, generator=generator) - 5
+        logits[torch.rand(3000, generator=generator) < 0.3] = -torch.inf
+        logits[[0, 7, 2999]] = torch.tensor([0.0, 0.0, -0.5])
+        likely = float(logits.softmax(0)[[0, 7, 2999]].sum())
+        drawn = picker.pick(logits.expand(512, -1).clone(), random_rows(3000, 512, top_p=1 - 2**-53)).token_ids
+        num_rare = sum(token not in (0, 7, 2999) for token in drawn)
+        assert num_rare > 0.5 * 512 * (1 - likely), f"seed {seed}"
+
+
 @pytest.mark.parametrize("vocab_size", SIZES)
 def test_greedy_rows_take_the_first_of_the_largest(picker, vocab_size):
     generator = torch.Generator().manual_seed(vocab_size)
