@@ -7,14 +7,13 @@ Next: `engine_core/memory_plan.py` (device, precision and sizes), `model_runner.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from engine_core.config_values import read_json_object
 from engine_core.device import DeviceType, DtypeName
 from engine_core.memory_plan import MemoryPlan, plan_model
 from engine_core.model.attention import UnsupportedAttentionError, has_triton
@@ -106,7 +105,7 @@ def _load_network(
     model: ModelConfig, model_dir: Path, dtype: torch.dtype, device: torch.device, max_model_len: int
 ) -> Network:
     """A network of our own where one fits, else transformers'; `model.model_impl` may insist on either."""
-    config = DecoderConfig.try_from(_read_json(model_dir / "config.json"))
+    config = DecoderConfig.try_from(read_json_object(model_dir / "config.json"))
     if config is not None and model.model_impl != "transformers":
         return load_decoder(
             *(config, model_dir, dtype, device, max_model_len),
@@ -120,16 +119,6 @@ def _load_network(
     from engine_core.model.transformers_network import TransformersNetwork
 
     return TransformersNetwork.load(model_dir, dtype, device, max_model_len)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"cannot use {path}: {_line(error)}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"cannot use {path}: no JSON object")
-    return values
 
 
 def _token_picker(device: torch.device, *, use_kernels: bool) -> TokenPicker:
@@ -177,8 +166,8 @@ def _model_info(
 def _eos_token_ids(model_dir: Path) -> tuple[int, ...]:
     """From generation_config.json, else from config.json; either may be one id or several."""
     generation_file = model_dir / "generation_config.json"
-    config = _read_json(model_dir / "config.json")
-    ids = _read_json(generation_file).get("eos_token_id") if generation_file.is_file() else None
+    config = read_json_object(model_dir / "config.json")
+    ids = read_json_object(generation_file).get("eos_token_id") if generation_file.is_file() else None
     if ids is None:
         ids = (config.get("text_config") or config).get("eos_token_id")
     if ids is None:

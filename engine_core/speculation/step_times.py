@@ -37,11 +37,11 @@ class StepTimes:
         """What a step of so many rows takes, on lines between the sizes that were seen; None before any, or for 0."""
         if not num_rows or not self._seconds:
             return None
-        sizes = sorted(self._seconds)
-        below = max((size for size in sizes if size <= num_rows), default=sizes[0])
-        above = min((size for size in sizes if size >= num_rows), default=sizes[-1])
+        smallest, largest = min(self._seconds), max(self._seconds)
+        below = max((size for size in self._seconds if size <= num_rows), default=smallest)
+        above = min((size for size in self._seconds if size >= num_rows), default=largest)
         if above < num_rows:  # no step was that large: the line from the smallest size goes on
-            below = sizes[0]
+            below = smallest
         slope = (self._seconds[above] - self._seconds[below]) / (above - below) if above > below else 0.0
         return self._seconds[below] + max(0.0, slope) * (num_rows - below)
 

@@ -6,7 +6,8 @@
 - `rope`: rotary embedding tables of every type that these models use.
 - `checkpoint`: the tensors that the files must have; `weights`: these, fused and named alike for all families.
 - `network`: the forward pass in plain torch: any device, and the reference of
-- `native_network`: the forward pass on the CPU kernels.
+- `native_network`: the forward pass on the CPU kernels; `triton_network`: on a GPU. What all three have in common is in
+  `decoder_base`.
 
 Reading order: as listed.
 """

@@ -15,6 +15,7 @@ import torch
 
 from engine_core.model.attention import AttentionMetadata
 from engine_core.model.decoder.config import DecoderConfig
+from engine_core.model.decoder.decoder_base import DecoderBase
 from engine_core.model.decoder.rope import rotary_tables
 from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
 from engine_core.model.kernels import bindings
@@ -61,7 +62,7 @@ def kernels_fit(config: DecoderConfig) -> bool:
     )
 
 
-class NativeDecoderNetwork:
+class NativeDecoderNetwork(DecoderBase):
     """Implements `Network`."""
 
     def __init__(
@@ -75,7 +76,7 @@ class NativeDecoderNetwork:
         max_model_len: int,
     ) -> None:
         """Packs the weights; of `weights`, the embedding and the norms are kept."""
-        self._config = config
+        super().__init__(config)
         self._library = library
         self._embedding = weights.embedding.contiguous()
         self._norm = weights.norm
@@ -88,16 +89,6 @@ class NativeDecoderNetwork:
         self._decode_tiles = np.zeros((0, 2), dtype=np.int32)
         self._kv_tensors: KVTensors | None = None
         self._decoder: bindings.Decoder | None = None
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of logits."""
-        return self._config.vocab_size
-
-    @property
-    def hidden_size(self) -> int:
-        """Length of a hidden state."""
-        return self._config.hidden_size
 
     def hidden_states(
         self,
@@ -144,9 +135,7 @@ class NativeDecoderNetwork:
             self._scratch.operand_sums.data_ptr(),
             *(self._logits.data_ptr(), torch.get_num_threads()),
         )
-        logits = self._logits[:num_rows, : self._config.vocab_size]
-        softcap = self._config.logits_softcap
-        return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+        return self._capped(self._logits[:num_rows, : self._config.vocab_size])
 
     def check(self, kv_tensors: KVTensors) -> None:
         """Nothing: `load.py` has compared this network with the reference before it gave it out."""

@@ -10,6 +10,7 @@ from torch.nn.functional import gelu, linear, silu
 
 from engine_core.model.attention import AttentionMetadata
 from engine_core.model.decoder.config import DecoderConfig
+from engine_core.model.decoder.decoder_base import DecoderBase
 from engine_core.model.decoder.rope import rotary_tables
 from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
 from engine_core.model.kv_tensors import KVTensors
@@ -19,27 +20,17 @@ _Rotation = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines `[num_tokens, 1, rotary_dim / 2]`."""
 
 
-class DecoderNetwork:
+class DecoderNetwork(DecoderBase):
     """Implements `Network`."""
 
     def __init__(self, config: DecoderConfig, weights: DecoderWeights, max_model_len: int) -> None:
         """Raises `ConfigError` where positions cannot be told for `max_model_len` tokens."""
-        self._config = config
+        super().__init__(config)
         self._weights = weights
         dtype, device = weights.embedding.dtype, weights.embedding.device
         tables = [rotary_tables(rope, max_model_len) for rope in config.ropes]
         self._tables = [tuple(table.to(device=device, dtype=dtype) for table in pair) for pair in tables]
         self._embedding_scale = torch.tensor(config.embedding_scale, dtype=dtype, device=device)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of logits."""
-        return self._config.vocab_size
-
-    @property
-    def hidden_size(self) -> int:
-        """Length of a hidden state."""
-        return self._config.hidden_size
 
     def hidden_states(
         self,
@@ -63,8 +54,7 @@ class DecoderNetwork:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[rows, vocab_size]` for `[rows, hidden_size]`."""
-        logits, softcap = linear(hidden, self._weights.head), self._config.logits_softcap
-        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+        return self._capped(linear(hidden, self._weights.head))
 
     def check(self, kv_tensors: KVTensors) -> None:
         """Warm up; raises `UnsupportedAttentionError` if decode and prefill differ."""

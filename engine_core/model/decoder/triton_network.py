@@ -13,34 +13,25 @@ from engine_core.model.attention import AttentionMetadata
 from engine_core.model.cuda.attention import TritonAttention
 from engine_core.model.cuda.row_kernels import activate, add_and_normalize, rotate_and_store
 from engine_core.model.decoder.config import DecoderConfig
+from engine_core.model.decoder.decoder_base import DecoderBase
 from engine_core.model.decoder.rope import rotary_tables
 from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
 from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.network import check_decode
 
 
-class TritonDecoderNetwork:
+class TritonDecoderNetwork(DecoderBase):
     """Implements `Network`."""
 
     def __init__(self, config: DecoderConfig, weights: DecoderWeights, max_model_len: int) -> None:
         """Raises `ConfigError` where positions cannot be told for `max_model_len` tokens."""
-        self._config = config
+        super().__init__(config)
         self._weights = weights
         self._layers = list(weights.layers)
         self._dtype, device = weights.embedding.dtype, weights.embedding.device
         tables = [rotary_tables(rope, max_model_len) for rope in config.ropes]
         self._tables = [(cos.to(device), sin.to(device)) for cos, sin in tables]
         self._embedding_scale = float(torch.tensor(config.embedding_scale, dtype=self._dtype))
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of logits."""
-        return self._config.vocab_size
-
-    @property
-    def hidden_size(self) -> int:
-        """Length of a hidden state."""
-        return self._config.hidden_size
 
     def hidden_states(
         self,
@@ -67,12 +58,10 @@ class TritonDecoderNetwork:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[rows, vocab_size]` fp32 for `[rows, hidden_size]`; bf16 would often round the best ones alike."""
-        head, softcap = self._weights.head, self._config.logits_softcap
+        head = self._weights.head
         if hidden.dtype == torch.float32:
-            logits = linear(hidden, head)
-        else:
-            logits = torch.mm(hidden, head.t(), out_dtype=torch.float32)
-        return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+            return self._capped(linear(hidden, head))
+        return self._capped(torch.mm(hidden, head.t(), out_dtype=torch.float32))
 
     def check(self, kv_tensors: KVTensors) -> None:
         """Warm up; raises `UnsupportedAttentionError` if decode and prefill differ."""
