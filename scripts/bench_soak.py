@@ -125,9 +125,12 @@ class Soak:
         return self.intervals[min(int((moment - self.began_at) / self.interval_s), self.num_intervals)]
 
 
-def resident_bytes(pid: int) -> int:
-    """Of a process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+def resident_bytes(pid: int) -> int | None:
+    """Of a process; None where there is none of this number."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+    except (FileNotFoundError, ProcessLookupError):  # the second where it ends between opening and reading
+        return None
 
 
 def pids_of(server: OwnServer) -> tuple[int | None, ...]:
@@ -147,9 +150,10 @@ async def watch(soak: Soak, server: OwnServer) -> None:
         at_s = number * soak.interval_s / SAMPLES_PER_INTERVAL
         await asyncio.sleep(soak.began_at + at_s - time.perf_counter())
         now = pids_of(server)
-        if now != pids or None in now:
+        sizes = [size for pid in now if pid is not None and (size := resident_bytes(pid)) is not None]
+        if now != pids or len(sizes) < len(pids):
             raise ConfigError(f"a process of the server died after {at_s:.0f} s: processes {pids} are now {now}")
-        core, *frontends = (resident_bytes(pid) for pid in now if pid is not None)
+        core, *frontends = sizes
         soak.memory.append(Memory(at_s, core, sum(frontends)))
         if number % SAMPLES_PER_INTERVAL == SAMPLES_PER_INTERVAL // 2 and number > SAMPLES_PER_INTERVAL:
             print_row(soak, number // SAMPLES_PER_INTERVAL)
