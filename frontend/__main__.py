@@ -27,17 +27,20 @@ import uvloop
 from frontend.acceptor import Acceptor
 from frontend.app import create_app
 from frontend.connection_counts import ConnectionCounts
-from frontend.http_protocol import HttpProtocol
+from frontend.connection_limit import max_connections
+from frontend.host_header import HostPolicy
+from frontend.http_protocol import ConnectionGuards, HttpProtocol
 from frontend.state import FrontendState
 from ipc.client import EngineClient
-from ipc.config import FrontendConfig, LauncherConfig, LogConfig, load_section
+from ipc.config import ConnectionConfig, FrontendConfig, LauncherConfig, LogConfig, load_section
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_INTERNAL_ERROR
 from ipc.log import configure_logging
 from ipc.messages import ClientRole
-from ipc.process import die_with_parent
+from ipc.process import die_with_parent, raise_descriptor_limit
 
+_WATCH_INTERVAL_S = 0.1
 _FIRST_WORD_S = 1.0
 """What is wrong for one frontend is wrong for all: the first says so, and the launcher ends the others meanwhile."""
 
@@ -47,9 +50,13 @@ log = logging.getLogger(__name__)
 class FrontendServer(uvicorn.Server):
     """uvicorn on connections from an `Acceptor`; says when it serves."""
 
-    def __init__(self, config: uvicorn.Config, counts: ConnectionCounts) -> None:
+    def __init__(
+        self, config: uvicorn.Config, counts: ConnectionCounts, guards: ConnectionGuards, max_connections: int
+    ) -> None:
         super().__init__(config)
         self._counts = counts
+        self._guards = guards
+        self._max_connections = max_connections
         self.is_serving = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -57,25 +64,43 @@ class FrontendServer(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise RuntimeError("the application did not start")
-        acceptors = [
-            Acceptor(listening, self._create_protocol, self._counts, self._num_connections)
+        self._acceptors = [
+            Acceptor(listening, self._create_protocol, self._counts, self._num_connections, self._max_connections)
             for listening in sockets or ()
         ]
-        self.servers = cast("list[asyncio.Server]", acceptors)  # what shutdown uses of them
+        self.servers = cast("list[asyncio.Server]", self._acceptors)  # what shutdown uses of them
+        self._watching = asyncio.create_task(self._watch_connections())
         self.started = True
         self.is_serving.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain; deadlines hold meanwhile."""
+        await super().shutdown(sockets)
+        self._watching.cancel()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         self._counts.publish(self._num_connections())
         return await super().on_tick(counter)
 
+    async def _watch_connections(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            self._guards.expire()
+            for acceptor in self._acceptors:
+                acceptor.expire()
+
     def _num_connections(self) -> int:
         return len(self.server_state.connections)
 
     def _create_protocol(self) -> asyncio.Protocol:
         protocol_class = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
-        return protocol_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return protocol_class(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            guards=self._guards,
+        )
 
 
 def build_server(config_file: Path, index: int) -> tuple[FrontendServer, FrontendState]:
@@ -101,7 +126,9 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
         server_header=False,
         timeout_graceful_shutdown=max(1, round(launcher_config.drain_timeout)),
     )
-    return FrontendServer(config, counts), state
+    connection_config = load_section(config_file, ConnectionConfig)
+    guards = ConnectionGuards.of(connection_config, HostPolicy(frontend_config, is_local=launcher_config.is_local))
+    return FrontendServer(config, counts, guards, max_connections(connection_config)), state
 
 
 async def serve(server: FrontendServer, state: FrontendState, listening: socket.socket, ready_fd: int | None) -> None:
@@ -159,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal_number, _exit_orderly)
     try:
         die_with_parent()
+        raise_descriptor_limit()
         log_config = load_section(arguments.config, LogConfig)
         configure_logging(log_config, f"frontend-{arguments.index}")
         if log_config.log_level == "info":
