@@ -41,6 +41,7 @@ from ipc.messages import ClientRole
 from ipc.process import die_with_parent, raise_descriptor_limit
 
 _WATCH_INTERVAL_S = 0.1
+_WATCH_PAUSE_S = 0.005
 _FIRST_WORD_S = 1.0
 """What is wrong for one frontend is wrong for all: the first says so, and the launcher ends the others meanwhile."""
 
@@ -85,8 +86,8 @@ class FrontendServer(uvicorn.Server):
 
     async def _watch_connections(self) -> None:
         while True:
-            await asyncio.sleep(_WATCH_INTERVAL_S)
-            self._guards.expire()
+            has_more = self._guards.expire()
+            await asyncio.sleep(_WATCH_PAUSE_S if has_more else _WATCH_INTERVAL_S)
             for acceptor in self._acceptors:
                 acceptor.expire()
 

@@ -49,8 +49,8 @@ class SendWatch:
         """The connection is gone."""
         self._stalls.pop(transport, None)
 
-    def expire(self) -> None:
-        """Look at all of them."""
+    def expire(self, max_num: int) -> bool:
+        """Reset those whose time is over, but not more than so many; True if that was not all."""
         now = time.monotonic()
         for transport, (num_bytes, since) in list(self._stalls.items()):
             if not transport.get_write_buffer_size():
@@ -58,9 +58,13 @@ class SendWatch:
             elif transport.num_acknowledged_bytes != num_bytes:
                 self._stalls[transport] = (transport.num_acknowledged_bytes, now)
             elif now - since >= self._timeout_s:
+                if not max_num:
+                    return True
+                max_num -= 1
                 del self._stalls[transport]
                 log.info("reset a connection: its client took nothing for %.0f s", now - since)
                 transport.reset()
+        return False
 
 
 class ClientTransport(asyncio.Transport):

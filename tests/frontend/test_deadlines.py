@@ -36,11 +36,11 @@ def test_a_deadline_is_over_once_at_its_time(clock: Clock):
     waits, connection = make_deadlines(), Connection()
     waits.change(connection, None, Waiting.HEAD)
     clock.now += 9.9
-    waits.expire()
+    waits.expire(10)
     assert connection.over == []
     clock.now += 0.1
-    waits.expire()
-    waits.expire()
+    waits.expire(10)
+    waits.expire(10)
     assert connection.over == [Waiting.HEAD]
 
 
@@ -50,7 +50,7 @@ def test_only_those_that_began_long_ago_are_told(clock: Clock):
     clock.now += 5
     waits.change(late, None, Waiting.HEAD)
     clock.now += 5
-    waits.expire()
+    waits.expire(10)
     assert (early.over, late.over) == ([Waiting.HEAD], [])
 
 
@@ -59,10 +59,10 @@ def test_what_came_in_time_is_not_waited_for(clock: Clock):
     waits.change(connection, None, Waiting.HEAD)
     waits.change(connection, Waiting.HEAD, Waiting.BODY)
     clock.now += 29
-    waits.expire()
+    waits.expire(10)
     waits.change(connection, Waiting.BODY, None)
     clock.now += 1000
-    waits.expire()
+    waits.expire(10)
     assert connection.over == []
 
 
@@ -70,7 +70,7 @@ def test_a_timeout_of_zero_is_no_limit(clock: Clock):
     waits, connection = make_deadlines(), Connection()
     waits.change(connection, None, Waiting.REQUEST)
     clock.now += 10**9
-    waits.expire()
+    waits.expire(10)
     assert connection.over == []
 
 
@@ -87,5 +87,16 @@ def test_a_connection_may_wait_for_something_else_when_it_is_told(clock: Clock):
     waits.change(connection, None, Waiting.HEAD)
     for _ in range(2):
         clock.now += 10
-        waits.expire()
+        waits.expire(10)
     assert connection.over == [Waiting.HEAD, Waiting.CLOSE]
+
+
+def test_not_all_of_many_are_told_at_once(clock: Clock):
+    waits, connections = make_deadlines(), [Connection() for _ in range(5)]
+    for connection in connections:
+        waits.change(connection, None, Waiting.HEAD)
+    clock.now += 10
+    assert waits.expire(3)
+    assert [len(connection.over) for connection in connections] == [1, 1, 1, 0, 0]
+    assert not waits.expire(3)
+    assert [len(connection.over) for connection in connections] == [1] * 5
