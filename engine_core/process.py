@@ -32,6 +32,7 @@ from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
+from engine_core.tokenizer_export import content_fingerprint
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
@@ -147,6 +148,8 @@ class EngineCoreProcess:
             device=info.device,
             core_version=version("fast-inference"),
             pooling=info.pooling,
+            request_timeout_ms=int(self._scheduling.request_timeout * 1000),
+            tokenizer_fingerprint=content_fingerprint(Path(info.tokenizer_dir)),
         )
 
     # --- the step loop ---

@@ -183,6 +183,11 @@ class FrontendConfig(AccessConfig):
     sse_ping_interval: float = Field(
         15.0, ge=0, description="seconds of silence after which a stream sends a comment; 0 never"
     )
+    on_core_loss: Literal["resume", "fail"] = Field(
+        "resume",
+        description="what happens to answers that have begun when the engine core dies: 'resume' goes on with the next "
+        "core where they stopped, 'fail' ends them in an error; those that have not begun wait for it either way",
+    )
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
 
 
