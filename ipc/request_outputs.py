@@ -17,6 +17,7 @@ from ipc.errors import (
     InvalidRequestError,
     QueueFullError,
     RequestFailedError,
+    RequestQuarantinedError,
     RequestTimeoutError,
 )
 from ipc.messages import Add, Finished, FinishReason, Reject, Started, Welcome
@@ -169,6 +170,8 @@ def error_of_reject(reject: Reject) -> FastInferenceError:
         return ContextLengthError(reject.message, param=reject.param or None)
     if reject.code in _UNAVAILABLE_CODES:
         return EngineUnavailableError(reject.message, code=reject.code)
+    if reject.code == RequestQuarantinedError.code:
+        return RequestQuarantinedError(reject.message)
     if reject.code == "request_lost":
         return RequestFailedError(reject.message, code=reject.code)
     return InvalidRequestError(reject.message, param=reject.param or None, code=reject.code)

@@ -90,3 +90,22 @@ def test_with_fail_a_stream_ends_in_an_error(tmp_path):
         assert caught.value.code == "engine_restarted"
     finally:
         server.close()
+
+
+def test_a_request_that_kills_the_core_is_tried_twice_and_harms_nobody(tmp_path):
+    server = Server(tmp_path, "fake", "--fake-step-ms", "2", "--fake-faults", "poison@5")
+    try:
+        client = server.openai()
+        expected = [read(ask(client, question)) for question in QUESTIONS[:4]]
+        with ThreadPoolExecutor(4) as pool:
+            readers = [pool.submit(read, ask(client, question)) for question in QUESTIONS[:4]]
+            poisonous = {"model": "fake", "prompt": "this is poison", "max_tokens": 10}
+            for _ in range(3):  # the last two of them come to a server that knows it already
+                with pytest.raises(openai.InternalServerError) as caught:
+                    client.completions.create(**poisonous)
+                assert caught.value.code == "request_quarantined"
+                assert caught.value.response.headers["x-should-retry"] == "false"
+            assert [reader.result() for reader in readers] == expected
+        assert server.stderr.count("restart in") == 2
+    finally:
+        server.close()
