@@ -235,7 +235,7 @@ class EngineCore:
         """Schedule, execute, update; returns what each client must hear."""
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
         self._fail_overdue(outputs)
-        plan = self._scheduler.schedule()
+        plan = self._scheduler.schedule(self._quarantine.alone)
         for new in plan.new_requests:
             self._start(self._requests[new.key])
         self._quarantine.begin_step(plan, self._requests)

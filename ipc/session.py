@@ -178,7 +178,7 @@ class Session:
     def _on_welcome(self, welcome: Welcome) -> None:
         if self.is_welcomed and self.epoch == welcome.epoch:
             return  # the answer to a repeated HELLO
-        if self.state is not None and self.epoch not in (0, welcome.epoch):
+        if (self.is_welcomed or self.requests) and self.epoch not in (0, welcome.epoch):
             self.lose("another core answers")
         self.welcome = welcome
         self.state = CoreState.READY
