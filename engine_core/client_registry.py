@@ -67,6 +67,12 @@ class ClientRegistry:
         del self._by_identity[client.identity]
         del self._by_slot[client.slot]
 
+    def forgive(self, seconds: float) -> None:
+        """Move the clocks of all clients forward: nobody listened to them for so long."""
+        for client in self._by_slot.values():
+            client.heard_at += seconds
+            client.blocked_since += seconds
+
     def by_identity(self, identity: bytes) -> Client | None:
         """The client with this socket identity."""
         return self._by_identity.get(identity)

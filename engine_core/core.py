@@ -25,6 +25,7 @@ from engine_core.outputs import (
 )
 from engine_core.request import ClientSlot, Request, RequestStatus
 from engine_core.scheduler.scheduler import Scheduler
+from engine_core.step_clock import StepClock
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar, GrammarError
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
@@ -92,8 +93,10 @@ class EngineCore:
         stop_check: StopCheck,
         admission: Admission,
         grammar_compiler: GrammarCompiler,
+        step_clock: StepClock,
     ) -> None:
         """`grammar_compiler` tells its owner when it is done, who then calls `on_grammar` on this thread."""
+        self._step_clock = step_clock
         self._admission = admission
         self._grammar_compiler = grammar_compiler
         self._deadlines = Deadlines()
@@ -227,6 +230,7 @@ class EngineCore:
         plan = self._scheduler.schedule()
         for new in plan.new_requests:
             self._start(self._requests[new.key])
+        self._step_clock.plan(plan)
         started_at = time.monotonic()
         try:
             result = self._runner.execute(plan)
@@ -240,7 +244,9 @@ class EngineCore:
             self._fail(failed, "step_failed", "The engine failed while it computed this request.", outputs)
             return outputs
         self._num_failed_in_a_row = 0
-        self._scheduler.observe_step(time.monotonic() - started_at)
+        seconds = time.monotonic() - started_at
+        self._scheduler.observe_step(seconds)
+        self._step_clock.observe(seconds)
         self._update(plan, result, outputs)
         self._kv_cache.end_step()
         return outputs

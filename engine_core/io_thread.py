@@ -13,7 +13,6 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -27,6 +26,7 @@ from engine_core.core import EngineCoreOutputs
 from engine_core.events import AbortRequests, AddRequest, ControlCall, DrainBegun, Event
 from engine_core.request import ClientSlot
 from engine_core.request_intake import RequestIntake
+from engine_core.step_clock import StepClock
 from ipc import codec
 from ipc.endpoints import bind_core_socket
 from ipc.errors import FastInferenceError, ProtocolError, QueueFullError
@@ -52,6 +52,7 @@ from ipc.messages import (
     RequestId,
     Welcome,
 )
+from ipc.own_sleep import OwnSleep
 from ipc.process import open_pidfd, pid_namespace
 
 log = logging.getLogger(__name__)
@@ -66,20 +67,12 @@ _MISMATCHES_BEFORE_RECONCILE = 3
 _MAX_MESSAGES_PER_WAKE = 256
 
 
-@dataclass(slots=True)
-class StepClock:
-    """What the step loop is doing; written by it, read by beats."""
-
-    step: int = 0
-    started_at: float | None = None
-
-
 class IoThread(threading.Thread):
     """Owns the ROUTER and the clients. Public methods may be called from the step loop."""
 
-    def __init__(self, socket_path: Path, epoch: int, inbox: "SimpleQueue[Event]") -> None:
+    def __init__(self, socket_path: Path, epoch: int, inbox: "SimpleQueue[Event]", clock: StepClock) -> None:
         super().__init__(name="io", daemon=True)
-        self.clock = StepClock()
+        self._clock = clock
         self.num_bad_messages = 0
         self._epoch = epoch
         self._inbox = inbox
@@ -93,6 +86,7 @@ class IoThread(threading.Thread):
         self._admission: Admission | None = None
         self._beat_sequence = 0
         self._stop_at: float | None = None
+        self._own_sleep = OwnSleep()
         self._namespace = pid_namespace()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = bind_core_socket(self._context, socket_path)
@@ -142,7 +136,7 @@ class IoThread(threading.Thread):
 
         def send_outputs() -> None:
             self._load = load
-            self._sender.deliver(outputs, self.clock.step, self._occupancy())
+            self._sender.deliver(outputs, self._clock.step, self._occupancy())
 
         self._post(send_outputs)
 
@@ -202,8 +196,9 @@ class IoThread(threading.Thread):
             self._on_events([source for source, _ in self._poller.poll(int(wait_s * 1000) + 1)])
             while self._outbox:
                 self._outbox.popleft()()
+            self._forgive_own_sleep()
             if is_retrying:
-                self._sender.retry(self.clock.step, self._occupancy())
+                self._sender.retry(self._clock.step, self._occupancy())
             if time.monotonic() >= next_beat_at:
                 next_beat_at = time.monotonic() + BEAT_INTERVAL_S
                 self._send_beats()
@@ -358,15 +353,14 @@ class IoThread(threading.Thread):
         self._send_beats()
 
     def _beat(self) -> CoreBeat:
-        started_at = self.clock.started_at
-        step_age_s = time.monotonic() - started_at if started_at is not None else 0.0
         return CoreBeat(
             sequence=self._beat_sequence,
             state=self._state,
-            step=self.clock.step,
-            step_age_ms=int(step_age_s * 1000),
+            step=self._clock.step,
+            step_age_ms=int(self._clock.age_s * 1000),
             load=self._occupancy(),
             detail=self._detail,
+            step_allowance_ms=int(self._clock.allowance_s * 1000),
         )
 
     def _occupancy(self) -> Load:
@@ -376,6 +370,14 @@ class IoThread(threading.Thread):
     def _send_beats(self) -> None:
         self._beat_sequence += 1
         self._sender.send_to_all(self._beat())
+
+    def _forgive_own_sleep(self) -> None:
+        """What clients did not say, or take, while this process was stopped is not held against them."""
+        slept_s = self._own_sleep.slept_s()
+        if slept_s:
+            log.log(logging.DEBUG if self._welcome is None else logging.WARNING, "did not run for %.1f s", slept_s)
+            self._clients.forgive(slept_s)
+            self._clock.forgive(slept_s)
 
     def _evict_silent_clients(self) -> None:
         for client in self._clients.all():

@@ -29,6 +29,7 @@ from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
+from engine_core.step_clock import StepClock
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
@@ -47,6 +48,8 @@ from ipc.process import start_ticks
 
 log = logging.getLogger(__name__)
 
+_LOCK_TIMEOUT_S = 1.0
+"""How long a core that still dies is waited for."""
 _POLL_INTERVAL_S = 0.05
 """How often deadlines are looked at while grammars are compiled and nothing runs."""
 
@@ -54,19 +57,22 @@ _POLL_INTERVAL_S = 0.05
 class EngineCoreProcess:
     """Everything that one engine-core process consists of."""
 
-    def __init__(self, config_file: Path) -> None:
+    def __init__(self, config_file: Path, *, slot: int = 0) -> None:
         self._model = load_section(config_file, ModelConfig)
         self._cache = load_section(config_file, CacheConfig)
         self._scheduling = load_section(config_file, SchedulerConfig)
         self._fake = load_section(config_file, FakeModelConfig)
-        self._drain_timeout_s = load_section(config_file, LauncherConfig).drain_timeout
+        launcher_config = load_section(config_file, LauncherConfig)
+        self._drain_timeout_s = launcher_config.drain_timeout
         self._run_dir = RunDir(config_file.parent)
         self._inbox: SimpleQueue[Event] = SimpleQueue()
         self._drain_deadline: float | None = None
         self._has_drain_begun = False
-        self._lock = self._run_dir.lock("core")
+        self._lock = self._run_dir.lock_core(slot, wait_s=_LOCK_TIMEOUT_S)
         self._epoch = time.time_ns()
-        self._io = IoThread(self._run_dir.core_socket, self._epoch, self._inbox)
+        self._clock = StepClock(launcher_config.hang_timeout)
+        self._io = IoThread(self._run_dir.slot_socket(slot), self._epoch, self._inbox, self._clock)
+        self._run_dir.publish_core(slot)
 
     def run(self) -> None:
         """Load, serve until told to drain, and leave.
@@ -89,7 +95,7 @@ class EngineCoreProcess:
         )
         drafts = Drafts.of(self._scheduling, kv_cache, runner.info.max_model_len)
         scheduler = Scheduler(self._scheduling, kv_cache, drafts)
-        self._core = EngineCore(runner, scheduler, kv_cache, stop_check, admission, grammars)
+        self._core = EngineCore(runner, scheduler, kv_cache, stop_check, admission, grammars, self._clock)
         gc.collect()
         gc.freeze()  # what is alive now stays alive: spare the collector from walking it
         gc.enable()
@@ -162,10 +168,9 @@ class EngineCoreProcess:
             self._take_events()
 
     def _step(self) -> None:
-        clock = self._io.clock
-        clock.step, clock.started_at = clock.step + 1, time.monotonic()
+        self._clock.begin()
         outputs = self._core.step()
-        clock.started_at = None
+        self._clock.end()
         self._io.send_outputs(outputs, self._core.load)
         if self._core.is_broken:
             self._io.announce_death("every step fails")

@@ -16,13 +16,14 @@ from ipc.client import EngineClient
 from ipc.config import FrontendConfig
 from ipc.errors import ConfigError, EngineUnavailableError, InvalidRequestError, ModelNotFoundError, QueueFullError
 from ipc.messages import CoreState, Welcome
+from ipc.own_sleep import Silence
 
 log = logging.getLogger(__name__)
 
 BEAT_TIMEOUT_S = 5.0
 """A core that was not heard for so long is not ready."""
-STEP_TIMEOUT_S = 120.0
-"""A step that takes so long hangs."""
+_STALLED_RETRY_S = 5.0
+"""A core that is stalled goes on by itself, or is killed and loaded anew."""
 _WATCH_INTERVAL_S = 0.5
 
 
@@ -77,6 +78,7 @@ class FrontendState:
         self.failure: BaseException | None = None
         self.large_body_slot = asyncio.Semaphore(1)
         """Taken while a large body is parsed."""
+        self._silence = Silence()
         self._tokenizer: FrontendTokenizer | None = None
         self._fingerprint = ""
         self._refused_fingerprint = ""
@@ -103,12 +105,17 @@ class FrontendState:
             return "starting" if self.client.welcome is None else "dead"
         if state is not CoreState.READY:
             return {CoreState.LOADING: "loading", CoreState.DRAINING: "draining", CoreState.DYING: "dead"}[state]
-        if self.client.beat_age_s > BEAT_TIMEOUT_S or self.client.step_age_s > STEP_TIMEOUT_S:
+        if self._is_stalled():
             return "stalled"
         welcome = self.client.welcome
         if welcome is None or self._tokenizer is None or welcome.model_fingerprint != self._fingerprint:
             return "loading"
         return "ready"
+
+    def _is_stalled(self) -> bool:
+        """True where the core is silent although this process listens, or its step takes longer than it may."""
+        silence_s = self._silence.seconds(self.client.beat_age_s)
+        return silence_s > BEAT_TIMEOUT_S or 0 < self.client.step_allowance_s < self.client.step_age_s
 
     def model(self) -> ServedModel:
         """The model to serve now.
@@ -117,6 +124,8 @@ class FrontendState:
             EngineUnavailableError: the core does not accept requests, or its tokenizer is not loaded yet.
         """
         welcome = self.client.welcome
+        if self.status == "stalled":
+            raise EngineUnavailableError("The engine is stalled.", code="stalled", retry_after_s=_STALLED_RETRY_S)
         if not self.client.is_ready or welcome is None:
             detail = f": {self.client.detail}" if self.client.detail else ""
             raise EngineUnavailableError(f"The engine is {self.status}{detail}.")
@@ -153,6 +162,7 @@ class FrontendState:
             ConfigError: the first one cannot be loaded.
         """
         while True:
+            self._is_stalled()  # so that time is counted while nobody asks
             welcome = await self.client.wait_ready(None)
             if welcome.model_fingerprint not in (self._fingerprint, self._refused_fingerprint):
                 await self._load_tokenizer(welcome)

@@ -141,6 +141,11 @@ class EngineClient:
         """How long the core's running step takes already, as of its last beat; 0 while it is idle."""
         return self._session.step_age_s
 
+    @property
+    def step_allowance_s(self) -> float:
+        """A step that takes longer than this is stuck; 0 where the core does not say."""
+        return self._session.step_allowance_s
+
     # --- life ---
 
     async def start(self) -> None:

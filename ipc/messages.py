@@ -349,6 +349,8 @@ class CoreBeat:
     load: Load = Load()
     detail: str = ""
     """While LOADING: the stage, for people."""
+    step_allowance_ms: int = 0
+    """A running step that takes longer than this is stuck; 0 where the core does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,7 @@ class Session:
         self.load = Load()
         self.detail = ""
         self.step_age_s = 0.0
+        self.step_allowance_s = 0.0
         self.num_bad_messages = 0
         self.requests: dict[RequestId, RequestOutputs] = {}
         self.lost_request_ids: list[int] = []
@@ -205,6 +206,7 @@ class Session:
         self.load = beat.load
         self.detail = beat.detail
         self.step_age_s = beat.step_age_ms / 1000
+        self.step_allowance_s = beat.step_allowance_ms / 1000
         is_welcomed = self.state in (CoreState.READY, CoreState.DRAINING) and epoch == self.epoch
         if is_welcomed or beat.state is CoreState.LOADING:
             self.state = beat.state

@@ -21,6 +21,7 @@ from engine_core.outputs import ModelInfo, ModelRunner, ModelRunnerOutput, Reque
 from engine_core.request import ClientSlot
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.scheduler import Scheduler
+from engine_core.step_clock import StepClock
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from ipc import codec
@@ -87,6 +88,7 @@ class DecodeBatch:
             StopCheck(info.eos_token_ids, info.max_model_len),
             admission,
             GrammarCompiler(Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *_: None),
+            StepClock(min_allowance_s=30.0),
         )
         intake = RequestIntake(info, hasher, admission, config)
         self._keys: list[RequestKey] = []

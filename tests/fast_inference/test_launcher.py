@@ -163,7 +163,7 @@ def test_children_die_with_a_killed_launcher_and_the_port_is_free_again(start):
 def test_a_core_that_cannot_start_ends_everything_with_its_one_line(start, tmp_path):
     run_dir = RunDir(tmp_path / "run")
     run_dir.create()
-    with run_dir.core_lock_file.open("w") as lock:
+    with run_dir.slot_lock_file(0).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         server = start()
         assert server.process.wait(10) == 1
