@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from frontend.draining import Drain
 from frontend.tokenizer import FrontendTokenizer
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig
@@ -71,6 +72,7 @@ class FrontendState:
         self.config = config
         self.client = client
         self.created_at = created_at
+        self.drain = Drain()
         self.became_ready = asyncio.Event()
         """Set once the first model can be served."""
         self.failed = asyncio.Event()
@@ -100,6 +102,8 @@ class FrontendState:
     @property
     def status(self) -> str:
         """`ready`, or why not: `starting`, `loading`, `draining`, `stalled` or `dead`."""
+        if self.drain.is_draining:
+            return "draining"
         state = self.client.state
         if state is None:
             return "starting" if self.client.welcome is None else "dead"
@@ -124,7 +128,7 @@ class FrontendState:
             EngineUnavailableError: the core does not accept requests, or its tokenizer is not loaded yet.
         """
         welcome = self.client.welcome
-        if self.status == "stalled":
+        if self.client.is_ready and self._is_stalled():
             raise EngineUnavailableError("The engine is stalled.", code="stalled", retry_after_s=_STALLED_RETRY_S)
         if not self.client.is_ready or welcome is None:
             detail = f": {self.client.detail}" if self.client.detail else ""
