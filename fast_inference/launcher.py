@@ -2,8 +2,8 @@
 
 Called by `cli.py` with resolved settings. It owns the listening socket, the run dir with its lock and `status.json`,
 and the frontends: one that dies is replaced. The core is the business of `core_supervisor.py`. SIGTERM and SIGINT drain
-the frontends, then the core; a second signal kills. Invariant: when `serve` returns, every child has been reaped; when
-this process is killed, the kernel kills the children with it.
+the frontends, then the core; a second signal ends all within two seconds.
+Invariant: when `serve` returns, every child has been reaped; when this process is killed, the kernel kills the children.
 Next: `core_supervisor.py`, `child.py` (one process), then `engine_core/process.py` and `frontend/__main__.py`.
 """
 
@@ -36,6 +36,8 @@ FRONTEND_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false
 _MAX_EARLY_FRONTEND_DEATHS = 5
 _NOTHING_TO_DRAIN_GRACE_S = 2.0
 _FRONTEND_GRACE_S = 2.0
+_LAST_WORDS_S = 1.0
+"""After a second signal, before all children are killed."""
 _HEAD_START_S = 2.0
 
 
@@ -155,19 +157,27 @@ class Launcher:
             self._fail(f"cannot start frontend {index}: {error}")
             return None
 
+    def _running_frontends(self) -> list[Child]:
+        return [child for child in self._frontends if child is not None]
+
     def _children(self) -> list[Child]:
-        return [child for child in (*self._frontends, *self._cores.children) if child is not None]
+        return [*self._running_frontends(), *self._cores.children]
 
     # --- the end ---
 
     def _on_signal(self, signum: int) -> None:
         if self._stopping.is_set():
             self._exit_code = SIGNAL_EXIT_BASE + signum
-            for child in self._children():
-                child.send_signal(signal.SIGKILL)
+            for frontend in self._running_frontends():
+                frontend.send_signal(signal.SIGINT)  # its second signal: it ends what runs with an error
+            asyncio.get_running_loop().call_later(_LAST_WORDS_S if self._was_ready else 0.0, self._kill_children)
             return
         self._exit_code = SIGNAL_EXIT_BASE + signum if signum == signal.SIGINT else 0
         self._stopping.set()
+
+    def _kill_children(self) -> None:
+        for child in self._children():
+            child.send_signal(signal.SIGKILL)
 
     def _fail(self, message: str | None) -> None:
         """End everything with status 1; without a message where the child has said why."""
@@ -184,18 +194,18 @@ class Launcher:
 
         Whoever takes too long is killed.
         """
-        self._listener.close()  # once the frontends let go of it too, connections are refused at once
+        self._listener.close()  # frontends accept until they are drained; after that, connections are refused at once
         self._progress.close()
         self._refresh()
         if not self._was_ready or self._exit_code == EXIT_CONFIG_ERROR:
-            frontends = [child for child in self._frontends if child is not None]
             await asyncio.gather(
-                stop_children(frontends, _NOTHING_TO_DRAIN_GRACE_S), self._cores.stop(_NOTHING_TO_DRAIN_GRACE_S)
+                stop_children(self._running_frontends(), _NOTHING_TO_DRAIN_GRACE_S),
+                self._cores.stop(_NOTHING_TO_DRAIN_GRACE_S),
             )
             return
         drain_s = self._settings.drain_timeout
         deadline = time.monotonic() + drain_s
-        await stop_children([child for child in self._frontends if child is not None], drain_s + _FRONTEND_GRACE_S)
+        await stop_children(self._running_frontends(), drain_s + _FRONTEND_GRACE_S)
         await self._cores.stop(max(deadline - time.monotonic(), 0.0) + CORE_GRACE_S)
 
     async def _sleep(self, delay_s: float) -> None:
