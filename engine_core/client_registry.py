@@ -50,6 +50,9 @@ class ClientRegistry:
         self._by_slot: dict[ClientSlot, Client] = {}
         self._last_slot = 0
 
+    def __len__(self) -> int:
+        return len(self._by_slot)
+
     def all(self) -> list[Client]:
         """Every client, in order of arrival."""
         return list(self._by_slot.values())

@@ -1,7 +1,8 @@
 """The engine core proper: requests in, tokens out, one step at a time. It knows neither sockets nor threads.
 
 `process` feeds it and sends what `step` returns; `Scheduler` decides, `ModelRunner` computes.
-Law: every request that was added leaves in exactly one `Finished`, whatever happens in a step.
+Law: every request that was added leaves in exactly one `Finished`, whatever happens in a step, or is handed back before
+anything of it ran.
 """
 
 import logging
@@ -211,6 +212,13 @@ class EngineCore:
                 self._finish(request, request.finished(FinishReason.ABORT, error_code=error_code), outputs)
         return outputs
 
+    def withdraw_unstarted(self) -> list[Request]:
+        """Let go of all requests of which nothing has run; whoever asks tells their clients so."""
+        unstarted = [request for request in self._requests.values() if request.num_queued_tokens]
+        for request in unstarted:
+            self._forget(request)
+        return unstarted
+
     def fail_overdue(self) -> EngineCoreOutputs:
         """End the requests whose time is over; `step` does it too."""
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
@@ -335,6 +343,10 @@ class EngineCore:
     def _finish(
         self, request: Request, finished: Finished, outputs: EngineCoreOutputs, *, is_trusted: bool = True
     ) -> None:
+        self._forget(request, is_trusted=is_trusted)
+        outputs[request.client_slot].finished.append(finished)
+
+    def _forget(self, request: Request, *, is_trusted: bool = True) -> None:
         del self._requests[request.key]
         if request.num_queued_tokens:
             self._admission.withdraw(request.num_queued_tokens)
@@ -344,7 +356,6 @@ class EngineCore:
         if request.status is RequestStatus.NEW:
             self._grammar_compiler.cancel(request.key)
         self._scheduler.finish(request, is_trusted=is_trusted)
-        outputs[request.client_slot].finished.append(finished)
 
     def _start(self, request: Request) -> None:
         if request.num_queued_tokens:  # else it comes back after a preemption

@@ -12,7 +12,7 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -24,7 +24,8 @@ from engine_core.client_sender import LEASE_S, ClientSender
 from engine_core.control_calls import why_refused
 from engine_core.core import EngineCoreOutputs
 from engine_core.events import AbortRequests, AddRequest, ControlCall, DrainBegun, Event
-from engine_core.request import ClientSlot
+from engine_core.reconciliation import Reconciliation
+from engine_core.request import ClientSlot, Request
 from engine_core.request_intake import RequestIntake
 from engine_core.step_clock import StepClock
 from ipc import codec
@@ -32,6 +33,7 @@ from ipc.endpoints import bind_core_socket
 from ipc.errors import FastInferenceError, ProtocolError, QueueFullError
 from ipc.exit_codes import EXIT_INTERNAL_ERROR
 from ipc.messages import (
+    CORE_RETIRED,
     PROTOCOL_VERSION,
     Abort,
     Add,
@@ -46,7 +48,6 @@ from ipc.messages import (
     Hello,
     Live,
     Load,
-    Reconcile,
     Reject,
     Reply,
     RequestId,
@@ -63,8 +64,8 @@ _FAREWELL_S = 0.5
 _LAST_WORDS_S = 0.1
 """A dying core waits this long, so that clients can read what it said."""
 _RETRY_INTERVAL_S = 0.02
-_MISMATCHES_BEFORE_RECONCILE = 3
 _MAX_MESSAGES_PER_WAKE = 256
+_REFUSAL_CODES = {CoreState.DRAINING: "draining", CoreState.RETIRING: CORE_RETIRED}
 
 
 class IoThread(threading.Thread):
@@ -92,6 +93,7 @@ class IoThread(threading.Thread):
         self._socket = bind_core_socket(self._context, socket_path)
         self._clients = ClientRegistry()
         self._sender = ClientSender(self._socket, self._clients, epoch, self._evict)
+        self._reconciliation = Reconciliation(self._sender, inbox)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._wake_fd, zmq.POLLIN)
@@ -114,11 +116,14 @@ class IoThread(threading.Thread):
 
         self._post(become_ready)
 
-    def begin_draining(self) -> None:
-        """Refuse new requests from now on, and tell everybody at once; `DrainBegun` comes behind what was accepted."""
+    def begin_draining(self, state: CoreState = CoreState.DRAINING) -> None:
+        """Refuse new requests from now on, and tell everybody at once; `DrainBegun` comes behind what was accepted.
+
+        `state` may also be RETIRING, where the requests are for another core.
+        """
 
         def begin_draining() -> None:
-            self._enter(CoreState.DRAINING)
+            self._enter(state)
             self._inbox.put(DrainBegun())
 
         self._post(begin_draining)
@@ -139,6 +144,22 @@ class IoThread(threading.Thread):
             self._sender.deliver(outputs, self._clock.step, self._occupancy())
 
         self._post(send_outputs)
+
+    @property
+    def num_clients(self) -> int:
+        """Clients that are connected."""
+        return len(self._clients)
+
+    def hand_back(self, requests: Iterable[Request]) -> None:
+        """Tell the clients of requests of which nothing has run that these are for another core."""
+
+        def hand_back() -> None:
+            for request in requests:
+                client = self._clients.by_slot(request.client_slot)
+                if client is not None and client.live.pop(request.request_id, None) is not None:
+                    self._reject(client, request.request_id)
+
+        self._post(hand_back)
 
     def send_reply(self, client_slot: ClientSlot, reply: Reply) -> None:
         """Answer a control call."""
@@ -262,9 +283,9 @@ class IoThread(threading.Thread):
             case Abort():
                 self._inbox.put(self._aborts(client, message.request_ids))
             case ClientBeat():
-                self._on_beat(client, message)
+                self._reconciliation.on_beat(client, message)
             case Live():
-                self._on_live(client, message)
+                self._reconciliation.on_live(client, message)
             case Call():
                 self._on_call(client, message)
             case Bye():
@@ -304,8 +325,7 @@ class IoThread(threading.Thread):
         if not 1 <= add.request_id < 2**64 or add.request_id in client.live:
             raise ProtocolError(f"request id {add.request_id} is out of range or in use")
         if self._intake is None or self._state is not CoreState.READY:
-            code = "draining" if self._state is CoreState.DRAINING else "engine_unavailable"
-            self._sender.send_in_order(client, Reject(add.request_id, code, "The engine is not accepting requests."))
+            self._reject(client, add.request_id)
             return
         try:
             request = self._intake.accept(add, client.slot, client.role)
@@ -317,30 +337,16 @@ class IoThread(threading.Thread):
         client.live[add.request_id] = request.key
         self._inbox.put(AddRequest(request))
 
+    def _reject(self, client: Client, request_id: RequestId) -> None:
+        code = _REFUSAL_CODES.get(self._state, "engine_unavailable")
+        self._sender.send_in_order(client, Reject(request_id, code, "The engine is not accepting requests."))
+
     def _on_call(self, client: Client, call: Call) -> None:
         error = why_refused(call, client.role)
         if error or call.method is CallMethod.PING:
             self._sender.send_in_order(client, Reply(call.call_id, error=error))
         else:
             self._inbox.put(ControlCall(client.slot, call))
-
-    def _on_beat(self, client: Client, beat: ClientBeat) -> None:
-        """Ask for the whole set where the counts disagree for longer than a message can be under way."""
-        is_equal = beat.num_live_requests == len(client.live)
-        client.num_live_mismatches = 0 if is_equal else client.num_live_mismatches + 1
-        if client.num_live_mismatches >= _MISMATCHES_BEFORE_RECONCILE:
-            client.num_live_mismatches = 0
-            self._sender.send(client, Reconcile(beat.sequence))
-
-    def _on_live(self, client: Client, live: Live) -> None:
-        """End what only one side knows: the last net under lost messages."""
-        theirs = set(live.request_ids)
-        forgotten = tuple(key for request_id, key in client.live.items() if request_id not in theirs)
-        if forgotten:
-            self._inbox.put(AbortRequests(forgotten))
-        for request_id in theirs - client.live.keys():
-            reject = Reject(RequestId(request_id), "request_lost", "The engine does not know this request any more.")
-            self._sender.send_in_order(client, reject)
 
     @staticmethod
     def _aborts(client: Client, request_ids: "array[int]") -> AbortRequests:

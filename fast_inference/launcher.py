@@ -3,7 +3,7 @@
 Called by `cli.py` with resolved settings. It owns the listening socket, the run dir with its lock and `status.json`,
 and the frontends: one that dies is replaced. The core is the business of `core_supervisor.py`. SIGTERM and SIGINT drain
 the frontends, then the core; a second signal ends all within two seconds.
-Invariant: when `serve` returns, every child has been reaped; when this process is killed, the kernel kills the children.
+Invariant: when `serve` returns, every child has been reaped; when this process is killed, the kernel kills them.
 Next: `core_supervisor.py`, `child.py` (one process), then `engine_core/process.py` and `frontend/__main__.py`.
 """
 

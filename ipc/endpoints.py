@@ -67,6 +67,21 @@ class RunDir:
         return self.path / "config.json"
 
     @property
+    def standby_config_file(self) -> Path:
+        """The same for a core that is to take the place of the one that runs."""
+        return self.path / "config-standby.json"
+
+    @property
+    def standby_error_file(self) -> Path:
+        """Why that core could not start, in one line."""
+        return self.path / "standby.error"
+
+    @property
+    def reload_file(self) -> Path:
+        """What `fast-inference reload` asks of the launcher."""
+        return self.path / "reload.json"
+
+    @property
     def status_file(self) -> Path:
         """What runs, rewritten by the launcher on each change; the only file that outlives a server."""
         return self.path / "status.json"
@@ -90,6 +105,11 @@ class RunDir:
     def launcher_lock_file(self) -> Path:
         """Held by the launcher."""
         return self.path / "launcher.lock"
+
+    @property
+    def reload_lock_file(self) -> Path:
+        """Held by `fast-inference reload`."""
+        return self.path / "reload.lock"
 
     # --- life ---
 
@@ -122,6 +142,10 @@ class RunDir:
         """
         return self._lock(self.slot_lock_file(slot), "core", wait_s)
 
+    def lock_reload(self) -> int:
+        """The same for the one `fast-inference reload` that may wait for an answer."""
+        return self._lock(self.reload_lock_file, "reload", 0.0)
+
     def lock_launcher(self) -> int:
         """The same for the one launcher of this run dir."""
         return self._lock(self.launcher_lock_file, "launcher", 0.0)
@@ -149,19 +173,30 @@ class RunDir:
         Raises:
             OSError: the link cannot be made.
         """
-        temporary = self.path / f"core-{slot}.link"
+        temporary = self._temporary_link(slot)
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.slot_socket(slot).name)
         os.replace(temporary, self.core_socket)
+
+    def _temporary_link(self, slot: int) -> Path:
+        return self.path / f"core-{slot}.link"
+
+    def remove_reload_files(self) -> None:
+        """Remove what a reload leaves, or what is left of one that was cut off."""
+        for path in (self.reload_file, self.standby_config_file, self.standby_error_file):
+            with suppress(OSError):
+                path.unlink()
 
     def remove_files(self) -> None:
         """Remove what a server leaves except `status.json`; without one, the folder too if `create` made it.
 
         Only the holder of the launcher's lock may call this; files that are not of the server stay.
         """
+        self.remove_reload_files()
         mine = [self.config_file, self.core_socket, self.connections_file, self.status_file.with_suffix(".tmp")]
+        mine.append(self.reload_lock_file)
         for slot in CORE_SLOTS:
-            mine += [self.slot_socket(slot), self.slot_lock_file(slot)]
+            mine += [self.slot_socket(slot), self.slot_lock_file(slot), self._temporary_link(slot)]
         has_run = self.status_file.exists()
         if not has_run:
             mine.append(self.marker_file)

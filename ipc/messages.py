@@ -27,6 +27,9 @@ PROTOCOL_VERSION = 1
 CANCELLED = "cancelled"
 """`Finished.error_code` of a request that its user ended (CANCEL); its reason is ABORT."""
 
+CORE_RETIRED = "core_retired"
+"""Code of a `Reject` or `Finished` of a core that another one has replaced: the request is for that one."""
+
 RequestId = NewType("RequestId", int)
 """A client's own number for one of its requests: u64, from 1, never reused."""
 
@@ -102,6 +105,8 @@ class CoreState(IntEnum):
     READY = 2
     DRAINING = 3
     DYING = 4
+    RETIRING = 5
+    """Another core has taken its place: it finishes what runs, and everything else is for the other one."""
 
 
 # --- client → core ---------------------------------------------------------------------------------------------
@@ -191,6 +196,8 @@ class CallMethod(IntEnum):
     """End the requests of all clients that have the external id `id` (and are of `flow`, if that is given), because
     their user wants no more of them; answers `num_cancelled`. Those that came to their client before but are not here
     yet end when they come, and are not counted. For frontends too."""
+    RETIRE = 8
+    """Another core has taken the place of this one: finish what runs, hand back the rest, and end the process."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from ipc.errors import (
     RequestFailedError,
     RequestTimeoutError,
 )
-from ipc.messages import Finished, FinishReason, Reject, RequestId, Started
+from ipc.messages import CORE_RETIRED, Finished, FinishReason, Reject, RequestId, Started
 
-_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining", "queue_timeout", "grammar_queue_full"})
+_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining", CORE_RETIRED, "queue_timeout", "grammar_queue_full"})
 
 
 class TokenLogprobs(NamedTuple):
