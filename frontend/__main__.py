@@ -2,7 +2,8 @@
 
 Started by the launcher, which owns the listening socket and hands it down as a descriptor, so that all frontends share
 one port. It dies with the launcher. With `--ready-fd` it writes `ready` to that descriptor, once, when it serves HTTP
-and the model's tokenizer is loaded. SIGTERM drains: running requests get `drain_timeout` seconds, then exit code 0.
+and the model's tokenizer is loaded. SIGTERM drains (`draining.py`): running requests get `drain_timeout` seconds, then
+exit code 0; a second one ends them at once.
 A configuration that cannot work is one `error:` line and exit code 1; anything unforeseen is a logged trace and 70.
 Next: `app.py`.
 """
@@ -28,6 +29,7 @@ from frontend.acceptor import Acceptor
 from frontend.app import create_app
 from frontend.connection_counts import ConnectionCounts
 from frontend.connection_limit import max_connections
+from frontend.draining import Drain, close_after_answer
 from frontend.host_header import HostPolicy
 from frontend.http_protocol import ConnectionGuards, HttpProtocol
 from frontend.state import FrontendState
@@ -39,6 +41,7 @@ from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_INTERNAL_ERROR
 from ipc.log import configure_logging
 from ipc.messages import ClientRole
 from ipc.process import die_with_parent, raise_descriptor_limit
+from ipc.recovery import CoreLossPolicy
 
 _WATCH_INTERVAL_S = 0.1
 _WATCH_PAUSE_S = 0.005
@@ -52,12 +55,20 @@ class FrontendServer(uvicorn.Server):
     """uvicorn on connections from an `Acceptor`; says when it serves."""
 
     def __init__(
-        self, config: uvicorn.Config, counts: ConnectionCounts, guards: ConnectionGuards, max_connections: int
+        self,
+        config: uvicorn.Config,
+        launcher_config: LauncherConfig,
+        counts: ConnectionCounts,
+        guards: ConnectionGuards,
+        max_connections: int,
+        drain: Drain,
     ) -> None:
         super().__init__(config)
         self._counts = counts
         self._guards = guards
         self._max_connections = max_connections
+        self._drain = drain
+        self._drain_timeout_s = launcher_config.drain_timeout
         self.is_serving = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -82,6 +93,8 @@ class FrontendServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         self._counts.publish(self._num_connections())
+        if self._drain.is_draining:
+            self._go_on_draining()
         return await super().on_tick(counter)
 
     async def _watch_connections(self) -> None:
@@ -90,6 +103,20 @@ class FrontendServer(uvicorn.Server):
             await asyncio.sleep(_WATCH_PAUSE_S if has_more else _WATCH_INTERVAL_S)
             for acceptor in self._acceptors:
                 acceptor.expire()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins to drain, a second one ends what runs."""
+        self._drain.begin(0.0 if self._drain.is_draining else self._drain_timeout_s)
+
+    def _go_on_draining(self) -> None:
+        """Leave when nothing runs any more, or no time is left."""
+        close_after_answer(self.server_state.connections)
+        if not self._drain.num_running:
+            for server in self.servers:
+                server.close()
+        if self._drain.is_over or self._drain.is_late:
+            self.config.timeout_graceful_shutdown = 0 if self._drain.is_late else 1
+            self.should_exit = True
 
     def _num_connections(self) -> int:
         return len(self.server_state.connections)
@@ -110,8 +137,13 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
     Raises:
         ConfigError: the configuration cannot be read.
     """
-    client = EngineClient(RunDir(config_file.parent).core_socket, name=f"frontend-{index}", role=ClientRole.FRONTEND)
     frontend_config = load_section(config_file, FrontendConfig)
+    client = EngineClient(
+        RunDir(config_file.parent).core_socket,
+        name=f"frontend-{index}",
+        role=ClientRole.FRONTEND,
+        on_core_loss=CoreLossPolicy(frontend_config.on_core_loss),
+    )
     launcher_config = load_section(config_file, LauncherConfig)
     counts = ConnectionCounts(
         RunDir(config_file.parent).connections_file, index, max(launcher_config.frontends, index + 1)
@@ -129,7 +161,8 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
     )
     connection_config = load_section(config_file, ConnectionConfig)
     guards = ConnectionGuards.of(connection_config, HostPolicy(frontend_config, is_local=launcher_config.is_local))
-    return FrontendServer(config, counts, guards, max_connections(connection_config)), state
+    limit = max_connections(connection_config)
+    return FrontendServer(config, launcher_config, counts, guards, limit, state.drain), state
 
 
 async def serve(server: FrontendServer, state: FrontendState, listening: socket.socket, ready_fd: int | None) -> None:

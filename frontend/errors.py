@@ -25,6 +25,7 @@ from ipc.errors import (
     ProtocolError,
     QueueFullError,
     RequestFailedError,
+    RequestQuarantinedError,
     RequestTimeoutError,
     ServerError,
     UnsupportedParameterError,
@@ -115,6 +116,15 @@ class ShuttingDownError(EngineUnavailableError):
         super().__init__("The server is shutting down.")
 
 
+class DrainingError(EngineUnavailableError):
+    """The server was told to stop: it finishes what runs, and takes nothing new."""
+
+    code = "draining"
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down and takes no new requests.", retry_after_s=5.0)
+
+
 @dataclass(frozen=True, slots=True)
 class HttpStatus:
     """What a class of errors becomes."""
@@ -149,11 +159,13 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     FastInferenceError: HttpStatus(500, _SERVER_ERROR),
     ServerError: HttpStatus(500, _SERVER_ERROR),
     RequestFailedError: HttpStatus(500, _SERVER_ERROR),
+    RequestQuarantinedError: HttpStatus(500, _SERVER_ERROR),
     RequestTimeoutError: HttpStatus(504, "timeout_error"),
     ConfigError: HttpStatus(500, _SERVER_ERROR),
     ProtocolError: HttpStatus(500, _SERVER_ERROR),
     EngineUnavailableError: HttpStatus(503, _UNAVAILABLE),
     ShuttingDownError: HttpStatus(503, _UNAVAILABLE),
+    DrainingError: HttpStatus(503, _UNAVAILABLE),
 }
 
 _ROUTE_CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -169,12 +181,12 @@ def envelope(
 
 
 def error_body(error: FastInferenceError) -> dict[str, dict[str, Any]]:
-    """The envelope of an error of our tree; only client errors and `EngineUnavailableError` show their own message."""
+    """The envelope of an error of our tree; messages of 500 answers are ours, but for what the client can act on."""
     mapped = HTTP_STATUSES[type(error)]
     message = error.message
     if isinstance(error, RequestFailedError):
         message = _FAILED_MESSAGE
-    elif mapped.status == 500:
+    elif mapped.status == 500 and not isinstance(error, RequestQuarantinedError):
         message = _INTERNAL_MESSAGE
     return envelope(mapped.status, mapped.type, error.code, message, error.param)
 
@@ -189,6 +201,8 @@ def error_response(error: FastInferenceError) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, QueueFullError | EngineUnavailableError):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, RequestQuarantinedError):
+        headers["x-should-retry"] = "false"  # OpenAI's clients send a request again after other 5xx answers
     if isinstance(error, BodyTooLargeError | TooManyConnectionsError):
         headers["connection"] = "close"  # the rest of the body is not read
     if isinstance(error, InvalidApiKeyError):

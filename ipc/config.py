@@ -140,7 +140,9 @@ class FakeModelConfig(_Section):
     fake_step_ms: float = Field(0.0, ge=0, description="time of one step")
     fake_token_us: float = Field(0.0, ge=0, description="additional time per computed token")
     fake_faults: str = Field(
-        "", description="comma-separated: die@STEP, hang@STEP, raise@STEP, nan@N (every N-th request)"
+        "",
+        description="comma-separated: die@STEP, hang@STEP, raise@STEP, nan@N (every N-th request), poison@N (a request "
+        "whose prompt says 'poison' kills the core at its N-th token)",
     )
 
 
@@ -193,6 +195,11 @@ class FrontendConfig(AccessConfig):
     sse_ping_interval: float = Field(
         15.0, ge=0, description="seconds of silence after which a stream sends a comment; 0 never"
     )
+    on_core_loss: Literal["resume", "fail"] = Field(
+        "resume",
+        description="what happens to answers that have begun when the engine core dies: 'resume' goes on with the next "
+        "core where they stopped, 'fail' ends them in an error; those that have not begun wait for it either way",
+    )
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
 
 
@@ -229,6 +236,12 @@ class LauncherConfig(_Section):
     frontends: int = Field(2, ge=1, le=64, description="frontend processes")
     run_dir: Path | None = Field(None, description="private folder of sockets and status.json, made if missing")
     drain_timeout: float = Field(30.0, ge=0, description="seconds that running requests get after SIGTERM")
+    hang_timeout: float = Field(
+        30.0,
+        ge=1,
+        description="seconds of silence after which the core is killed and started anew; a step that hangs is given as "
+        "many, and more the more it computes",
+    )
 
     @property
     def is_local(self) -> bool:

@@ -27,6 +27,9 @@ PROTOCOL_VERSION = 1
 CANCELLED = "cancelled"
 """`Finished.error_code` of a request that its user ended (CANCEL); its reason is ABORT."""
 
+CORE_RETIRED = "core_retired"
+"""Code of a `Reject` or `Finished` of a core that another one has replaced: the request is for that one."""
+
 RequestId = NewType("RequestId", int)
 """A client's own number for one of its requests: u64, from 1, never reused."""
 
@@ -102,6 +105,8 @@ class CoreState(IntEnum):
     READY = 2
     DRAINING = 3
     DYING = 4
+    RETIRING = 5
+    """Another core has taken its place: it finishes what runs, and everything else is for the other one."""
 
 
 # --- client → core ---------------------------------------------------------------------------------------------
@@ -191,6 +196,8 @@ class CallMethod(IntEnum):
     """End the requests of all clients that have the external id `id` (and are of `flow`, if that is given), because
     their user wants no more of them; answers `num_cancelled`. Those that came to their client before but are not here
     yet end when they come, and are not counted. For frontends too."""
+    RETIRE = 8
+    """Another core has taken the place of this one: finish what runs, hand back the rest, and end the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +270,10 @@ class Welcome:
     core_version: str
     pooling: str = "mean"
     """Which positions an embedding is made of: mean, last or cls."""
+    request_timeout_ms: int = 0
+    """Time that a request has where it does not say itself; 0 for any."""
+    tokenizer_fingerprint: str = ""
+    """Equal for equal files in `tokenizer_dir`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +360,8 @@ class CoreBeat:
     load: Load = Load()
     detail: str = ""
     """While LOADING: the stage, for people."""
+    step_allowance_ms: int = 0
+    """A running step that takes longer than this is stuck; 0 where the core does not say."""
 
 
 @dataclass(frozen=True, slots=True)
