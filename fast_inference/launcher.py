@@ -29,6 +29,7 @@ from fast_inference.status import FrontendStatus, LauncherStatus, ServerState, S
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
+from ipc.process import raise_descriptor_limit
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def serve(settings: Settings) -> int:
     # Until the event loop takes over. A shell starts its background jobs with SIGINT ignored, which we undo.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    raise_descriptor_limit()  # children inherit it
     with bind_listener(settings.host, settings.port) as listener, StartProgress() as progress:
         port = port_of(listener)
         run_dir = RunDir(settings.run_dir) if settings.run_dir else RunDir.default(port)
