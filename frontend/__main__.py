@@ -57,18 +57,18 @@ class FrontendServer(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        launcher_config: LauncherConfig,
         counts: ConnectionCounts,
         guards: ConnectionGuards,
         max_connections: int,
         drain: Drain,
+        drain_timeout_s: float,
     ) -> None:
         super().__init__(config)
         self._counts = counts
         self._guards = guards
         self._max_connections = max_connections
         self._drain = drain
-        self._drain_timeout_s = launcher_config.drain_timeout
+        self._drain_timeout_s = drain_timeout_s
         self.is_serving = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -97,13 +97,6 @@ class FrontendServer(uvicorn.Server):
             self._go_on_draining()
         return await super().on_tick(counter)
 
-    async def _watch_connections(self) -> None:
-        while True:
-            has_more = self._guards.expire()
-            await asyncio.sleep(_WATCH_PAUSE_S if has_more else _WATCH_INTERVAL_S)
-            for acceptor in self._acceptors:
-                acceptor.expire()
-
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins to drain, a second one ends what runs."""
         self._drain.begin(0.0 if self._drain.is_draining else self._drain_timeout_s)
@@ -117,6 +110,13 @@ class FrontendServer(uvicorn.Server):
         if self._drain.is_over or self._drain.is_late:
             self.config.timeout_graceful_shutdown = 0 if self._drain.is_late else 1
             self.should_exit = True
+
+    async def _watch_connections(self) -> None:
+        while True:
+            has_more = self._guards.expire()
+            await asyncio.sleep(_WATCH_PAUSE_S if has_more else _WATCH_INTERVAL_S)
+            for acceptor in self._acceptors:
+                acceptor.expire()
 
     def _num_connections(self) -> int:
         return len(self.server_state.connections)
@@ -161,8 +161,8 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
     )
     connection_config = load_section(config_file, ConnectionConfig)
     guards = ConnectionGuards.of(connection_config, HostPolicy(frontend_config, is_local=launcher_config.is_local))
-    limit = max_connections(connection_config)
-    return FrontendServer(config, launcher_config, counts, guards, limit, state.drain), state
+    num_connections = max_connections(connection_config)
+    return FrontendServer(config, counts, guards, num_connections, state.drain, launcher_config.drain_timeout), state
 
 
 async def serve(server: FrontendServer, state: FrontendState, listening: socket.socket, ready_fd: int | None) -> None:
