@@ -43,7 +43,7 @@ from ipc.config import (
 )
 from ipc.endpoints import RunDir
 from ipc.messages import Call, CallMethod, Reply, Welcome
-from ipc.process import start_ticks
+from ipc.process import raise_descriptor_limit, start_ticks
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class EngineCoreProcess:
         self._has_drain_begun = False
         self._lock = self._run_dir.lock("core")
         self._epoch = time.time_ns()
-        self._io = IoThread(self._run_dir.core_socket, self._epoch, self._inbox)
+        self._io = IoThread(self._run_dir.core_socket, self._epoch, self._inbox, raise_descriptor_limit())
 
     def run(self) -> None:
         """Load, serve until told to drain, and leave.
@@ -221,7 +221,8 @@ class EngineCoreProcess:
         """Do what a call says, which `control_calls` has allowed."""
         match call.method:
             case CallMethod.STATS:
-                return Reply(call.call_id, {**self._core.stats, "num_bad_messages": self._io.num_bad_messages})
+                edge = {"num_bad_messages": self._io.num_bad_messages, **self._io.connection_stats}
+                return Reply(call.call_id, {**self._core.stats, **edge})
             case CallMethod.RESET_PREFIX_CACHE:
                 return Reply(call.call_id, {"num_blocks": self._core.reset_prefix_cache()})
             case CallMethod.DRAIN:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import zmq
 
-from ipc.codec import MAX_FRAME_BYTES
+from ipc.codec import MAX_CLIENT_FRAME_BYTES, MAX_FRAME_BYTES
 from ipc.errors import ConfigError
 
 MAX_SOCKET_PATH_BYTES = 107
@@ -165,13 +165,12 @@ def _make_private_folder(path: Path) -> bool:
     return False
 
 
-def bind_core_socket(context: zmq.Context[zmq.Socket[bytes]], path: Path) -> zmq.Socket[bytes]:
-    """The core's end: a ROUTER that reports unroutable messages and never queues without bound."""
+def make_core_socket(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    """The core's end, not bound yet: a ROUTER that reports unroutable messages and never queues without bound."""
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    _set_common_options(socket)
+    _set_common_options(socket, MAX_CLIENT_FRAME_BYTES)
     socket.setsockopt(zmq.LINGER, 200)
-    socket.bind(f"ipc://{path}")
     return socket
 
 
@@ -182,13 +181,14 @@ def connect_to_core(context: zmq.Context[zmq.Socket[bytes]], path: Path) -> zmq.
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
-    _set_common_options(socket)
+    _set_common_options(socket, MAX_FRAME_BYTES)
     socket.setsockopt(zmq.LINGER, 0)
     socket.connect(f"ipc://{path}")
     return socket
 
 
-def _set_common_options(socket: zmq.Socket[bytes]) -> None:
+def _set_common_options(socket: zmq.Socket[bytes], max_frame_bytes: int) -> None:
+    """A peer that sends a larger frame is disconnected before anything of it is read."""
     socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
     socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_MESSAGES)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)

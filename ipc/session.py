@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TypedDict, Unpack
 
 from ipc import codec
+from ipc.dropped_messages import DroppedMessages
 from ipc.errors import EngineUnavailableError, FastInferenceError, ProtocolError, RequestFailedError
 from ipc.messages import (
     Add,
@@ -83,7 +84,7 @@ class Session:
         self.load = Load()
         self.detail = ""
         self.step_age_s = 0.0
-        self.num_bad_messages = 0
+        self._dropped = DroppedMessages(log)
         self.requests: dict[RequestId, RequestOutputs] = {}
         self.lost_request_ids: list[int] = []
         """Requests that ended here but may run on in the core: to be aborted by whoever owns the socket."""
@@ -95,6 +96,11 @@ class Session:
     def is_ready(self) -> bool:
         """True while a core that accepts requests is known."""
         return self.state is CoreState.READY and self.welcome is not None
+
+    @property
+    def num_bad_messages(self) -> int:
+        """Messages that were dropped."""
+        return self._dropped.num
 
     @property
     def epoch(self) -> int:
@@ -133,8 +139,7 @@ class Session:
             message = codec.decode_core_message(frames)
             epoch = codec.decode_header(frames).epoch
         except ProtocolError as error:
-            self.num_bad_messages += 1
-            log.warning("dropped a message: %s", error.message)
+            self._dropped.add(error.message)
             return None
         if isinstance(message, Welcome):
             self._on_welcome(message)
