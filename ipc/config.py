@@ -138,7 +138,9 @@ class FakeModelConfig(_Section):
     fake_step_ms: float = Field(0.0, ge=0, description="time of one step")
     fake_token_us: float = Field(0.0, ge=0, description="additional time per computed token")
     fake_faults: str = Field(
-        "", description="comma-separated: die@STEP, hang@STEP, raise@STEP, nan@N (every N-th request)"
+        "",
+        description="comma-separated: die@STEP, hang@STEP, raise@STEP, broken@STEP, oom@STEP; of every N-th request "
+        "nan@N, bad@N (its steps fail)",
     )
 
 
