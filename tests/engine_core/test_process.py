@@ -212,6 +212,21 @@ def test_a_core_whose_every_step_fails_gives_up(tmp_path):
         assert core.process.wait(5) == 70
 
 
+def test_when_memory_runs_out_in_a_step_exactly_one_request_ends(tmp_path):
+    with core_process(tmp_path, fake_faults="oom@20", fake_step_ms=1) as core:
+        client = core.connect()
+        requests = [client.submit([number], make_params(max_tokens=60)) for number in range(8)]
+        codes = []
+        for request in requests:
+            try:
+                assert len(client.collect(request).token_ids) == 60
+            except RequestFailedError as error:
+                codes.append(error.code)
+        assert codes == ["out_of_memory"]
+        assert core.process.poll() is None
+        assert (stats(client)["num_running"], stats(client)["num_free_blocks"]) == (0, 64)
+
+
 def test_another_protocol_version_is_told_to_leave(core):
     core.connect()
     with zmq.Context() as context:
