@@ -1,4 +1,4 @@
-"""A real network whose steps fail at different places: what the runner kept of the requests must not matter after it."""
+"""A real network whose steps fail at different places; what the runner kept of the requests must not matter."""
 
 import pytest
 import torch
