@@ -140,7 +140,7 @@ class FakeModelConfig(_Section):
     fake_faults: str = Field(
         "",
         description="comma-separated: die@STEP, hang@STEP, raise@STEP, broken@STEP, oom@STEP; of every N-th request "
-        "nan@N, bad@N (its steps fail)",
+        "nan@N, bad@N (its steps fail); poison@N (who says 'poison' in a prompt kills the core at the N-th token)",
     )
 
 
@@ -184,6 +184,11 @@ class FrontendConfig(AccessConfig):
     strict_params: bool = Field(False, description="refuse unknown fields of a body instead of only naming them")
     sse_ping_interval: float = Field(
         15.0, ge=0, description="seconds of silence after which a stream sends a comment; 0 never"
+    )
+    on_core_loss: Literal["resume", "fail"] = Field(
+        "resume",
+        description="what happens to answers that have begun when the engine core dies: 'resume' goes on with the next "
+        "core where they stopped, 'fail' ends them in an error; those that have not begun wait for it either way",
     )
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
 
