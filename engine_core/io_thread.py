@@ -23,15 +23,14 @@ import zmq
 from engine_core.admission import Admission
 from engine_core.client_registry import Client, ClientRegistry
 from engine_core.client_sender import LEASE_S, ClientSender
-from engine_core.connection_guard import ConnectionGuard
 from engine_core.control_calls import why_refused
 from engine_core.core import EngineCoreOutputs
+from engine_core.core_socket import CoreSocket, RemoteAccess
 from engine_core.events import AbortRequests, AddRequest, ControlCall, DrainBegun, Event
 from engine_core.request import ClientSlot
 from engine_core.request_intake import RequestIntake
 from ipc import codec
-from ipc.dropped_messages import DroppedMessages
-from ipc.endpoints import make_core_socket
+from ipc.counted_warning import CountedWarning
 from ipc.errors import FastInferenceError, ProtocolError, QueueFullError
 from ipc.exit_codes import EXIT_INTERNAL_ERROR
 from ipc.messages import (
@@ -81,12 +80,21 @@ class IoThread(threading.Thread):
     """Owns the ROUTER and the clients. Public methods may be called from the step loop."""
 
     def __init__(
-        self, socket_path: Path, epoch: int, inbox: "SimpleQueue[Event]", num_descriptors: int = sys.maxsize
+        self,
+        socket_path: Path,
+        epoch: int,
+        inbox: "SimpleQueue[Event]",
+        num_descriptors: int = sys.maxsize,
+        remote: RemoteAccess | None = None,
     ) -> None:
-        """`num_descriptors`: how many files the process may have open."""
+        """`num_descriptors`: how many files the process may have open; `remote`: for clients of other hosts.
+
+        Raises:
+            ConfigError: clients of other hosts cannot be served.
+        """
         super().__init__(name="io", daemon=True)
         self.clock = StepClock()
-        self._dropped = DroppedMessages(log)
+        self._dropped = CountedWarning(log, "dropped a message")
         self._num_departures = 0
         """Clients that said good-bye or died, whose connections may end."""
         self._epoch = epoch
@@ -102,15 +110,12 @@ class IoThread(threading.Thread):
         self._beat_sequence = 0
         self._stop_at: float | None = None
         self._namespace = pid_namespace()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = make_core_socket(self._context)
-        self._guard = ConnectionGuard(self._context, self._socket, num_descriptors)
-        self._socket.bind(f"ipc://{socket_path}")
+        self._door = CoreSocket(socket_path, num_descriptors, remote)
+        self._socket = self._door.socket
         self._clients = ClientRegistry()
         self._sender = ClientSender(self._socket, self._clients, epoch, self._evict)
         self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._guard.events, zmq.POLLIN)
+        self._door.register(self._poller)
         self._poller.register(self._wake_fd, zmq.POLLIN)
 
     @property
@@ -119,12 +124,12 @@ class IoThread(threading.Thread):
 
         The latter are how it shows that libzmq has refused a message for its size, or bytes that are none.
         """
-        return self._dropped.num + max(0, self._guard.num_ended - self._num_departures)
+        return self._dropped.num + max(0, self._door.num_ended - self._num_departures)
 
     @property
     def connection_stats(self) -> dict[str, int]:
-        """Connections of now, and those that were more than allowed."""
-        return {"num_connections": self._guard.num_open, "num_cut_connections": self._guard.num_cut}
+        """Connections of now, and how many were refused for what."""
+        return self._door.stats
 
     # --- called by the step loop ---
 
@@ -233,10 +238,8 @@ class IoThread(threading.Thread):
                 self._send_beats()
                 self._evict_silent_clients()
                 self._dropped.tell_rest()
-                self._guard.report()
-        self._guard.close()
-        self._socket.close()
-        self._context.term()
+                self._door.report()
+        self._door.close()
 
     def _is_over(self) -> bool:
         return self._stop_at is not None and (not self._clients.all() or time.monotonic() > self._stop_at)
@@ -253,8 +256,7 @@ class IoThread(threading.Thread):
                     self._evict(client, "its process ended")
         if self._socket in sources:
             self._receive()
-        if self._guard.events in sources:
-            self._guard.take_events()
+        self._door.on_events(sources)
 
     def _receive(self) -> None:
         for _ in range(_MAX_MESSAGES_PER_WAKE):

@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 from engine_core.admission import Admission
 from engine_core.client_sender import LEASE_S
 from engine_core.core import EngineCore, EngineCoreOutputs
+from engine_core.core_socket import RemoteAccess
 from engine_core.crash_journal import CrashJournal
 from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, DrainBegun, Event, GrammarCompiled
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
@@ -38,6 +39,7 @@ from engine_core.tokenizer_export import content_fingerprint
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
+    EndpointConfig,
     FakeModelConfig,
     LauncherConfig,
     ModelConfig,
@@ -69,7 +71,8 @@ class EngineCoreProcess:
         self._has_drain_begun = False
         self._lock = self._run_dir.lock("core")
         self._epoch = time.time_ns()
-        self._io = IoThread(self._run_dir.core_socket, self._epoch, self._inbox, raise_descriptor_limit())
+        remote = RemoteAccess.of(load_section(config_file, EndpointConfig))
+        self._io = IoThread(self._run_dir.core_socket, self._epoch, self._inbox, raise_descriptor_limit(), remote)
 
     def run(self) -> None:
         """Load, serve until told to drain, and leave.

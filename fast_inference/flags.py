@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from ipc.config import (
     CacheConfig,
+    EndpointConfig,
     FakeModelConfig,
     FrontendConfig,
     LauncherConfig,
@@ -32,6 +33,7 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     FrontendConfig,
     SchedulerConfig,
     CacheConfig,
+    EndpointConfig,
     LogConfig,
     FakeModelConfig,
 )

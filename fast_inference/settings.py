@@ -30,6 +30,7 @@ from ipc.config import (
     FAKE_MODEL,
     SECRET_SETTINGS,
     CacheConfig,
+    EndpointConfig,
     FakeModelConfig,
     FrontendConfig,
     LauncherConfig,
@@ -80,6 +81,7 @@ class Settings(
     FrontendConfig,
     SchedulerConfig,
     CacheConfig,
+    EndpointConfig,
     LogConfig,
     FakeModelConfig,
 ):

@@ -23,6 +23,7 @@ FAKE_MODEL = "fake"
 SECRET_SETTINGS = frozenset({"api_key", "admin_api_key"})
 """Settings whose values are never repeated, not even in an error about them."""
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
+_TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
 Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
 """Keys, of which only the digests are kept."""
@@ -191,6 +192,28 @@ class FrontendConfig(AccessConfig):
         "core where they stopped, 'fail' ends them in an error; those that have not begun wait for it either way",
     )
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
+
+
+class EndpointConfig(_Section):
+    """Access to the engine core from other hosts."""
+
+    core_endpoint: str | None = Field(
+        None,
+        description="tcp://ADDRESS:PORT where the engine core also takes clients of other hosts; needs --curve-dir",
+    )
+    curve_dir: Path | None = Field(
+        None,
+        description="folder of `fast-inference keys`: the core's key pair, and public keys of those who may connect",
+    )
+
+    @model_validator(mode="after")
+    def _is_safe_for_the_network(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.core_endpoint is not None and not _TCP_ENDPOINT.fullmatch(self.core_endpoint):
+            raise ConfigError(f"--core-endpoint: {self.core_endpoint!r} is not like tcp://ADDRESS:PORT")
+        if (self.core_endpoint is None) != (self.curve_dir is None):
+            raise ConfigError("--core-endpoint and --curve-dir go together: nobody may connect without a known key")
+        return self
 
 
 class LogConfig(_Section):

@@ -14,7 +14,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from ipc import codec
-from ipc.dropped_messages import DroppedMessages
+from ipc.counted_warning import CountedWarning
+from ipc.endpoints import CoreAddress, RemoteCore
 from ipc.errors import EngineUnavailableError, FastInferenceError, ProtocolError, RequestFailedError
 from ipc.messages import (
     CORE_RETIRED,
@@ -44,8 +45,10 @@ _WELCOMED_STATES = frozenset({CoreState.READY, CoreState.DRAINING, CoreState.RET
 _TRANSIENT_CODES = frozenset({"queue_full", "engine_unavailable"})
 
 
-def own_hello(client_name: str, role: ClientRole) -> Hello:
-    """The HELLO of this process."""
+def own_hello(client_name: str, role: ClientRole, address: CoreAddress) -> Hello:
+    """The HELLO of this process; a core on another host is told no pid, which would mean nothing there."""
+    if isinstance(address, RemoteCore):
+        return Hello(client_name, role, 0, 0, 0)
     return Hello(client_name, role, os.getpid(), start_ticks(os.getpid()), pid_namespace())
 
 
@@ -60,7 +63,7 @@ class Session:
         self.load = Load()
         self.detail = ""
         self.step_age_s = 0.0
-        self._dropped = DroppedMessages(log)
+        self._dropped = CountedWarning(log, "dropped a message")
         self.requests: dict[RequestId, RequestOutputs] = {}
         self.orphans: list[RequestOutputs] = []
         """Requests that the core will not answer; to be taken by whoever owns the socket."""

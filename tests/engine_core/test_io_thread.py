@@ -19,9 +19,7 @@ from ipc.process import pid_namespace, start_ticks
 def io_thread(tmp_path):
     thread = IoThread(tmp_path / "core.sock", 1, SimpleQueue())
     yield thread
-    thread._guard.close()
-    thread._socket.close()
-    thread._context.term()
+    thread._door.close()
     os.close(thread._wake_fd)
 
 
