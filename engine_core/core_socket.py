@@ -125,7 +125,7 @@ class CoreSocket:
             socket.bind(remote.endpoint)
         except zmq.ZMQError as error:
             raise ConfigError(
-                f"cannot listen on {remote.endpoint}: {zmq.strerror(error.errno)} (--core-endpoint)"
+                f"cannot listen on {remote.endpoint}: {zmq.strerror(error.errno or 0)} (--core-endpoint)"
             ) from error
         log.info("listening on %s for %s", remote.endpoint, ", ".join(remote.allowed.values()))
 

@@ -159,7 +159,7 @@ def test_a_remote_core_that_says_nothing_is_lost_until_it_speaks_again(core, add
             await client.wait_ready(20)
             core.process.send_signal(signal.SIGSTOP)
             async with asyncio.timeout(10):
-                while client.is_ready:
+                while client.is_ready:  # noqa: ASYNC110 - nothing tells when it is not
                     await asyncio.sleep(0.02)
             core.process.send_signal(signal.SIGCONT)
             await client.wait_ready(20)
