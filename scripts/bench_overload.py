@@ -104,7 +104,7 @@ class Overload:
 
     def __init__(self, arguments: argparse.Namespace, server: OwnServer, target: Target, client: Client) -> None:
         self._arguments, self._server, self._client = arguments, server, client
-        source, options = RandomPrompts(arguments.seed), RequestOptions()
+        source, options = RandomPrompts(arguments.seed), options_of(arguments)
         load = Load(1, arguments.input_len, arguments.output_len, concurrency=1)
         self._requests: Iterator[bytes] = (
             target.request(source.prompts(load, 1, turn)[0], options) for turn in itertools.count()
@@ -131,7 +131,9 @@ class Overload:
         )
         if failures:
             raise ConfigError(f"requests fail without overload: {failures.most_common(1)[0][0]}")
-        return sum(moment - began_at <= seconds for moment in ended_at) / seconds
+        if not (num_in_time := sum(moment - began_at <= seconds for moment in ended_at)):
+            raise ConfigError("no request was answered in time: use more --peak-seconds")
+        return num_in_time / seconds
 
     async def offer(self, rate: float, seconds: float) -> Outcomes:
         """Poisson arrivals for so long; returns when all are answered."""
@@ -193,6 +195,11 @@ class Overload:
         return sum(resident_bytes(pid) or 0 for pid in pids if pid is not None)
 
 
+def options_of(arguments: argparse.Namespace) -> RequestOptions:
+    """Of all requests."""
+    return RequestOptions(keep_alive=not arguments.new_connections)
+
+
 def p99_ms(values_s: list[float]) -> float:
     """Of seconds; NaN where there are none."""
     return float(np.percentile(values_s, 99)) * 1e3 if values_s else float("nan")
@@ -200,8 +207,9 @@ def p99_ms(values_s: list[float]) -> float:
 
 async def measure(arguments: argparse.Namespace, server: OwnServer) -> list[Figure]:
     """All phases."""
-    target = await Target.parse(server.url).with_model(RequestOptions(), None)
-    async with target.client(RequestOptions()) as client:
+    options = options_of(arguments)
+    target = await Target.parse(server.url).with_model(options, None)
+    async with target.client(options) as client:
         run = Overload(arguments, server, target, client)
         peak = await run.peak_rate()
         print(f"peak: {peak:.1f} answers/s of {arguments.output_len} tokens", flush=True)
@@ -246,6 +254,7 @@ def main() -> None:
     parser.add_argument("--deadline", type=float, default=5.0, help="seconds within which an answer is good")
     parser.add_argument("--input-len", type=int, default=20, help="words of each prompt")
     parser.add_argument("--output-len", type=int, default=32, help="tokens of each answer")
+    parser.add_argument("--new-connections", action="store_true", help="one for each request")
     parser.add_argument("--seed", type=int, default=0)
     own_flags, server_flags = split_at_dashes(sys.argv[1:])
     arguments = parser.parse_args(own_flags)
