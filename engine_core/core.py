@@ -23,6 +23,7 @@ from engine_core.outputs import (
     ScheduledRequest,
     SchedulerOutput,
 )
+from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request, RequestStatus
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
@@ -92,10 +93,12 @@ class EngineCore:
         stop_check: StopCheck,
         admission: Admission,
         grammar_compiler: GrammarCompiler,
+        quarantine: Quarantine,
     ) -> None:
         """`grammar_compiler` tells its owner when it is done, who then calls `on_grammar` on this thread."""
         self._admission = admission
         self._grammar_compiler = grammar_compiler
+        self._quarantine = quarantine
         self._deadlines = Deadlines()
         self._runner = runner
         self._scheduler = scheduler
@@ -156,7 +159,7 @@ class EngineCore:
         elif request.sampling_params.structured_output:
             self._grammar_compiler.compile(request.key, request.sampling_params.structured_output)
         else:
-            self._scheduler.add(request)
+            self._queue(request)
         return outputs
 
     def on_grammar(
@@ -188,7 +191,15 @@ class EngineCore:
                 self._finish(request, self._finished_by_grammar(request), outputs)
                 return
         request.grammar = grammar
-        self._scheduler.add(request)
+        self._queue(request)
+
+    def _queue(self, request: Request) -> None:
+        if self._quarantine.may_run(request):
+            self._scheduler.add(request)
+
+    def _queue_released(self) -> None:
+        for request in self._quarantine.released():
+            self._scheduler.add(request)
 
     def cancel_requests(self, external_id: str, flow: str | None) -> tuple[int, EngineCoreOutputs]:
         """End the requests with this name in any state, of one flow or for None of any; says how many there were.
@@ -224,9 +235,10 @@ class EngineCore:
         """Schedule, execute, update; returns what each client must hear."""
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
         self._fail_overdue(outputs)
-        plan = self._scheduler.schedule()
+        plan = self._scheduler.schedule(self._quarantine.alone)
         for new in plan.new_requests:
             self._start(self._requests[new.key])
+        self._quarantine.begin_step(plan, self._requests)
         started_at = time.monotonic()
         try:
             result = self._runner.execute(plan)
@@ -243,6 +255,7 @@ class EngineCore:
         self._scheduler.observe_step(time.monotonic() - started_at)
         self._update(plan, result, outputs)
         self._kv_cache.end_step()
+        self._queue_released()
         return outputs
 
     def reset_prefix_cache(self) -> int:
@@ -337,8 +350,11 @@ class EngineCore:
         self._deadlines.remove(request)
         if request.status is RequestStatus.NEW:
             self._grammar_compiler.cancel(request.key)
+        is_innocent = finished.reason in (FinishReason.STOP, FinishReason.LENGTH)
+        self._quarantine.on_finished(request, is_innocent=is_innocent)
         self._scheduler.finish(request, is_trusted=is_trusted)
         outputs[request.client_slot].finished.append(finished)
+        self._queue_released()
 
     def _start(self, request: Request) -> None:
         if request.num_queued_tokens:  # else it comes back after a preemption

@@ -65,6 +65,11 @@ class RunDir:
         return self.path / "connections"
 
     @property
+    def journal_file(self) -> Path:
+        """What the core was working on, for the core after it."""
+        return self.path / "core.journal"
+
+    @property
     def fake_tokenizer_dir(self) -> Path:
         """The tokenizer of the fake model."""
         return self.path / "fake-tokenizer"
@@ -130,7 +135,7 @@ class RunDir:
 
         Only the holder of the launcher's lock may call this; files that are not of the server stay.
         """
-        mine = [self.config_file, self.core_socket, self.connections_file, self.core_lock_file]
+        mine = [self.config_file, self.core_socket, self.connections_file, self.core_lock_file, self.journal_file]
         has_run = self.status_file.exists()
         if not has_run:
             mine.append(self.marker_file)

@@ -27,6 +27,9 @@ PROTOCOL_VERSION = 1
 CANCELLED = "cancelled"
 """`Finished.error_code` of a request that its user ended (CANCEL); its reason is ABORT."""
 
+CORE_RETIRED = "core_retired"
+"""Code of a `Reject` or `Finished` of a core that another one has replaced: the request is for that one."""
+
 RequestId = NewType("RequestId", int)
 """A client's own number for one of its requests: u64, from 1, never reused."""
 
@@ -102,6 +105,8 @@ class CoreState(IntEnum):
     READY = 2
     DRAINING = 3
     DYING = 4
+    RETIRING = 5
+    """Another core has taken its place: it finishes what runs, and everything else is for the other one."""
 
 
 # --- client → core ---------------------------------------------------------------------------------------------
@@ -263,6 +268,10 @@ class Welcome:
     core_version: str
     pooling: str = "mean"
     """Which positions an embedding is made of: mean, last or cls."""
+    request_timeout_ms: int = 0
+    """Time that a request has where it does not say itself; 0 for any."""
+    tokenizer_fingerprint: str = ""
+    """Equal for equal files in `tokenizer_dir`."""
 
 
 @dataclass(frozen=True, slots=True)
