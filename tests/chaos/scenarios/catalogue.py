@@ -12,12 +12,15 @@ from tests.chaos.harness.arena import Arena
 from tests.chaos.harness.figures import Figure
 from tests.chaos.harness.scale import Scale
 from tests.chaos.scenarios.clients import cut_streams, cut_whole_requests, leave_early
-from tests.chaos.scenarios.core_loss import core_kill_fail
+from tests.chaos.scenarios.core_loss import core_kill_fail, core_kill_resume
 from tests.chaos.scenarios.drains import drain, drain_limit, interrupt_twice
 from tests.chaos.scenarios.frontend_loss import frontend_kill, frontend_stop
+from tests.chaos.scenarios.junk import junk
 from tests.chaos.scenarios.launcher_loss import crash_loop, launcher_kill
 from tests.chaos.scenarios.mixture import mixture
 from tests.chaos.scenarios.pauses import core_stop, frontend_pause, launcher_stop, long_prefill
+from tests.chaos.scenarios.poison import FLAGS as POISON_FLAGS
+from tests.chaos.scenarios.poison import poison
 from tests.chaos.scenarios.soak import soak
 
 
@@ -53,15 +56,18 @@ SCENARIOS = (
     Scenario(cut_streams, Scale(streams=100, total=1000), Scale(streams=40, total=80), tokens=100),
     Scenario(leave_early, Scale(streams=100, total=200), Scale(streams=50, total=50), tokens=100),
     Scenario(cut_whole_requests, Scale(streams=100, total=200), Scale(streams=50, total=50), tokens=100),
-    Scenario(core_kill_fail, Scale(rounds=20), Scale(streams=30)),
+    Scenario(core_kill_resume, Scale(rounds=20), Scale(streams=30)),
     Scenario(core_stop, Scale(rounds=10, pause_s=8), Scale(streams=30, pause_s=1)),
     Scenario(frontend_pause, Scale(rounds=10, pause_s=8), Scale(streams=30, pause_s=0.5)),
     Scenario(launcher_stop, Scale(rounds=10, pause_s=8), Scale(streams=30, pause_s=0.5)),
+    Scenario(junk, Scale(rounds=1, total=10_000), Scale(streams=20, total=1000)),
     Scenario(mixture, Scale(rounds=3, seconds=120), Scale(streams=20, seconds=4)),
     Scenario(soak, Scale(streams=24, seconds=720), Scale(streams=20, seconds=2)),
     Scenario(drain, Scale(rounds=10), Scale(streams=30)),
     Scenario(interrupt_twice, Scale(rounds=10), Scale(streams=30)),
     Scenario(drain_limit, Scale(rounds=10), Scale(streams=12), needs_fake=True),
+    Scenario(core_kill_fail, Scale(rounds=20), Scale(streams=30), flags=("--on-core-loss", "fail")),
+    Scenario(poison, Scale(rounds=1), Scale(streams=20), flags=POISON_FLAGS, needs_fake=True),
     Scenario(launcher_kill, Scale(rounds=10), Scale(streams=30)),
     Scenario(
         frontend_kill, Scale(rounds=10), Scale(streams=15), flags=("--fake-step-ms", "75"), tokens=100, needs_fake=True
