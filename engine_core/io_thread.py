@@ -12,8 +12,7 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -25,13 +24,16 @@ from engine_core.client_sender import LEASE_S, ClientSender
 from engine_core.control_calls import why_refused
 from engine_core.core import EngineCoreOutputs
 from engine_core.events import AbortRequests, AddRequest, ControlCall, DrainBegun, Event
-from engine_core.request import ClientSlot
+from engine_core.reconciliation import Reconciliation
+from engine_core.request import ClientSlot, Request
 from engine_core.request_intake import RequestIntake
+from engine_core.step_clock import StepClock
 from ipc import codec
 from ipc.endpoints import bind_core_socket
 from ipc.errors import FastInferenceError, ProtocolError, QueueFullError
 from ipc.exit_codes import EXIT_INTERNAL_ERROR
 from ipc.messages import (
+    CORE_RETIRED,
     PROTOCOL_VERSION,
     Abort,
     Add,
@@ -46,12 +48,12 @@ from ipc.messages import (
     Hello,
     Live,
     Load,
-    Reconcile,
     Reject,
     Reply,
     RequestId,
     Welcome,
 )
+from ipc.own_sleep import OwnSleep
 from ipc.process import open_pidfd, pid_namespace
 
 log = logging.getLogger(__name__)
@@ -62,24 +64,16 @@ _FAREWELL_S = 0.5
 _LAST_WORDS_S = 0.1
 """A dying core waits this long, so that clients can read what it said."""
 _RETRY_INTERVAL_S = 0.02
-_MISMATCHES_BEFORE_RECONCILE = 3
 _MAX_MESSAGES_PER_WAKE = 256
-
-
-@dataclass(slots=True)
-class StepClock:
-    """What the step loop is doing; written by it, read by beats."""
-
-    step: int = 0
-    started_at: float | None = None
+_REFUSAL_CODES = {CoreState.DRAINING: "draining", CoreState.RETIRING: CORE_RETIRED}
 
 
 class IoThread(threading.Thread):
     """Owns the ROUTER and the clients. Public methods may be called from the step loop."""
 
-    def __init__(self, socket_path: Path, epoch: int, inbox: "SimpleQueue[Event]") -> None:
+    def __init__(self, socket_path: Path, epoch: int, inbox: "SimpleQueue[Event]", clock: StepClock) -> None:
         super().__init__(name="io", daemon=True)
-        self.clock = StepClock()
+        self._clock = clock
         self.num_bad_messages = 0
         self._epoch = epoch
         self._inbox = inbox
@@ -93,11 +87,13 @@ class IoThread(threading.Thread):
         self._admission: Admission | None = None
         self._beat_sequence = 0
         self._stop_at: float | None = None
+        self._own_sleep = OwnSleep()
         self._namespace = pid_namespace()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = bind_core_socket(self._context, socket_path)
         self._clients = ClientRegistry()
         self._sender = ClientSender(self._socket, self._clients, epoch, self._evict)
+        self._reconciliation = Reconciliation(self._sender, inbox)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._wake_fd, zmq.POLLIN)
@@ -120,11 +116,14 @@ class IoThread(threading.Thread):
 
         self._post(become_ready)
 
-    def begin_draining(self) -> None:
-        """Refuse new requests from now on, and tell everybody at once; `DrainBegun` comes behind what was accepted."""
+    def begin_draining(self, state: CoreState = CoreState.DRAINING) -> None:
+        """Refuse new requests from now on, and tell everybody at once; `DrainBegun` comes behind what was accepted.
+
+        `state` may also be RETIRING, where the requests are for another core.
+        """
 
         def begin_draining() -> None:
-            self._enter(CoreState.DRAINING)
+            self._enter(state)
             self._inbox.put(DrainBegun())
 
         self._post(begin_draining)
@@ -142,9 +141,25 @@ class IoThread(threading.Thread):
 
         def send_outputs() -> None:
             self._load = load
-            self._sender.deliver(outputs, self.clock.step, self._occupancy())
+            self._sender.deliver(outputs, self._clock.step, self._occupancy())
 
         self._post(send_outputs)
+
+    @property
+    def num_clients(self) -> int:
+        """Clients that are connected."""
+        return len(self._clients)
+
+    def hand_back(self, requests: Iterable[Request]) -> None:
+        """Tell the clients of requests of which nothing has run that these are for another core."""
+
+        def hand_back() -> None:
+            for request in requests:
+                client = self._clients.by_slot(request.client_slot)
+                if client is not None and client.live.pop(request.request_id, None) is not None:
+                    self._reject(client, request.request_id)
+
+        self._post(hand_back)
 
     def send_reply(self, client_slot: ClientSlot, reply: Reply) -> None:
         """Answer a control call."""
@@ -202,8 +217,9 @@ class IoThread(threading.Thread):
             self._on_events([source for source, _ in self._poller.poll(int(wait_s * 1000) + 1)])
             while self._outbox:
                 self._outbox.popleft()()
+            self._forgive_own_sleep()
             if is_retrying:
-                self._sender.retry(self.clock.step, self._occupancy())
+                self._sender.retry(self._clock.step, self._occupancy())
             if time.monotonic() >= next_beat_at:
                 next_beat_at = time.monotonic() + BEAT_INTERVAL_S
                 self._send_beats()
@@ -267,9 +283,9 @@ class IoThread(threading.Thread):
             case Abort():
                 self._inbox.put(self._aborts(client, message.request_ids))
             case ClientBeat():
-                self._on_beat(client, message)
+                self._reconciliation.on_beat(client, message)
             case Live():
-                self._on_live(client, message)
+                self._reconciliation.on_live(client, message)
             case Call():
                 self._on_call(client, message)
             case Bye():
@@ -309,8 +325,7 @@ class IoThread(threading.Thread):
         if not 1 <= add.request_id < 2**64 or add.request_id in client.live:
             raise ProtocolError(f"request id {add.request_id} is out of range or in use")
         if self._intake is None or self._state is not CoreState.READY:
-            code = "draining" if self._state is CoreState.DRAINING else "engine_unavailable"
-            self._sender.send_in_order(client, Reject(add.request_id, code, "The engine is not accepting requests."))
+            self._reject(client, add.request_id)
             return
         try:
             request = self._intake.accept(add, client.slot, client.role)
@@ -322,30 +337,16 @@ class IoThread(threading.Thread):
         client.live[add.request_id] = request.key
         self._inbox.put(AddRequest(request))
 
+    def _reject(self, client: Client, request_id: RequestId) -> None:
+        code = _REFUSAL_CODES.get(self._state, "engine_unavailable")
+        self._sender.send_in_order(client, Reject(request_id, code, "The engine is not accepting requests."))
+
     def _on_call(self, client: Client, call: Call) -> None:
         error = why_refused(call, client.role)
         if error or call.method is CallMethod.PING:
             self._sender.send_in_order(client, Reply(call.call_id, error=error))
         else:
             self._inbox.put(ControlCall(client.slot, call))
-
-    def _on_beat(self, client: Client, beat: ClientBeat) -> None:
-        """Ask for the whole set where the counts disagree for longer than a message can be under way."""
-        is_equal = beat.num_live_requests == len(client.live)
-        client.num_live_mismatches = 0 if is_equal else client.num_live_mismatches + 1
-        if client.num_live_mismatches >= _MISMATCHES_BEFORE_RECONCILE:
-            client.num_live_mismatches = 0
-            self._sender.send(client, Reconcile(beat.sequence))
-
-    def _on_live(self, client: Client, live: Live) -> None:
-        """End what only one side knows: the last net under lost messages."""
-        theirs = set(live.request_ids)
-        forgotten = tuple(key for request_id, key in client.live.items() if request_id not in theirs)
-        if forgotten:
-            self._inbox.put(AbortRequests(forgotten))
-        for request_id in theirs - client.live.keys():
-            reject = Reject(RequestId(request_id), "request_lost", "The engine does not know this request any more.")
-            self._sender.send_in_order(client, reject)
 
     @staticmethod
     def _aborts(client: Client, request_ids: "array[int]") -> AbortRequests:
@@ -358,15 +359,14 @@ class IoThread(threading.Thread):
         self._send_beats()
 
     def _beat(self) -> CoreBeat:
-        started_at = self.clock.started_at
-        step_age_s = time.monotonic() - started_at if started_at is not None else 0.0
         return CoreBeat(
             sequence=self._beat_sequence,
             state=self._state,
-            step=self.clock.step,
-            step_age_ms=int(step_age_s * 1000),
+            step=self._clock.step,
+            step_age_ms=int(self._clock.age_s * 1000),
             load=self._occupancy(),
             detail=self._detail,
+            step_allowance_ms=int(self._clock.allowance_s * 1000),
         )
 
     def _occupancy(self) -> Load:
@@ -376,6 +376,14 @@ class IoThread(threading.Thread):
     def _send_beats(self) -> None:
         self._beat_sequence += 1
         self._sender.send_to_all(self._beat())
+
+    def _forgive_own_sleep(self) -> None:
+        """What clients did not say, or take, while this process was stopped is not held against them."""
+        slept_s = self._own_sleep.slept_s()
+        if slept_s:
+            log.log(logging.DEBUG if self._welcome is None else logging.WARNING, "did not run for %.1f s", slept_s)
+            self._clients.forgive(slept_s)
+            self._clock.forgive(slept_s)
 
     def _evict_silent_clients(self) -> None:
         for client in self._clients.all():

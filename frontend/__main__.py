@@ -2,7 +2,8 @@
 
 Started by the launcher, which owns the listening socket and hands it down as a descriptor, so that all frontends share
 one port. It dies with the launcher. With `--ready-fd` it writes `ready` to that descriptor, once, when it serves HTTP
-and the model's tokenizer is loaded. SIGTERM drains: running requests get `drain_timeout` seconds, then exit code 0.
+and the model's tokenizer is loaded. SIGTERM drains (`draining.py`): running requests get `drain_timeout` seconds, then
+exit code 0; a second one ends them at once.
 A configuration that cannot work is one `error:` line and exit code 1; anything unforeseen is a logged trace and 70.
 Next: `app.py`.
 """
@@ -27,6 +28,7 @@ import uvloop
 from frontend.acceptor import Acceptor
 from frontend.app import create_app
 from frontend.connection_counts import ConnectionCounts
+from frontend.draining import Drain, close_after_answer
 from frontend.http_protocol import HttpProtocol
 from frontend.state import FrontendState
 from ipc.client import EngineClient
@@ -48,9 +50,11 @@ log = logging.getLogger(__name__)
 class FrontendServer(uvicorn.Server):
     """uvicorn on connections from an `Acceptor`; says when it serves."""
 
-    def __init__(self, config: uvicorn.Config, counts: ConnectionCounts) -> None:
+    def __init__(self, config: uvicorn.Config, counts: ConnectionCounts, drain: Drain, drain_timeout_s: float) -> None:
         super().__init__(config)
         self._counts = counts
+        self._drain = drain
+        self._drain_timeout_s = drain_timeout_s
         self.is_serving = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -69,7 +73,23 @@ class FrontendServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         self._counts.publish(self._num_connections())
+        if self._drain.is_draining:
+            self._go_on_draining()
         return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins to drain, a second one ends what runs."""
+        self._drain.begin(0.0 if self._drain.is_draining else self._drain_timeout_s)
+
+    def _go_on_draining(self) -> None:
+        """Leave when nothing runs any more, or no time is left."""
+        close_after_answer(self.server_state.connections)
+        if not self._drain.num_running:
+            for server in self.servers:
+                server.close()
+        if self._drain.is_over or self._drain.is_late:
+            self.config.timeout_graceful_shutdown = 0 if self._drain.is_late else 1
+            self.should_exit = True
 
     def _num_connections(self) -> int:
         return len(self.server_state.connections)
@@ -107,7 +127,7 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
         server_header=False,
         timeout_graceful_shutdown=max(1, round(launcher_config.drain_timeout)),
     )
-    return FrontendServer(config, counts), state
+    return FrontendServer(config, counts, state.drain, launcher_config.drain_timeout), state
 
 
 async def serve(server: FrontendServer, state: FrontendState, listening: socket.socket, ready_fd: int | None) -> None:

@@ -98,6 +98,15 @@ class ShuttingDownError(EngineUnavailableError):
         super().__init__("The server is shutting down.")
 
 
+class DrainingError(EngineUnavailableError):
+    """The server was told to stop: it finishes what runs, and takes nothing new."""
+
+    code = "draining"
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down and takes no new requests.", retry_after_s=5.0)
+
+
 @dataclass(frozen=True, slots=True)
 class HttpStatus:
     """What a class of errors becomes."""
@@ -135,6 +144,7 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     ProtocolError: HttpStatus(500, _SERVER_ERROR),
     EngineUnavailableError: HttpStatus(503, _UNAVAILABLE),
     ShuttingDownError: HttpStatus(503, _UNAVAILABLE),
+    DrainingError: HttpStatus(503, _UNAVAILABLE),
 }
 
 _ROUTE_CODES = {404: "not_found", 405: "method_not_allowed"}

@@ -207,6 +207,12 @@ class LauncherConfig(_Section):
     frontends: int = Field(2, ge=1, le=64, description="frontend processes")
     run_dir: Path | None = Field(None, description="private folder of sockets and status.json, made if missing")
     drain_timeout: float = Field(30.0, ge=0, description="seconds that running requests get after SIGTERM")
+    hang_timeout: float = Field(
+        30.0,
+        ge=1,
+        description="seconds of silence after which the core is killed and started anew; a step that hangs is given as "
+        "many, and more the more it computes",
+    )
 
 
 SectionT = TypeVar("SectionT", bound=BaseModel)

@@ -59,6 +59,7 @@ class Session:
         self.load = Load()
         self.detail = ""
         self.step_age_s = 0.0
+        self.step_allowance_s = 0.0
         self.num_bad_messages = 0
         self.requests: dict[RequestId, RequestOutputs] = {}
         self.orphans: list[RequestOutputs] = []
@@ -166,6 +167,7 @@ class Session:
         request = self.requests.pop(request_id, None)
         if request is not None:
             self.orphans.append(request)
+            self.loss = EngineUnavailableError("The engine hands this request to another one.", code=CORE_RETIRED)
 
     def fail_all(self, error: FastInferenceError) -> None:
         """End every live request with this error."""
@@ -189,6 +191,7 @@ class Session:
         self.load = beat.load
         self.detail = beat.detail
         self.step_age_s = beat.step_age_ms / 1000
+        self.step_allowance_s = beat.step_allowance_ms / 1000
         if (self.is_welcomed and epoch == self.epoch) or beat.state is CoreState.LOADING:
             self.state = beat.state
 
