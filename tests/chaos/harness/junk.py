@@ -1,6 +1,12 @@
-"""Frames that no core should take, for its socket."""
+"""Frames that no core should take, for its socket.
+
+The sender stays connected until it is told to go: what a client sent shortly before it disconnects may be lost inside
+of ZeroMQ, before the core could count it.
+"""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import zmq
@@ -8,11 +14,14 @@ import zmq
 from ipc.endpoints import connect_to_core
 
 
-def send_junk(core_socket: Path, rng: random.Random, count: int) -> int:
-    """Send so many messages of random bytes; returns how many."""
+@contextmanager
+def junk_sent(core_socket: Path, rng: random.Random, count: int) -> Iterator[None]:
+    """Send so many messages of random bytes, and disconnect in the end."""
     with zmq.Context() as context:
         dealer = connect_to_core(context, core_socket)
-        for _ in range(count):
-            dealer.send_multipart([rng.randbytes(rng.randrange(50)) for _ in range(rng.randrange(1, 4))])
-        dealer.close(linger=10_000)
-    return count
+        try:
+            for _ in range(count):
+                dealer.send_multipart([rng.randbytes(rng.randrange(50)) for _ in range(rng.randrange(1, 4))])
+            yield
+        finally:
+            dealer.close(linger=1000)

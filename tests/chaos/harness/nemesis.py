@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tests.chaos.harness.arena import Arena
-from tests.chaos.harness.junk import send_junk
+from tests.chaos.harness.junk import junk_sent
 from tests.chaos.harness.usage import Usage
 
 _GAP_S = (0.5, 2.5)
@@ -23,6 +23,7 @@ _CORE_KILL_INTERVAL_S = 15.0
 """At least, so that it is no crash loop."""
 _MAX_PAUSE_S = 3.0
 _SPARE_FDS = 2
+_NUM_JUNK = 200
 
 
 class Blow(Enum):
@@ -104,7 +105,8 @@ class Nemesis:
             await asyncio.sleep(strike.for_s)
             self._arena.send(signal.SIGCONT, strike.role)
         elif strike.blow is Blow.JUNK:
-            send_junk(self._arena.server.run_dir / "core.sock", self._arena.rng(str(strike)), 200)
+            with junk_sent(self._arena.server.run_dir / "core.sock", self._arena.rng(str(strike)), _NUM_JUNK):
+                await asyncio.sleep(0)
         else:
             soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (Usage.of(pid).num_fds + _SPARE_FDS, hard))

@@ -74,6 +74,10 @@ class Prober:
         """Those of a kind that were sent in a span of time, and have ended."""
         return [probe for probe in self.probes if probe.kind == kind and since <= probe.exchange.sent_at < until]
 
+    def between(self, since: float, until: float) -> list[Probe]:
+        """All kinds."""
+        return [probe for probe in self.probes if since <= probe.exchange.sent_at < until]
+
     async def _run(self) -> None:
         while True:
             for kind, request in self._requests.items():

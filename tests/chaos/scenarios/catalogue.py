@@ -12,7 +12,7 @@ from tests.chaos.harness.arena import Arena
 from tests.chaos.harness.figures import Figure
 from tests.chaos.harness.scale import Scale
 from tests.chaos.scenarios.clients import cut_streams, cut_whole_requests, leave_early
-from tests.chaos.scenarios.core_loss import core_kill_fail, core_kill_resume
+from tests.chaos.scenarios.core_loss import HANG_TIMEOUT_S, core_hang, core_kill_fail, core_kill_resume
 from tests.chaos.scenarios.drains import drain, drain_limit, interrupt_twice
 from tests.chaos.scenarios.frontend_loss import frontend_kill, frontend_stop
 from tests.chaos.scenarios.junk import junk
@@ -66,13 +66,14 @@ SCENARIOS = (
     Scenario(drain, Scale(rounds=10), Scale(streams=30)),
     Scenario(interrupt_twice, Scale(rounds=10), Scale(streams=30)),
     Scenario(drain_limit, Scale(rounds=10), Scale(streams=12), needs_fake=True),
-    Scenario(core_kill_fail, Scale(rounds=20), Scale(streams=30), flags=("--on-core-loss", "fail")),
-    Scenario(poison, Scale(rounds=1), Scale(streams=20), flags=POISON_FLAGS, needs_fake=True),
+    Scenario(core_kill_fail, Scale(rounds=20), flags=("--on-core-loss", "fail")),
+    Scenario(poison, Scale(rounds=3), flags=POISON_FLAGS, needs_fake=True),
     Scenario(launcher_kill, Scale(rounds=10), Scale(streams=30)),
     Scenario(
         frontend_kill, Scale(rounds=10), Scale(streams=15), flags=("--fake-step-ms", "75"), tokens=100, needs_fake=True
     ),
     Scenario(frontend_stop, Scale(rounds=10, pause_s=12), tokens=600),
+    Scenario(core_hang, Scale(rounds=3), flags=("--hang-timeout", str(HANG_TIMEOUT_S))),
     Scenario(long_prefill, Scale(rounds=2, streams=8), flags=_SLOW_PREFILL, num_questions=8, needs_fake=True),
     Scenario(crash_loop, Scale(rounds=3)),
 )

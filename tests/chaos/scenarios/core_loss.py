@@ -8,7 +8,7 @@ from tests.chaos.harness.arena import Arena
 from tests.chaos.harness.figures import Figure, all_of, at_most, none_of
 from tests.chaos.harness.load import Record, counts
 from tests.chaos.harness.oracle import Outcome
-from tests.chaos.harness.prober import Prober
+from tests.chaos.harness.prober import Probe, Prober
 from tests.chaos.harness.rounds import Rounds
 from tests.chaos.harness.scale import Scale
 
@@ -16,6 +16,9 @@ DETECTION_GOAL_S = 1.0
 _RESUMED_SHARE = 0.95
 _REFUSAL_GOAL_MS = 100.0
 _ALLOWED = (Outcome.EXACT, Outcome.FAILED, Outcome.REFUSED)
+_UNREADY_GOAL_S = 6.0
+HANG_TIMEOUT_S = 10.0
+"""Of its server; the usual one is longer."""
 _AFTERWARDS_S = 0.5
 """So long the load goes on when the server is ready again."""
 
@@ -66,6 +69,37 @@ async def core_kill_fail(arena: Arena, scale: Scale) -> list[Figure]:
         *_common(kills),
         Figure(4, f"streams that ended in an error, of {len(kills.hit)}", num_failed, 1, is_at_least=True),
         at_most(4, "until the last stream had its error", kills.ended_s, 2.0, "s"),
+        *rounds.figures(),
+    ]
+
+
+async def core_hang(arena: Arena, scale: Scale) -> list[Figure]:
+    """SIGSTOP of the core for ever: not ready within six seconds, replaced after `--hang-timeout`, streams go on."""
+    unready_s, replaced_s, rounds = [], [], Rounds(arena, 7)
+    badly_refused: list[Probe] = []
+    hit: list[Record] = []
+    for number in range(scale.rounds):
+        load, enough = arena.load(f"core hangs, round {number}"), asyncio.Event()
+        clients = asyncio.create_task(load.keep_busy(scale.streams, enough))
+        await load.until_begun(scale.streams)
+        async with Prober(arena.port, arena.served_name, kinds=("ready", "request")) as prober:
+            core = arena.pid("core")
+            stopped_at = arena.send(signal.SIGSTOP, "core")
+            hit += load.under_way(stopped_at)
+            replaced_s.append(await arena.until_ready(without=core, timeout_s=90) - stopped_at)
+            await asyncio.sleep(_AFTERWARDS_S)
+        enough.set()
+        await clients
+        unready_s.append((prober.first_unready(stopped_at) or float("inf")) - stopped_at)
+        later = prober.of("request", stopped_at + _UNREADY_GOAL_S)
+        badly_refused += [probe for probe in later if probe.exchange.status != 200 and not probe.is_refusal]
+        await rounds.end_round(load, load.ended_at, _ALLOWED)
+    num_exact = sum(record.outcome is Outcome.EXACT for record in hit)
+    return [
+        at_most(7, "until readiness is 503", unready_s, _UNREADY_GOAL_S, "s"),
+        none_of(7, "requests after that which got neither an answer nor 503", badly_refused),
+        at_most(7, "until the core is replaced", replaced_s, HANG_TIMEOUT_S + 5, "s"),
+        all_of(7, "streams that resumed and are exact", num_exact, len(hit), _RESUMED_SHARE, counts(hit)),
         *rounds.figures(),
     ]
 

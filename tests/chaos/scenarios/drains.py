@@ -8,12 +8,15 @@ from tests.chaos.harness.arena import FAKE_MODEL, Arena
 from tests.chaos.harness.figures import Figure, all_of, at_most, none_of
 from tests.chaos.harness.load import Record, counts
 from tests.chaos.harness.oracle import Outcome
+from tests.chaos.harness.prober import Probe, Prober
 from tests.chaos.harness.scale import Scale
 from tests.chaos.harness.usage import files_of, roles
 from tests.servers import is_running
 
 _REMAINING_FILES = {".fast-inference", "status.json"}
 _SHORT_DRAIN_S = 1.0
+_TOLD_S = 0.2
+"""So soon every frontend knows."""
 
 
 def _long_drain(arena: Arena) -> tuple[str, ...]:
@@ -49,24 +52,32 @@ class _Ends:
 
 
 async def drain(arena: Arena, scale: Scale) -> list[Figure]:
-    """SIGTERM under streams: all of them complete, then everything ends with status 0."""
+    """SIGTERM under streams: all of them complete, new requests get 503, then everything ends with status 0."""
     ends, records = _Ends(), list[Record]()
+    late: list[Probe] = []
+    """Requests that came when the server drained already and still did."""
     for number in range(scale.rounds):
         arena.ensure(*_long_drain(arena))
         load = arena.load(f"drain, round {number}")
         clients = asyncio.create_task(load.once(scale.streams))
         await load.until_begun(scale.streams)
         pids = roles(arena.server)
-        arena.send(signal.SIGTERM, "launcher")
-        ended_at = await ends.wait(arena, pids)
-        await clients
+        stopped_at = arena.send(signal.SIGTERM, "launcher")
+        async with Prober(arena.port, arena.served_name, kinds=("ready", "request")) as prober:
+            await clients
+        late += prober.between(stopped_at + _TOLD_S, load.ended_at - _TOLD_S)
+        ends.seconds.append(await ends.wait(arena, pids) - load.ended_at)
         records += load.records
-        ends.seconds.append(ended_at - load.ended_at)
     num_exact = sum(record.outcome is Outcome.EXACT for record in records)
+    num_refused = sum(probe.is_refusal and probe.exchange.headers.get("connection") == "close" for probe in late)
     return [
         all_of(12, "requests that were under way and are exact", num_exact, len(records), detail=counts(records)),
+        all_of(
+            12, "probes and requests during the drain answered 503, Connection: close", num_refused, len(late),
+            detail="; ".join(str(probe) for probe in late if not probe.is_refusal)[:500],
+        ),
         *ends.figures(12, 0, "the end of the last stream", 1.0),
-    ]
+    ]  # fmt: skip
 
 
 async def drain_limit(arena: Arena, scale: Scale) -> list[Figure]:
@@ -87,9 +98,8 @@ async def drain_limit(arena: Arena, scale: Scale) -> list[Figure]:
         late_s += [record.exchange.ended_at - stopped_at - _SHORT_DRAIN_S for record in failed]
         early_s += [stopped_at + _SHORT_DRAIN_S - record.exchange.ended_at for record in failed]
         ends.seconds.append(ended_at - load.ended_at)
-    allowed = [record for record in records if record.outcome in (Outcome.FAILED, Outcome.EXACT)]
     return [
-        all_of(13, "streams that are exact or end in an error", len(allowed), len(records), detail=counts(records)),
+        _settled(records),
         Figure(13, "of them, ended by the limit", len(late_s), 1, is_at_least=True),
         at_most(13, "error event after the limit", late_s or [float("inf")], 1.0, "s"),
         at_most(13, "error event before the limit", early_s or [float("inf")], 1.0, "s"),
@@ -98,17 +108,24 @@ async def drain_limit(arena: Arena, scale: Scale) -> list[Figure]:
 
 
 async def interrupt_twice(arena: Arena, scale: Scale) -> list[Figure]:
-    """SIGINT twice under streams: everything ends at once, with status 130."""
-    ends = _Ends()
+    """SIGINT twice under streams: they end in an error and everything ends at once, with status 130."""
+    ends, records = _Ends(), list[Record]()
     for number in range(scale.rounds):
         arena.ensure(*_long_drain(arena))
         load = arena.load(f"SIGINT twice, round {number}")
         clients = asyncio.create_task(load.once(scale.streams))
-        await load.until_begun(scale.streams // 4)
+        await load.until_begun(scale.streams)
         pids = roles(arena.server)
         arena.send(signal.SIGINT, "launcher")
         await asyncio.sleep(0.2)
         second_at = arena.send(signal.SIGINT, "launcher")
         ends.seconds.append(await ends.wait(arena, pids) - second_at)
         await clients
-    return ends.figures(13, 130, "the second SIGINT", 2.0)
+        records += load.records
+    return [_settled(records), *ends.figures(13, 130, "the second SIGINT", 2.0)]
+
+
+def _settled(records: list[Record]) -> Figure:
+    """All of them are exact or say that they are not complete."""
+    num_settled = sum(record.outcome in (Outcome.EXACT, Outcome.FAILED) for record in records)
+    return all_of(13, "streams that are exact or end in an error", num_settled, len(records), detail=counts(records))

@@ -5,7 +5,7 @@ import time
 
 from tests.chaos.harness.arena import Arena
 from tests.chaos.harness.figures import Figure, at_most, none_of
-from tests.chaos.harness.junk import send_junk
+from tests.chaos.harness.junk import junk_sent
 from tests.chaos.harness.oracle import Outcome
 from tests.chaos.harness.rounds import Rounds
 from tests.chaos.harness.scale import Scale
@@ -26,8 +26,8 @@ async def junk(arena: Arena, scale: Scale) -> list[Figure]:
         with arena.server.connect() as core:
             counted = int(stats(core)["num_bad_messages"])
         rng = arena.rng(f"junk, round {number}")
-        goal = counted + await asyncio.to_thread(send_junk, arena.server.run_dir / "core.sock", rng, scale.total)
-        uncounted.append(await _num_uncounted(arena, goal))
+        with junk_sent(arena.server.run_dir / "core.sock", rng, scale.total):
+            uncounted.append(await _num_uncounted(arena, counted + scale.total))
         growth_mib.append((Usage.of(arena.pid("core")).resident_bytes - memory) / 2**20)
         enough.set()
         await clients
