@@ -68,7 +68,7 @@ async def _run(scenario: Scenario, options: argparse.Namespace, seed: int) -> li
     scale = scale if options.seconds is None or not scale.seconds else replace(scale, seconds=options.seconds)
     tokens = scenario.tokens if options.model == FAKE_MODEL else int(scenario.tokens * _REAL_TOKENS_SHARE)
     async with arena_of(
-        options.model, seed, *scenario.flags, tokens=tokens, num_questions=scenario.num_questions
+        options.model, seed, *scenario.flags_for(options.model), tokens=tokens, num_questions=scenario.num_questions
     ) as arena:
         try:
             figures = await scenario.run(arena, scale)

@@ -33,7 +33,7 @@ def arena(runner: asyncio.Runner) -> Iterator[Arena]:
 @pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.short is not None], ids=lambda scenario: scenario.name)
 def test_every_promise_is_kept(runner: asyncio.Runner, arena: Arena, scenario: Scenario):
     assert scenario.short is not None
-    arena.ensure(*scenario.flags)
+    arena.ensure(*scenario.flags_for(arena.model))
     figures = runner.run(scenario.run(arena, scenario.short))
     shown = table(figures)
     print(shown)

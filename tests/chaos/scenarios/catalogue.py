@@ -8,7 +8,7 @@ for the tests; docs/reliability.md names what tests its promise beside it.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tests.chaos.harness.arena import Arena
+from tests.chaos.harness.arena import FAKE_MODEL, Arena
 from tests.chaos.harness.figures import Figure
 from tests.chaos.harness.scale import Scale
 from tests.chaos.scenarios.clients import cut_streams, cut_whole_requests, leave_early
@@ -33,11 +33,17 @@ class Scenario:
     short: Scale | None = None
     flags: tuple[str, ...] = ()
     """Of its server."""
+    fake_flags: tuple[str, ...] = ()
+    """More of them, with the fake model."""
     num_questions: int = 50
     tokens: int = 200
     """Of an answer, with the fake model; a real one is slower, and says a third."""
     needs_fake: bool = False
-    """Its flags are those of the fake model."""
+    """It is about a fault that only the fake model has."""
+
+    def flags_for(self, model: str) -> tuple[str, ...]:
+        """Of its server with this model."""
+        return (*self.flags, *self.fake_flags) if model == FAKE_MODEL else self.flags
 
     @property
     def name(self) -> str:
@@ -65,15 +71,13 @@ SCENARIOS = (
     Scenario(soak, Scale(streams=24, seconds=720), Scale(streams=20, seconds=2)),
     Scenario(drain, Scale(rounds=10), Scale(streams=30)),
     Scenario(interrupt_twice, Scale(rounds=10), Scale(streams=30)),
-    Scenario(drain_limit, Scale(rounds=10), Scale(streams=12), needs_fake=True),
+    Scenario(drain_limit, Scale(rounds=10), Scale(streams=12)),
     Scenario(core_kill_fail, Scale(rounds=20), flags=("--on-core-loss", "fail")),
     Scenario(poison, Scale(rounds=3), flags=POISON_FLAGS, needs_fake=True),
     Scenario(launcher_kill, Scale(rounds=10), Scale(streams=30)),
-    Scenario(
-        frontend_kill, Scale(rounds=10), Scale(streams=15), flags=("--fake-step-ms", "75"), tokens=100, needs_fake=True
-    ),
+    Scenario(frontend_kill, Scale(rounds=10), Scale(streams=15), fake_flags=("--fake-step-ms", "75"), tokens=100),
     Scenario(frontend_stop, Scale(rounds=10, pause_s=12), tokens=600),
     Scenario(core_hang, Scale(rounds=3), flags=("--hang-timeout", str(HANG_TIMEOUT_S))),
-    Scenario(long_prefill, Scale(rounds=2, streams=8), flags=_SLOW_PREFILL, num_questions=8, needs_fake=True),
+    Scenario(long_prefill, Scale(rounds=2, streams=8), fake_flags=_SLOW_PREFILL, num_questions=8),
     Scenario(crash_loop, Scale(rounds=3)),
 )

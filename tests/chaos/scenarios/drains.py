@@ -15,6 +15,7 @@ from tests.servers import is_running
 
 _REMAINING_FILES = {".fast-inference", "status.json"}
 _SHORT_DRAIN_S = 1.0
+_SLOW = ("--fake-step-ms", "60")
 _TOLD_S = 0.2
 """So soon every frontend knows."""
 
@@ -85,7 +86,7 @@ async def drain_limit(arena: Arena, scale: Scale) -> list[Figure]:
     ends, late_s, early_s = _Ends(), [], []
     records: list[Record] = []
     for number in range(scale.rounds):
-        arena.ensure("--drain-timeout", str(_SHORT_DRAIN_S), "--fake-step-ms", "60")
+        arena.ensure("--drain-timeout", str(_SHORT_DRAIN_S), *(_SLOW if arena.model == FAKE_MODEL else ()))
         load = arena.load(f"drain limit, round {number}")
         clients = asyncio.create_task(load.once(scale.streams))
         await load.until_begun(scale.streams)

@@ -6,7 +6,7 @@ import random
 from tests.chaos.harness.arena import Arena
 from tests.chaos.harness.exchange import Cut, CutKind
 from tests.chaos.harness.figures import Figure, all_of, none_of
-from tests.chaos.harness.load import Load, Record
+from tests.chaos.harness.load import Load, Record, counts
 from tests.chaos.harness.nemesis import Nemesis, plan
 from tests.chaos.harness.oracle import Outcome
 from tests.chaos.harness.rounds import Rounds
@@ -20,7 +20,7 @@ async def mixture(arena: Arena, scale: Scale) -> list[Figure]:
     """Kills, pauses, junk, no file descriptors, clients that leave: whatever ends well is exact, the rest says so."""
     rounds, history = Rounds(arena, 0), list[str]()
     lost: list[Record] = []
-    num_exact = 0
+    records: list[Record] = []
     for number in range(scale.rounds):
         load, enough = arena.load(f"mixture, round {number}"), asyncio.Event()
         nemesis = Nemesis(arena, plan(arena.rng(f"nemesis, round {number}"), scale.seconds))
@@ -32,13 +32,14 @@ async def mixture(arena: Arena, scale: Scale) -> list[Figure]:
         await clients
         history += [f"round {number}, {strike}" for strike in nemesis.history]
         lost += _lost_without_a_kill(load, nemesis)
-        num_exact += len(load.with_outcome(Outcome.EXACT))
+        records += load.records
         await rounds.end_round(load, load.ended_at, (*_ALLOWED, Outcome.LOST, Outcome.UNREACHED))
+    num_exact = sum(record.outcome is Outcome.EXACT for record in records)
     control = arena.load("mixture, afterwards")
     await control.once(16, stream=None)
     return [
         Figure(0, "blows", len(history), scale.rounds, is_at_least=True),
-        Figure(0, "exact answers meanwhile", num_exact, scale.streams, is_at_least=True),
+        Figure(0, f"exact answers ({counts(records)})", num_exact, scale.streams, is_at_least=True),
         none_of(0, "connections that were lost without the kill of a frontend", lost),
         *rounds.figures(),
         all_of(0, "answered exactly afterwards", len(control.with_outcome(Outcome.EXACT)), 16, detail=control.counts()),
