@@ -150,6 +150,20 @@ class RunDir:
         """The same for the one launcher of this run dir."""
         return self._lock(self.launcher_lock_file, "launcher", 0.0)
 
+    def has_launcher(self) -> bool:
+        """True if a launcher runs on this run dir."""
+        try:
+            descriptor = os.open(self.launcher_lock_file, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def _lock(self, path: Path, name: str, wait_s: float) -> int:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -181,20 +195,19 @@ class RunDir:
     def _temporary_link(self, slot: int) -> Path:
         return self.path / f"core-{slot}.link"
 
-    def remove_reload_files(self) -> None:
-        """Remove what a reload leaves, or what is left of one that was cut off."""
-        for path in (self.reload_file, self.standby_config_file, self.standby_error_file):
-            with suppress(OSError):
-                path.unlink()
+    def remove_standby_files(self) -> None:
+        """Remove what a core that was to take another's place has left."""
+        for path in (self.standby_config_file, self.standby_error_file):
+            path.unlink(missing_ok=True)
 
     def remove_files(self) -> None:
         """Remove what a server leaves except `status.json`; without one, the folder too if `create` made it.
 
         Only the holder of the launcher's lock may call this; files that are not of the server stay.
         """
-        self.remove_reload_files()
         mine = [self.config_file, self.core_socket, self.connections_file, self.status_file.with_suffix(".tmp")]
-        mine.append(self.reload_lock_file)
+        mine += [self.standby_config_file, self.standby_error_file]
+        mine += [self.reload_file, self.reload_file.with_suffix(".tmp"), self.reload_lock_file]
         for slot in CORE_SLOTS:
             mine += [self.slot_socket(slot), self.slot_lock_file(slot), self._temporary_link(slot)]
         has_run = self.status_file.exists()
