@@ -24,6 +24,7 @@ from engine_core.outputs import (
     ScheduledRequest,
     SchedulerOutput,
 )
+from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request, RequestStatus
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.step_clock import StepClock
@@ -94,12 +95,14 @@ class EngineCore:
         stop_check: StopCheck,
         admission: Admission,
         grammar_compiler: GrammarCompiler,
+        quarantine: Quarantine,
         step_clock: StepClock,
     ) -> None:
         """`grammar_compiler` tells its owner when it is done, who then calls `on_grammar` on this thread."""
         self._step_clock = step_clock
         self._admission = admission
         self._grammar_compiler = grammar_compiler
+        self._quarantine = quarantine
         self._deadlines = Deadlines()
         self._runner = runner
         self._scheduler = scheduler
@@ -160,7 +163,7 @@ class EngineCore:
         elif request.sampling_params.structured_output:
             self._grammar_compiler.compile(request.key, request.sampling_params.structured_output)
         else:
-            self._scheduler.add(request)
+            self._queue(request)
         return outputs
 
     def on_grammar(
@@ -192,7 +195,15 @@ class EngineCore:
                 self._finish(request, self._finished_by_grammar(request), outputs)
                 return
         request.grammar = grammar
-        self._scheduler.add(request)
+        self._queue(request)
+
+    def _queue(self, request: Request) -> None:
+        if self._quarantine.may_run(request):
+            self._scheduler.add(request)
+
+    def _queue_released(self) -> None:
+        for request in self._quarantine.released():
+            self._scheduler.add(request)
 
     def cancel_requests(self, external_id: str, flow: str | None) -> tuple[int, EngineCoreOutputs]:
         """End the requests with this name in any state, of one flow or for None of any; says how many there were.
@@ -235,10 +246,11 @@ class EngineCore:
         """Schedule, execute, update; returns what each client must hear."""
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
         self._fail_overdue(outputs)
-        plan = self._scheduler.schedule()
+        plan = self._scheduler.schedule(self._quarantine.alone)
         for new in plan.new_requests:
             self._start(self._requests[new.key])
         self._step_clock.plan(plan)
+        self._quarantine.begin_step(plan, self._requests)
         started_at = time.monotonic()
         try:
             result = self._runner.execute(plan)
@@ -257,6 +269,7 @@ class EngineCore:
         self._step_clock.observe(seconds)
         self._update(plan, result, outputs)
         self._kv_cache.end_step()
+        self._queue_released()
         return outputs
 
     def reset_prefix_cache(self) -> int:
@@ -343,10 +356,12 @@ class EngineCore:
     def _finish(
         self, request: Request, finished: Finished, outputs: EngineCoreOutputs, *, is_trusted: bool = True
     ) -> None:
-        self._forget(request, is_trusted=is_trusted)
+        is_innocent = finished.reason in (FinishReason.STOP, FinishReason.LENGTH)
+        self._forget(request, is_innocent=is_innocent, is_trusted=is_trusted)
         outputs[request.client_slot].finished.append(finished)
+        self._queue_released()
 
-    def _forget(self, request: Request, *, is_trusted: bool = True) -> None:
+    def _forget(self, request: Request, *, is_innocent: bool = False, is_trusted: bool = True) -> None:
         del self._requests[request.key]
         if request.num_queued_tokens:
             self._admission.withdraw(request.num_queued_tokens)
@@ -355,6 +370,7 @@ class EngineCore:
         self._deadlines.remove(request)
         if request.status is RequestStatus.NEW:
             self._grammar_compiler.cancel(request.key)
+        self._quarantine.on_finished(request, is_innocent=is_innocent)
         self._scheduler.finish(request, is_trusted=is_trusted)
 
     def _start(self, request: Request) -> None:

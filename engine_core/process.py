@@ -22,11 +22,13 @@ from queue import Empty, SimpleQueue
 from engine_core.admission import Admission
 from engine_core.client_sender import LEASE_S
 from engine_core.core import EngineCore, EngineCoreOutputs
+from engine_core.crash_journal import CrashJournal
 from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, DrainBegun, Event, GrammarCompiled
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
 from engine_core.outputs import ModelRunner, RequestKey
+from engine_core.quarantine import Quarantine, suspects_after
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
@@ -34,6 +36,7 @@ from engine_core.step_clock import StepClock
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
+from engine_core.tokenizer_export import content_fingerprint
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
@@ -43,7 +46,7 @@ from ipc.config import (
     SchedulerConfig,
     load_section,
 )
-from ipc.endpoints import RunDir
+from ipc.endpoints import CORE_SLOTS, RunDir
 from ipc.messages import CORE_RETIRED, Call, CallMethod, CoreState, Reply, Welcome
 from ipc.process import start_ticks
 
@@ -102,13 +105,14 @@ class EngineCoreProcess:
             runner.info.num_blocks, hasher, enable_prefix_caching=self._cache.enable_prefix_caching
         )
         admission = Admission(self._scheduling, self._io.publish_load)
+        quarantine = self._make_quarantine()
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
         grammars = GrammarCompiler(
             Path(runner.info.tokenizer_dir), runner.info.vocab_size, runner.info.eos_token_ids, self._on_grammar
         )
         drafts = Drafts.of(self._scheduling, kv_cache, runner.info.max_model_len)
         scheduler = Scheduler(self._scheduling, kv_cache, drafts)
-        self._core = EngineCore(runner, scheduler, kv_cache, stop_check, admission, grammars, self._clock)
+        self._core = EngineCore(runner, scheduler, kv_cache, stop_check, admission, grammars, quarantine, self._clock)
         gc.collect()
         gc.freeze()  # what is alive now stays alive: spare the collector from walking it
         gc.enable()
@@ -117,7 +121,11 @@ class EngineCoreProcess:
         self._io.become_ready(
             self._make_welcome(runner),
             RequestIntake(
-                runner.info, hasher if self._cache.enable_prefix_caching else None, admission, self._scheduling
+                runner.info,
+                hasher if self._cache.enable_prefix_caching else None,
+                admission,
+                self._scheduling,
+                quarantine,
             ),
             admission,
         )
@@ -132,6 +140,13 @@ class EngineCoreProcess:
     ) -> None:
         """Called by a thread of the compiler."""
         self._inbox.put(GrammarCompiled(key, grammar, error_code, error_message))
+
+    def _make_quarantine(self) -> Quarantine:
+        """With the suspects of the cores that died on this run dir."""
+        max_tokens_per_step = 1 + (self._scheduling.speculative_tokens if self._scheduling.speculative != "off" else 0)
+        journals = [self._run_dir.slot_journal_file(slot) for slot in CORE_SLOTS]
+        suspects = suspects_after(journals, max_tokens_per_step, time.time())
+        return Quarantine(CrashJournal(journals[self._slot]), suspects)
 
     def _load_runner(self) -> ModelRunner:
         # The runners are imported here because that takes seconds, during which the I/O thread answers already.
@@ -168,6 +183,8 @@ class EngineCoreProcess:
             device=info.device,
             core_version=version("fast-inference"),
             pooling=info.pooling,
+            request_timeout_ms=int(self._scheduling.request_timeout * 1000),
+            tokenizer_fingerprint=content_fingerprint(Path(info.tokenizer_dir)),
         )
 
     # --- the step loop ---

@@ -60,6 +60,8 @@ class Request:
     """Names by which users know it."""
     came_at_us: int = 0
     """Wall clock, microseconds: when it came to its client; 0 where that is not known."""
+    digest: bytes = b""
+    """Of its content (`request_intake.content_digest`)."""
     block_hashes: list[BlockHash] = field(default_factory=list)
     """Hashes of the full blocks of `token_ids`, as far as computed."""
     awaited_hash: BlockHash | None = None

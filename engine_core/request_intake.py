@@ -4,17 +4,25 @@ Runs on the I/O thread, so that refusing and hashing do not hold up a step. Ever
 length is checked here; the rest of the core relies on it.
 """
 
+import hashlib
 import itertools
 import math
 import time
+from dataclasses import replace
 
 from engine_core.admission import Admission
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.outputs import ModelInfo, RequestKey
+from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request
 from ipc.codec import MAX_FRAME_BYTES
 from ipc.config import SchedulerConfig
-from ipc.errors import ContextLengthError, InvalidRequestError, UnsupportedParameterError
+from ipc.errors import (
+    ContextLengthError,
+    InvalidRequestError,
+    RequestQuarantinedError,
+    UnsupportedParameterError,
+)
 from ipc.messages import Add, ClientRole, RequestClass, Task
 from ipc.sampling_params import check_range
 
@@ -31,13 +39,19 @@ class RequestIntake:
     """Checks and numbers requests; one for each process."""
 
     def __init__(
-        self, info: ModelInfo, hasher: BlockHasher | None, admission: Admission, config: SchedulerConfig
+        self,
+        info: ModelInfo,
+        hasher: BlockHasher | None,
+        admission: Admission,
+        config: SchedulerConfig,
+        quarantine: Quarantine,
     ) -> None:
         """`hasher` is None where prefix caching is off, so that nobody would read the hashes."""
         self._config = config
         self._info = info
         self._hasher = hasher
         self._admission = admission
+        self._quarantine = quarantine
         self._keys = itertools.count(1)
 
     def accept(self, add: Add, client_slot: ClientSlot, role: ClientRole) -> Request:
@@ -45,9 +59,13 @@ class RequestIntake:
 
         Raises:
             InvalidRequestError, ContextLengthError: it can never run.
+            RequestQuarantinedError: the core died with it too often.
             QueueFullError: it may run later.
         """
         self._check(add)
+        digest = content_digest(add)
+        if refusal := self._quarantine.refusal(digest):
+            raise RequestQuarantinedError(refusal)
         now = time.monotonic()
         request = Request(
             key=RequestKey(next(self._keys)),
@@ -66,6 +84,7 @@ class RequestIntake:
             cache_salt=add.cache_salt,
             external_ids=add.external_ids,
             came_at_us=add.arrival_time_us,
+            digest=digest,
         )
         self._admission.enter(request.num_tokens)
         request.num_queued_tokens = request.num_tokens
@@ -116,6 +135,14 @@ class RequestIntake:
                 f"prompt_logprobs asks for {num_entries} numbers, {MAX_PROMPT_LOGPROB_ENTRIES} at most can be given",
                 param="prompt_logprobs",
             )
+
+
+def content_digest(add: Add) -> bytes:
+    """Equal for requests that ask for the same: prompt and parameters, but not the seed, which may be drawn anew."""
+    prompt = add.prompt_token_ids[: len(add.prompt_token_ids) - add.num_resumed_tokens]
+    digest = hashlib.blake2b(prompt.tobytes(), digest_size=16)
+    digest.update(repr((add.task, replace(add.sampling_params, seed=0))).encode())
+    return digest.digest()
 
 
 def _deadline(now: float, *timeouts_s: float) -> float:

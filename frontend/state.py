@@ -1,8 +1,8 @@
 """What a frontend knows: its settings, its link to the core, and the model behind it. One object per process.
 
 `app` starts and stops it; the endpoints ask `model()` for everything about the model and get an error while there is
-none, so that nothing is tokenized for a core that cannot run it. The tokenizer is loaded off the event loop, and again
-only when a core with another fingerprint says WELCOME. Invariant: what ends the watching of the core is in `failure`,
+none, so that nothing is tokenized for a core that cannot run it. A core with another model is turned to once its
+tokenizer is loaded (`model_tokenizers.py`). Invariant: what ends the watching of the core is in `failure`,
 and `__main__` ends the process with it.
 """
 
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frontend.draining import Drain
+from frontend.model_tokenizers import ModelTokenizers
 from frontend.tokenizer import FrontendTokenizer
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig
-from ipc.errors import ConfigError, EngineUnavailableError, InvalidRequestError, ModelNotFoundError, QueueFullError
+from ipc.errors import EngineUnavailableError, InvalidRequestError, ModelNotFoundError, QueueFullError
 from ipc.messages import CoreState, Welcome
 from ipc.own_sleep import Silence
 
@@ -81,13 +82,12 @@ class FrontendState:
         self.large_body_slot = asyncio.Semaphore(1)
         """Taken while a large body is parsed."""
         self._silence = Silence()
-        self._tokenizer: FrontendTokenizer | None = None
-        self._fingerprint = ""
-        self._refused_fingerprint = ""
+        self._tokenizers = ModelTokenizers(Path(config.chat_template) if config.chat_template else None)
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Connect to the core; returns at once."""
+        self.client.prepare_model = self._prepare_model
         await self.client.start()
         self._watcher = asyncio.create_task(self._watch_core())
         self._watcher.add_done_callback(self._on_watcher_done)
@@ -112,9 +112,7 @@ class FrontendState:
         if self._is_stalled():
             return "stalled"
         welcome = self.client.welcome
-        if welcome is None or self._tokenizer is None or welcome.model_fingerprint != self._fingerprint:
-            return "loading"
-        return "ready"
+        return "loading" if welcome is None or self._tokenizers.of(welcome) is None else "ready"
 
     def _is_stalled(self) -> bool:
         """True where the core is silent although this process listens, or its step takes longer than it may."""
@@ -133,11 +131,12 @@ class FrontendState:
         if not self.client.is_ready or welcome is None:
             detail = f": {self.client.detail}" if self.client.detail else ""
             raise EngineUnavailableError(f"The engine is {self.status}{detail}.")
-        if self._tokenizer is None or welcome.model_fingerprint != self._fingerprint:
-            is_refused = welcome.model_fingerprint == self._refused_fingerprint
+        tokenizer = self._tokenizers.of(welcome)
+        if tokenizer is None:
+            is_refused = self._tokenizers.is_refused(welcome)
             problem = "has no tokenizer that can be used" if is_refused else "is loading its tokenizer"
             raise EngineUnavailableError(f"The engine {problem}.")
-        return ServedModel(welcome, self._tokenizer, self._names(welcome))
+        return ServedModel(welcome, tokenizer, self._names(welcome))
 
     def check_admission(self, model: ServedModel, num_requests: int = 1) -> None:
         """Refuse early, before tokenizing, what the core would refuse; the core itself decides for good.
@@ -167,25 +166,13 @@ class FrontendState:
         """
         while True:
             self._is_stalled()  # so that time is counted while nobody asks
-            welcome = await self.client.wait_ready(None)
-            if welcome.model_fingerprint not in (self._fingerprint, self._refused_fingerprint):
-                await self._load_tokenizer(welcome)
+            await self._prepare_model(await self.client.wait_ready(None))
             await asyncio.sleep(_WATCH_INTERVAL_S)
 
-    async def _load_tokenizer(self, welcome: Welcome) -> None:
-        template_file = Path(self.config.chat_template) if self.config.chat_template else None
-        try:
-            tokenizer = await asyncio.to_thread(FrontendTokenizer.load, Path(welcome.tokenizer_dir), template_file)
-        except ConfigError as error:
-            if not self.became_ready.is_set():
-                raise
-            log.error("the engine's new model cannot be served: %s", error.message)
-            self._refused_fingerprint = welcome.model_fingerprint
-            return
-        self._tokenizer = tokenizer
-        self._fingerprint = welcome.model_fingerprint
-        self.became_ready.set()
-        log.info("serving %s", ", ".join(self._names(welcome)))
+    async def _prepare_model(self, core: Welcome) -> None:
+        if await self._tokenizers.load(core):
+            self.became_ready.set()
+            log.info("serving %s", ", ".join(self._names(core)))
 
     def _on_watcher_done(self, watcher: asyncio.Task[None]) -> None:
         if not watcher.cancelled():

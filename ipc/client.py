@@ -1,120 +1,87 @@
 """The asynchronous client of the engine core: what a frontend holds.
 
-Owns one DEALER socket on the running event loop, the pidfd of the core and a timer. It connects, says HELLO until it
-is welcomed, and does so again whenever the core is lost; callers only ever see `is_ready` and their own streams.
-`Session` gives the messages their meaning. Next: `engine_core/io_thread.py`, the other end of the socket.
+Callers only ever see `is_ready` and their own streams. Behind it is one `CoreLink` to the core that takes requests, and
+one to each core that retires: it finishes what it runs while a new one has taken its place. Requests whose core is lost
+wait in `Recovery` and go on with the next one.
+Invariant: a live stream is in the session of exactly one link, or in `Recovery`. Next: `core_link.py`.
 """
 
 import asyncio
-import contextlib
+import itertools
 import logging
-import os
-from array import array
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import zmq
 
-from ipc import codec
-from ipc.endpoints import connect_to_core
+from ipc.core_link import CoreLink
 from ipc.errors import EngineUnavailableError, ServerError
-from ipc.messages import (
-    Abort,
-    Bye,
-    Call,
-    CallMethod,
-    ClientBeat,
-    ClientMessage,
-    ClientRole,
-    CoreState,
-    Load,
-    Reply,
-    RequestId,
-    Welcome,
-)
-from ipc.process import open_pidfd
+from ipc.messages import Call, CallMethod, ClientRole, CoreState, Load, Reply, RequestId, Welcome
+from ipc.recovery import CoreLossPolicy, Recovery, has_same_tokenizer
+from ipc.request_options import RequestOptions, new_add
 from ipc.request_outputs import Output, RequestOutputs
+from ipc.request_stream import RequestStream
 from ipc.sampling_params import SamplingParams
-from ipc.session import RequestOptions, Session, own_hello
+from ipc.session import Session, own_hello
 
 log = logging.getLogger(__name__)
 
-_HELLO_INTERVAL_S = 0.1
-_BEAT_INTERVAL_S = 1.0
-_MAX_MESSAGES_PER_WAKE = 64
+_RECOVERY_INTERVAL_S = 0.1
+"""How often requests without a core are looked at."""
+_OF_ALL_CORES = frozenset({CallMethod.ABORT, CallMethod.CANCEL})
+"""Calls that mean requests wherever they are."""
 
 __all__ = ["EngineClient", "Output", "RequestStream"]
 
-
-class RequestStream(RequestOutputs):
-    """Outputs of one request, read with `async for`; the last has `finished`, or the iteration raises its error."""
-
-    def __init__(self, request_id: RequestId, client: "EngineClient") -> None:
-        super().__init__(request_id)
-        self._client = client
-        self._waiter: asyncio.Future[None] | None = None
-        self._is_read_out = False
-
-    def __aiter__(self) -> "RequestStream":
-        return self
-
-    async def __anext__(self) -> Output:
-        """The next outputs.
-
-        Raises:
-            QueueFullError, InvalidRequestError: the core refused the request.
-            EngineUnavailableError: the core is draining or was lost.
-            RequestFailedError: the request failed inside the core.
-        """
-        if self._is_read_out:
-            raise StopAsyncIteration
-        while (output := self.try_take()) is None:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        self._is_read_out = output.finished is not None
-        return output
-
-    def notify(self) -> None:
-        """Wake the reader."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def abort(self, reason: str = "") -> None:
-        """Stop the request in the core; does nothing once it has ended."""
-        self._client.abort([self.request_id], reason)
+PrepareModel = Callable[[Welcome], Awaitable[None]]
 
 
 class EngineClient:
     """A connection to the core that mends itself; use it from one event loop."""
 
-    def __init__(self, socket_path: Path, *, name: str, role: ClientRole) -> None:
+    def __init__(
+        self,
+        socket_path: Path,
+        *,
+        name: str,
+        role: ClientRole,
+        on_core_loss: CoreLossPolicy = CoreLossPolicy.RESUME,
+    ) -> None:
         self._socket_path = socket_path
         self._name = name
         self._role = role
-        self._session = Session()
-        self._unsent_aborts: list[int] = []
-        self._calls: dict[int, asyncio.Future[Reply]] = {}
-        self._last_call_id = 0
+        self._request_ids = itertools.count(1)
+        self._call_ids = itertools.count(1)
+        self._calls: dict[int, asyncio.Queue[Reply]] = {}
+        self._recovery = Recovery(on_core_loss)
         self._ready = asyncio.Event()
-        self._wake_keeper = asyncio.Event()
-        self._core_pidfd: int | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._unlinked = Session()
+        self._link: CoreLink | None = None
+        """To the core that takes requests."""
+        self._next_link: CoreLink | None = None
+        """To the core that takes them from now on, until it is known to be ready."""
+        self._retired_links: list[CoreLink] = []
+        """To cores that only finish what they run."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_recovering = False
+        self._is_preparing = False
+        self.prepare_model: PrepareModel | None = None
+        """Called before the client turns to a core with another model, which waits for it."""
 
     # --- what is known of the core ---
 
     @property
     def state(self) -> CoreState | None:
-        """State of the core; None while none is known to live."""
-        return self._session.state
+        """State of the core; None while none is known to live. A core that another one replaces counts as READY."""
+        state = self._session.state
+        return CoreState.READY if state is CoreState.RETIRING else state
 
     @property
     def is_ready(self) -> bool:
-        """True while the core accepts requests."""
-        return self._session.is_ready
+        """True while requests are accepted."""
+        return self._session.is_ready or self._session.state is CoreState.RETIRING
 
     @property
     def welcome(self) -> Welcome | None:
@@ -146,29 +113,34 @@ class EngineClient:
         """A step that takes longer than this is stuck; 0 where the core does not say."""
         return self._session.step_allowance_s
 
+    @property
+    def _session(self) -> Session:
+        return self._link.session if self._link is not None else self._unlinked
+
+    @property
+    def _links(self) -> list[CoreLink]:
+        return [link for link in (self._link, self._next_link, *self._retired_links) if link is not None]
+
     # --- life ---
 
     async def start(self) -> None:
         """Connect, and keep connected until `close`; returns at once."""
-        self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = connect_to_core(self._context, self._socket_path)
-        self._fd = int(self._socket.getsockopt(zmq.FD))
-        self._loop.add_reader(self._fd, self._on_readable)
-        self._keeper = asyncio.create_task(self._keep_connected())
+        self._link = self._open_link()
 
     async def close(self) -> None:
         """Say BYE and let go of the socket; live streams end in `EngineUnavailableError`."""
-        if self._keeper is None:
+        if self._link is None:
             return
-        self._keeper.cancel()
-        await asyncio.gather(self._keeper, return_exceptions=True)
-        self._keeper = None
-        self._send(Bye("closed"))
-        self._session.fail_all(EngineUnavailableError("The client was closed."))
-        self._unwatch_core()
-        self._loop.remove_reader(self._fd)
-        self._socket.close(linger=100)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        error = EngineUnavailableError("The client was closed.")
+        for link in self._links:
+            await link.close()
+            link.session.fail_all(error)
+        self._recovery.fail_all(error)
+        self._link, self._next_link, self._retired_links = None, None, []
         self._context.term()
 
     async def wait_ready(self, timeout_s: float | None = None) -> Welcome:
@@ -193,147 +165,178 @@ class EngineClient:
         self,
         prompt_token_ids: Sequence[int],
         sampling_params: SamplingParams,
+        *,
+        model: Welcome | None = None,
         **options: Unpack[RequestOptions],
     ) -> RequestStream:
-        """Hand a request to the core.
+        """Hand a request to the core. Its prompt was tokenized for `model`, where that is given.
 
         Raises:
-            EngineUnavailableError: the core is not ready, or its socket accepts nothing.
+            EngineUnavailableError: the core is not ready, its socket accepts nothing, or it has another model now.
         """
-        if not self.is_ready:
+        if not self.is_ready or self._link is None:
             raise EngineUnavailableError(f"The engine is not ready ({self.detail or 'starting'}).")
-        add = self._session.new_add(prompt_token_ids, sampling_params, **options)
-        stream = RequestStream(add.request_id, self)
-        if not self._send(add):
+        if model is not None and self.welcome is not None and not has_same_tokenizer(model, self.welcome):
+            raise EngineUnavailableError("Another model has replaced this one.", code="engine_replaced")
+        request_id = RequestId(next(self._request_ids))
+        stream = RequestStream(new_add(request_id, prompt_token_ids, sampling_params, **options), self.abort)
+        if not self._session.is_ready:  # the next core is, in a moment
+            stream.core = self.welcome
+            self._hold([stream])
+        elif not self._link.add(stream):
             raise EngineUnavailableError("The engine accepts no messages at the moment.")
-        self._session.requests[stream.request_id] = stream
         return stream
 
     def abort(self, request_ids: Sequence[RequestId], reason: str = "") -> None:
         """Stop these requests; those that have ended are left out."""
-        live = [request_id for request_id in request_ids if self._session.requests.pop(request_id, None) is not None]
-        if live and not self._send(Abort(array("Q", live), reason)):
-            self._unsent_aborts += live
+        sent = [request_id for request_id in request_ids if not self._recovery.remove(request_id)]
+        for link in self._links:
+            link.abort(sent, reason)
 
     async def call(
         self, method: CallMethod, arguments: dict[str, int | str] | None = None, timeout_s: float = 5.0
     ) -> dict[str, int | float | str]:
-        """Make a control call.
+        """Make a control call. One about requests goes to retiring cores too; the counts in the answers are added up.
 
         Raises:
             EngineUnavailableError: no answer within the time.
             ServerError: the core answered with an error.
         """
-        self._last_call_id += 1
-        call_id = self._last_call_id
-        answered: asyncio.Future[Reply] = self._loop.create_future()
-        self._calls[call_id] = answered
+        links = [self._link, *(self._retired_links if method in _OF_ALL_CORES else ())]
+        call_id = next(self._call_ids)
+        answers = self._calls[call_id] = asyncio.Queue()
+        result: dict[str, int | float | str] = {}
         try:
-            if not self._send(Call(call_id, method, arguments or {})):
+            num_sent = sum(link is not None and link.send(Call(call_id, method, arguments or {})) for link in links)
+            if not num_sent:
                 raise EngineUnavailableError("The engine accepts no messages at the moment.")
             async with asyncio.timeout(timeout_s):
-                reply = await answered
+                for _ in range(num_sent):
+                    _add_up(result, await answers.get())
         except TimeoutError as error:
             raise EngineUnavailableError(f"no answer to {method.name} in {timeout_s} s") from error
         finally:
             del self._calls[call_id]
-        if reply.error:
-            raise ServerError(reply.error)
-        return reply.result
+        return result
 
-    # --- the socket ---
+    # --- links ---
 
-    def _send(self, message: ClientMessage) -> bool:
-        """Send without blocking; False while the core is away or its queue is full."""
-        try:
-            self._socket.send_multipart(codec.encode(message, self._session.epoch), zmq.DONTWAIT)
-        except zmq.Again:
-            return False
-        finally:
-            # ZMQ_FD is edge-triggered: a send may swallow the edge of an arrival.
-            self._loop.call_soon(self._on_readable)
-        return True
-
-    def _on_readable(self) -> None:
-        """Take in what has arrived; the rest of a long queue waits for the next turn of the event loop."""
-        if not self._socket.closed and self._take_in():
-            self._loop.call_soon(self._on_readable)
-
-    def _take_in(self) -> bool:
-        """Take in a bounded number of messages; True if there may be more."""
-        for _ in range(_MAX_MESSAGES_PER_WAKE):
-            try:
-                frames = self._socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return False
-            self._on_message(frames)
-        return True
-
-    def _on_message(self, frames: list[bytes]) -> None:
-        epoch_before, was_ready = self._session.epoch, self.is_ready
-        message = self._session.receive(frames)
-        for answer in self._session.answers_to(message):
-            self._send(answer)
-        if isinstance(message, Welcome) and (not was_ready or self._session.epoch != epoch_before):
-            self._watch_core(message)
-        if self.is_ready:
-            self._ready.set()
-        if isinstance(message, Reply):
-            self._on_reply(message)
-        if isinstance(message, Bye):
-            self._wake_keeper.set()
-        if self._session.lost_request_ids:
-            self._unsent_aborts += self._session.lost_request_ids
-            self._session.lost_request_ids.clear()
-            self._wake_keeper.set()
+    def _open_link(self) -> CoreLink:
+        hello = own_hello(self._name, self._role)
+        return CoreLink(self._context, self._socket_path, hello, self._on_change, self._on_reply)
 
     def _on_reply(self, reply: Reply) -> None:
-        answered = self._calls.get(reply.call_id)  # None: nobody waits any more
-        if answered is not None and not answered.done():
-            answered.set_result(reply)
+        answers = self._calls.get(reply.call_id)  # None: nobody waits any more
+        if answers is not None:
+            answers.put_nowait(reply)
 
-    async def _keep_connected(self) -> None:
-        """Say HELLO until welcomed, then beat; retries what could not be sent."""
-        hello = own_hello(self._name, self._role)
-        sequence = 0
-        while True:
-            if self.state in (CoreState.READY, CoreState.DRAINING):
-                sequence += 1
-                self._send(ClientBeat(sequence, len(self._session.requests)))
-                if self._unsent_aborts and self._send(Abort(array("Q", self._unsent_aborts))):
-                    self._unsent_aborts.clear()
-                await self._nap(_BEAT_INTERVAL_S)
-            else:
-                self._send(hello)
-                await asyncio.sleep(_HELLO_INTERVAL_S)
+    def _on_change(self, link: CoreLink) -> None:
+        """Look at what a link has taken in."""
+        session = link.session
+        if session.orphans:
+            self._hold(session.take_orphans(), None if session.state is CoreState.RETIRING else session.loss)
+        if link is self._link:
+            self._follow_core(session)
+        elif link is self._next_link:
+            if session.is_ready:
+                self._begin_turning(session)
+        elif link in self._retired_links and not session.requests:
+            self._retired_links.remove(link)
+            self._run(link.close())
 
-    async def _nap(self, seconds: float) -> None:
-        """Sleep until there is news for the keeper, at most this long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake_keeper.wait()
-        self._wake_keeper.clear()
+    def _follow_core(self, session: Session) -> None:
+        if session.state is CoreState.RETIRING:
+            if self._next_link is None:
+                log.info("another core takes the place of this one")
+                self._next_link = self._open_link()
+        elif not session.is_ready:
+            self._ready.clear()
+        elif not self._ready.is_set():
+            self._ready.set()
+            self._recover()
 
-    # --- the core's process ---
-
-    def _watch_core(self, welcome: Welcome) -> None:
-        self._unwatch_core()
-        self._core_pidfd = open_pidfd(welcome.core_pid, welcome.core_pid_start_ticks)
-        if self._core_pidfd is None:
-            self._session.lose("its process is gone")
+    def _begin_turning(self, session: Session) -> None:
+        """Turn to the next core, once its model is prepared where it is another one."""
+        welcome, before = session.welcome, self.welcome
+        assert welcome is not None
+        is_new = before is None or welcome.model_fingerprint != before.model_fingerprint
+        if self._is_preparing:
+            return
+        if is_new and self.prepare_model is not None:
+            self._is_preparing = True
+            self._run(self._prepare_and_turn(welcome, self.prepare_model))
         else:
-            self._loop.add_reader(self._core_pidfd, self._on_core_death)
+            self._turn()
 
-    def _unwatch_core(self) -> None:
-        if self._core_pidfd is not None:
-            self._loop.remove_reader(self._core_pidfd)
-            os.close(self._core_pidfd)
-            self._core_pidfd = None
+    async def _prepare_and_turn(self, welcome: Welcome, prepare_model: PrepareModel) -> None:
+        try:
+            await prepare_model(welcome)
+        finally:
+            self._is_preparing = False
+        if self._next_link is not None and self._next_link.session.is_ready:
+            self._turn()
 
-    def _on_core_death(self) -> None:
-        self._unwatch_core()
-        while self._take_in():  # what it said before it died still counts
-            pass
-        self._unsent_aborts.clear()
-        self._session.lose("its process ended")
-        self._wake_keeper.set()
+    def _turn(self) -> None:
+        """Send requests to the next core from now on; the one before keeps its link while it answers."""
+        before, next_link, self._next_link = self._link, self._next_link, None
+        assert before is not None
+        assert next_link is not None
+        if before.session.is_ready:  # it found the new core by itself, after the one before had ended
+            self._run(next_link.close())
+            return
+        self._link = next_link
+        if before.session.state is CoreState.RETIRING and before.session.requests:
+            self._retired_links.append(before)
+        else:
+            self._run(before.close())
+        self._ready.set()
+        self._recover()
+
+    # --- requests without a core ---
+
+    def _hold(self, requests: list[RequestOutputs], loss: EngineUnavailableError | None = None) -> None:
+        self._recovery.hold(requests, loss)
+        if self._recovery and not self._is_recovering:
+            log.info("%d requests wait for the next core", len(self._recovery))
+            self._is_recovering = True
+            self._run(self._keep_recovering())
+
+    async def _keep_recovering(self) -> None:
+        try:
+            while self._recovery:
+                await asyncio.sleep(_RECOVERY_INTERVAL_S)
+                self._recovery.expire(time.monotonic())
+                self._recover()
+        finally:
+            self._is_recovering = False
+
+    def _recover(self) -> None:
+        """Bring the requests to the core, if one takes them."""
+        welcome = self.welcome
+        if not self._recovery or not self._session.is_ready or self._link is None or welcome is None:
+            return
+        requests = self._recovery.take_for(welcome)
+        unsent = [request for request in requests if not self._link.add(request)]
+        if unsent:
+            self._recovery.hold(unsent)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the link to the core failed", exc_info=error)
+
+
+def _add_up(result: dict[str, int | float | str], reply: Reply) -> None:
+    """Add the counts of one more answer; raises `ServerError` for its error."""
+    if reply.error:
+        raise ServerError(reply.error)
+    for name, value in reply.result.items():
+        before = result.get(name)
+        if isinstance(value, int) and isinstance(before, int):
+            value += before
+        result[name] = value

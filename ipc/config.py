@@ -138,7 +138,9 @@ class FakeModelConfig(_Section):
     fake_step_ms: float = Field(0.0, ge=0, description="time of one step")
     fake_token_us: float = Field(0.0, ge=0, description="additional time per computed token")
     fake_faults: str = Field(
-        "", description="comma-separated: die@STEP, hang@STEP, raise@STEP, nan@N (every N-th request)"
+        "",
+        description="comma-separated: die@STEP, hang@STEP, raise@STEP, nan@N (every N-th request), poison@N (a request "
+        "whose prompt says 'poison' kills the core at its N-th token)",
     )
 
 
@@ -182,6 +184,11 @@ class FrontendConfig(AccessConfig):
     strict_params: bool = Field(False, description="refuse unknown fields of a body instead of only naming them")
     sse_ping_interval: float = Field(
         15.0, ge=0, description="seconds of silence after which a stream sends a comment; 0 never"
+    )
+    on_core_loss: Literal["resume", "fail"] = Field(
+        "resume",
+        description="what happens to answers that have begun when the engine core dies: 'resume' goes on with the next "
+        "core where they stopped, 'fail' ends them in an error; those that have not begun wait for it either way",
     )
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
 

@@ -61,6 +61,10 @@ class RunDir:
         """Held by the core in this slot."""
         return self.path / f"core-{slot}.lock"
 
+    def slot_journal_file(self, slot: int) -> Path:
+        """What the core in this slot was working on, for the core after it."""
+        return self.path / f"core-{slot}.journal"
+
     @property
     def config_file(self) -> Path:
         """The settings that the launcher resolved."""
@@ -195,6 +199,11 @@ class RunDir:
     def _temporary_link(self, slot: int) -> Path:
         return self.path / f"core-{slot}.link"
 
+    def remove_journals(self) -> None:
+        """Have the next core suspect no request."""
+        for slot in CORE_SLOTS:
+            self.slot_journal_file(slot).unlink(missing_ok=True)
+
     def remove_standby_files(self) -> None:
         """Remove what a core that was to take another's place has left."""
         for path in (self.standby_config_file, self.standby_error_file):
@@ -210,6 +219,7 @@ class RunDir:
         mine += [self.reload_file, self.reload_file.with_suffix(".tmp"), self.reload_lock_file]
         for slot in CORE_SLOTS:
             mine += [self.slot_socket(slot), self.slot_lock_file(slot), self._temporary_link(slot)]
+            mine.append(self.slot_journal_file(slot))
         has_run = self.status_file.exists()
         if not has_run:
             mine.append(self.marker_file)

@@ -10,6 +10,7 @@
     ├── ServerError                our fault: HTTP 5xx
     │   ├── EngineUnavailableError     the core is starting, draining or gone
     │   ├── RequestTimeoutError        this request ran longer than it may
+    │   ├── RequestQuarantinedError    the core died with this request too often
     │   └── RequestFailedError         this request failed inside the core; others went on
     ├── ConfigError                wrong flags, files or model: one line on stderr, exit 1
     └── ProtocolError              bytes on the wire that do not follow `ipc.codec`
@@ -90,6 +91,12 @@ class RequestTimeoutError(ServerError):
     """This request had not ended when its time was over."""
 
     code = "timeout"
+
+
+class RequestQuarantinedError(ServerError):
+    """The core died more than once while it computed this request, so that it is not tried again."""
+
+    code = "request_quarantined"
 
 
 class RequestFailedError(ServerError):

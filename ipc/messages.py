@@ -270,6 +270,10 @@ class Welcome:
     core_version: str
     pooling: str = "mean"
     """Which positions an embedding is made of: mean, last or cls."""
+    request_timeout_ms: int = 0
+    """Time that a request has where it does not say itself; 0 for any."""
+    tokenizer_fingerprint: str = ""
+    """Equal for equal files in `tokenizer_dir`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ the reader is slow, so nothing is lost and memory is bounded by the request itse
 becomes. Next: `ipc/session.py`.
 """
 
-from dataclasses import dataclass, field
+import time
+from array import array
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ipc.errors import (
@@ -15,9 +17,10 @@ from ipc.errors import (
     InvalidRequestError,
     QueueFullError,
     RequestFailedError,
+    RequestQuarantinedError,
     RequestTimeoutError,
 )
-from ipc.messages import CORE_RETIRED, Finished, FinishReason, Reject, RequestId, Started
+from ipc.messages import CORE_RETIRED, Add, Finished, FinishReason, Reject, Started, Welcome
 
 _UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining", CORE_RETIRED, "queue_timeout", "grammar_queue_full"})
 
@@ -62,20 +65,55 @@ class Output:
 class RequestOutputs:
     """Outputs of one request on their way to a reader; deltas merge while the reader is slow, so memory is bounded."""
 
-    def __init__(self, request_id: RequestId) -> None:
-        self.request_id = request_id
+    def __init__(self, add: Add) -> None:
+        self.add = add
+        """As the core heard it first."""
+        self.request_id = add.request_id
+        self.emitted_token_ids = array("i")
+        """All that came so far; with the prompt it is what another core goes on from."""
+        self.core: Welcome | None = None
+        """What the core said about itself that the request was last sent to; None before it is sent."""
+        self.sent_at = time.monotonic()
+        """When it was first sent."""
+        self.num_cores = 0
+        """How many cores it was sent to."""
         self._pending = Output()
         self._error: FastInferenceError | None = None
         self.is_terminated = False
         """True once the terminal output has arrived (it may still be unread)."""
 
+    @property
+    def is_started(self) -> bool:
+        """True once a token has come."""
+        return bool(self.emitted_token_ids)
+
+    @property
+    def timeout_ms(self) -> int:
+        """Time that the request has from when it was first sent; 0 for any."""
+        return self.add.timeout_ms or (self.core.request_timeout_ms if self.core is not None else 0)
+
+    def next_add(self) -> Add:
+        """What the next core is to hear: the request as it was, or what is left of it."""
+        if not self.num_cores:
+            return self.add
+        token_ids = self.add.prompt_token_ids + self.emitted_token_ids
+        num_resumed_tokens = self.add.num_resumed_tokens + len(self.emitted_token_ids)
+        timeout_ms = self.timeout_ms
+        if timeout_ms:
+            timeout_ms = max(1, timeout_ms - int((time.monotonic() - self.sent_at) * 1000))
+        return replace(
+            self.add, prompt_token_ids=token_ids, num_resumed_tokens=num_resumed_tokens, timeout_ms=timeout_ms
+        )
+
     def start(self, started: Started) -> None:
-        """Record what comes with the first token."""
-        self._pending.num_cached_tokens = started.num_cached_tokens
+        """Record what comes with the first token; a later core knows less of the prompt than the first one did."""
+        if not self.is_started:
+            self._pending.num_cached_tokens = started.num_cached_tokens
 
     def push_token(self, token_id: int) -> None:
         """Append one token."""
         self._pending.token_ids.append(token_id)
+        self.emitted_token_ids.append(token_id)
 
     def push_logprobs(self, rows: list[TokenLogprobs], num_prompt_rows: int) -> None:
         """Append what a STEP brought: rows of the prompt first, then one for each of its tokens."""
@@ -132,6 +170,8 @@ def error_of_reject(reject: Reject) -> FastInferenceError:
         return ContextLengthError(reject.message, param=reject.param or None)
     if reject.code in _UNAVAILABLE_CODES:
         return EngineUnavailableError(reject.message, code=reject.code)
+    if reject.code == RequestQuarantinedError.code:
+        return RequestQuarantinedError(reject.message)
     if reject.code == "request_lost":
         return RequestFailedError(reject.message, code=reject.code)
     return InvalidRequestError(reject.message, param=reject.param or None, code=reject.code)

@@ -1,23 +1,22 @@
 """One client's side of the conversation with the core, without any I/O: what arrived and what it means.
 
-Owns the table of live requests and what is known of the core. `ipc.client` (async) and `ipc.sync_client` own the
+Owns the table of live requests and what is known of the core. `ipc.core_link` (async) and `ipc.sync_client` own the
 socket, feed frames to `Session.receive` and send what the session's users ask for.
-Invariant: a request leaves the table exactly once, with its `Finished` or with an error.
+Invariant: a request leaves the table exactly once: with its `Finished`, with an error, or as an orphan, which this core
+will not answer and `ipc.recovery` may bring to another.
 """
 
 import logging
-import math
 import os
 import time
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TypedDict, Unpack
 
 from ipc import codec
 from ipc.errors import EngineUnavailableError, FastInferenceError, ProtocolError, RequestFailedError
 from ipc.messages import (
-    Add,
+    CORE_RETIRED,
     Bye,
     ClientMessage,
     ClientRole,
@@ -31,40 +30,17 @@ from ipc.messages import (
     Load,
     Reconcile,
     Reject,
-    RequestClass,
     RequestId,
     Step,
-    Task,
     Welcome,
 )
 from ipc.process import pid_namespace, start_ticks
 from ipc.request_outputs import RequestOutputs, TokenLogprobs, error_of_reject
-from ipc.sampling_params import SamplingParams
 
 log = logging.getLogger(__name__)
 
-
-class RequestOptions(TypedDict, total=False):
-    """How the core treats a request, whatever its answer is; the keywords of every client's `submit`."""
-
-    task: Task
-    priority: int
-    """Lower comes first, among the requests of a flow; 0 where not given."""
-    flow: str
-    """Fair-sharing unit (an API key, a user, a batch job)."""
-    cache_salt: str
-    """Requests share prefix-cache blocks only under equal salts."""
-    request_class: RequestClass
-    queue_timeout_s: float
-    """Fail the request if it has not begun to run after this time; 0 leaves it to the core's setting."""
-    timeout_s: float
-    """Fail the request if it has not ended after this time; 0 leaves it to the core's setting."""
-    num_resumed_tokens: int
-    """The last ids of the prompt that are output of an earlier life; the answer goes on after them."""
-    external_ids: tuple[str, ...]
-    """Names by which users know the request, for the call CANCEL."""
-    arrival_time_us: int
-    """When it came to this client, on the wall clock in microseconds; now where not given."""
+_WELCOMED_STATES = frozenset({CoreState.READY, CoreState.DRAINING, CoreState.RETIRING})
+_TRANSIENT_CODES = frozenset({"queue_full", "engine_unavailable"})
 
 
 def own_hello(client_name: str, role: ClientRole) -> Hello:
@@ -86,9 +62,12 @@ class Session:
         self.step_allowance_s = 0.0
         self.num_bad_messages = 0
         self.requests: dict[RequestId, RequestOutputs] = {}
+        self.orphans: list[RequestOutputs] = []
+        """Requests that the core will not answer; to be taken by whoever owns the socket."""
+        self.loss = EngineUnavailableError("The engine stopped.")
+        """What became of the core, for orphans that nobody takes over."""
         self.lost_request_ids: list[int] = []
         """Requests that ended here but may run on in the core: to be aborted by whoever owns the socket."""
-        self._last_request_id = 0
         self._last_sequence = 0
         self._heard_at = time.monotonic()
 
@@ -96,6 +75,11 @@ class Session:
     def is_ready(self) -> bool:
         """True while a core that accepts requests is known."""
         return self.state is CoreState.READY and self.welcome is not None
+
+    @property
+    def is_welcomed(self) -> bool:
+        """True while the core knows this client."""
+        return self.state in _WELCOMED_STATES
 
     @property
     def epoch(self) -> int:
@@ -106,27 +90,6 @@ class Session:
     def beat_age_s(self) -> float:
         """Seconds since the core was last heard."""
         return time.monotonic() - self._heard_at
-
-    def new_add(
-        self, prompt_token_ids: Sequence[int], sampling_params: SamplingParams, **options: Unpack[RequestOptions]
-    ) -> Add:
-        """A request under an id that this process has not used; it is live once it is in `requests`."""
-        self._last_request_id += 1
-        return Add(
-            request_id=RequestId(self._last_request_id),
-            prompt_token_ids=array("i", prompt_token_ids),
-            sampling_params=sampling_params,
-            task=options.get("task", Task.GENERATE),
-            arrival_time_us=options.get("arrival_time_us") or time.time_ns() // 1000,
-            priority=options.get("priority", 0),
-            flow=options.get("flow", ""),
-            cache_salt=options.get("cache_salt", ""),
-            num_resumed_tokens=options.get("num_resumed_tokens", 0),
-            request_class=options.get("request_class", RequestClass.ONLINE),
-            queue_timeout_ms=math.ceil(options.get("queue_timeout_s", 0.0) * 1000),
-            timeout_ms=math.ceil(options.get("timeout_s", 0.0) * 1000),
-            external_ids=options.get("external_ids", ()),
-        )
 
     def receive(self, frames: Sequence[bytes]) -> CoreMessage | None:
         """Take in one message; returns it for what is the caller's to do, None if it was dropped."""
@@ -148,7 +111,7 @@ class Session:
         elif isinstance(message, Step):
             self._on_step(message)
         elif isinstance(message, Reject):
-            self._end(message.request_id, error=error_of_reject(message))
+            self._on_reject(message)
         elif isinstance(message, Dying):
             log.error("the core is dying: %s", message.reason)
             self.state = CoreState.DYING
@@ -163,6 +126,11 @@ class Session:
             return [Bye("seen")]
         return []
 
+    def take_orphans(self) -> list[RequestOutputs]:
+        """The requests that this core will not answer, once each."""
+        orphans, self.orphans = self.orphans, []
+        return orphans
+
     def lose(
         self,
         reason: str,
@@ -170,12 +138,14 @@ class Session:
         message: str = "The engine stopped; it is being restarted.",
         code: str = "engine_restarted",
     ) -> None:
-        """The core is gone, or does not know this client: every live request ends in `EngineUnavailableError`."""
+        """The core is gone, or does not know this client: every live request is an orphan."""
         if self.state is not None:
             log.warning("lost the core: %s", reason)
         self.state = None
         self.detail = reason
-        self.fail_all(EngineUnavailableError(message, code=code))
+        self.loss = EngineUnavailableError(message, code=code)
+        self.orphans += self.requests.values()
+        self.requests.clear()
 
     def _on_bye(self, bye: Bye) -> None:
         reason = f"the core said good-bye: {bye.reason} {bye.detail}".strip()
@@ -183,6 +153,20 @@ class Session:
             self.lose(reason, message="The engine stopped.", code="engine_stopped")
         else:
             self.lose(reason, message="The connection to the engine was interrupted.", code="engine_disconnected")
+
+    def _on_reject(self, reject: Reject) -> None:
+        """A request that had a core before is not refused for what may change."""
+        request = self.requests.get(reject.request_id)
+        may_come_back = request is not None and request.num_cores > 1 and reject.code in _TRANSIENT_CODES
+        if reject.code == CORE_RETIRED or may_come_back:
+            self._orphan(reject.request_id)
+        else:
+            self._end(reject.request_id, error=error_of_reject(reject))
+
+    def _orphan(self, request_id: RequestId) -> None:
+        request = self.requests.pop(request_id, None)
+        if request is not None:
+            self.orphans.append(request)
 
     def fail_all(self, error: FastInferenceError) -> None:
         """End every live request with this error."""
@@ -193,9 +177,9 @@ class Session:
             request.notify()
 
     def _on_welcome(self, welcome: Welcome) -> None:
-        if self.state in (CoreState.READY, CoreState.DRAINING) and self.epoch == welcome.epoch:
+        if self.is_welcomed and self.epoch == welcome.epoch:
             return  # the answer to a repeated HELLO
-        if self.state is not None and self.epoch not in (0, welcome.epoch):
+        if (self.is_welcomed or self.requests) and self.epoch not in (0, welcome.epoch):
             self.lose("another core answers")
         self.welcome = welcome
         self.state = CoreState.READY
@@ -207,8 +191,7 @@ class Session:
         self.detail = beat.detail
         self.step_age_s = beat.step_age_ms / 1000
         self.step_allowance_s = beat.step_allowance_ms / 1000
-        is_welcomed = self.state in (CoreState.READY, CoreState.DRAINING) and epoch == self.epoch
-        if is_welcomed or beat.state is CoreState.LOADING:
+        if (self.is_welcomed and epoch == self.epoch) or beat.state is CoreState.LOADING:
             self.state = beat.state
 
     def _on_step(self, step: Step) -> None:
@@ -233,7 +216,10 @@ class Session:
         for request in touched:
             request.notify()
         for finished in step.finished:
-            self._end(finished.request_id, finished=finished, embedding=embeddings.get(finished.request_id))
+            if finished.error_code == CORE_RETIRED:
+                self._orphan(finished.request_id)
+            else:
+                self._end(finished.request_id, finished=finished, embedding=embeddings.get(finished.request_id))
 
     def _take_logprobs(self, step: Step) -> None:
         token_ids, logprobs = tuple(step.logprob_token_ids), tuple(step.logprobs)  # slices of a tuple are cheap

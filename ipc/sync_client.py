@@ -1,8 +1,10 @@
 """The blocking client of the engine core: what scripts, tools and tests hold.
 
 The same conversation as `ipc.client`, driven by the caller: outputs arrive while it is inside `wait` or `generate`.
+Requests whose core is lost end in an error.
 """
 
+import itertools
 import time
 from array import array
 from collections.abc import Sequence
@@ -28,9 +30,10 @@ from ipc.messages import (
     RequestId,
     Welcome,
 )
+from ipc.request_options import RequestOptions, new_add
 from ipc.request_outputs import Output, RequestOutputs
 from ipc.sampling_params import SamplingParams
-from ipc.session import RequestOptions, Session, own_hello
+from ipc.session import Session, own_hello
 
 _HELLO_INTERVAL_S = 0.1
 _BEAT_INTERVAL_S = 1.0
@@ -44,6 +47,7 @@ class SyncEngineClient:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = connect_to_core(self._context, socket_path)
         self._hello = own_hello(name, role)
+        self._request_ids = itertools.count(1)
         self._last_call_id = 0
         self._beat_at = time.monotonic()
 
@@ -83,10 +87,11 @@ class SyncEngineClient:
         Raises:
             EngineUnavailableError: its socket accepts nothing.
         """
-        add = self.session.new_add(prompt_token_ids, sampling_params, **options)
+        request_id = RequestId(next(self._request_ids))
+        add = new_add(request_id, prompt_token_ids, sampling_params, **options)
         if not self.send(add):
             raise EngineUnavailableError("the engine accepts no messages at the moment")
-        request = self.session.requests[add.request_id] = RequestOutputs(add.request_id)
+        request = self.session.requests[request_id] = RequestOutputs(add)
         return request
 
     def generate(
@@ -150,6 +155,8 @@ class SyncEngineClient:
                 self.send(answer)
             if self.session.lost_request_ids and self.send(Abort(array("Q", self.session.lost_request_ids))):
                 self.session.lost_request_ids.clear()
+            for orphan in self.session.take_orphans():
+                orphan.fail(self.session.loss)
             if message is not None:
                 messages.append(message)
         return messages

@@ -14,6 +14,7 @@ from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
 from engine_core.model.fake_runner import FakeModelRunner
 from engine_core.outputs import ModelRunner, RequestKey
+from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.drafts import Drafts
@@ -95,21 +96,33 @@ def make_welcome(**fields) -> Welcome:
 class CoreHarness:
     """An engine core around any model runner, stepped by the test; one client."""
 
-    def __init__(self, runner: ModelRunner, *, block_size: int = BLOCK_SIZE, **settings) -> None:
+    def __init__(
+        self, runner: ModelRunner, *, block_size: int = BLOCK_SIZE, quarantine: Quarantine | None = None, **settings
+    ) -> None:
         config = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 64, **settings})
         hasher = BlockHasher(block_size)
         self.kv_cache = KVCacheManager(runner.info.num_blocks, hasher, enable_prefix_caching=True)
         drafts = Drafts.of(config, self.kv_cache, runner.info.max_model_len)
         self.scheduler = Scheduler(config, self.kv_cache, drafts)
         admission = Admission(config)
-        self.intake = RequestIntake(runner.info, hasher, admission, config)
+        self.quarantine = quarantine or Quarantine()
+        self.intake = RequestIntake(runner.info, hasher, admission, config, self.quarantine)
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
         info = runner.info
         self._compiled: SimpleQueue = SimpleQueue()
         grammars = GrammarCompiler(
             Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *result: self._compiled.put(result)
         )
-        self.core = EngineCore(runner, self.scheduler, self.kv_cache, stop_check, admission, grammars, StepClock(30))
+        self.core = EngineCore(
+            runner,
+            self.scheduler,
+            self.kv_cache,
+            stop_check,
+            admission,
+            grammars,
+            self.quarantine,
+            StepClock(30),
+        )
         self.keys: dict[int, RequestKey] = {}
         self.token_ids: dict[int, list[int]] = {}
         self.finished: dict[int, Finished] = {}

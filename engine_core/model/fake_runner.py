@@ -33,6 +33,9 @@ EMBEDDING_SIZE = 16
 DEFAULT_MAX_MODEL_LEN = 4096
 DEFAULT_NUM_BLOCKS = 2048
 
+POISON = b"poison"
+"""A prompt with this in it kills the core at output token N of the fault `poison@N`."""
+
 _ALPHABET = "etaoin shrdlu cmfwyp vbgkqjxz, ETAOIN. "
 _GRAMMAR_ALPHABET = b'"]}' * 6 + b"etaoinshrdlu0123456789,:"
 """What is said under a grammar, as far as it allows: what closes comes often, so that answers end."""
@@ -60,16 +63,17 @@ class _Faults:
     fail: int = 0
     broken: int = 0
     nan: int = 0
+    poison: int = 0
 
     @classmethod
     def parse(cls, text: str) -> "_Faults":
-        names = {"die": "die", "hang": "hang", "raise": "fail", "broken": "broken", "nan": "nan"}
+        names = {"die": "die", "hang": "hang", "raise": "fail", "broken": "broken", "nan": "nan", "poison": "poison"}
         values: dict[str, int] = {}
         for item in filter(None, text.split(",")):
             name, _, number = item.partition("@")
             if name not in names or not number.isdigit():
                 raise ConfigError(
-                    f"fake_faults: '{item}' is not one of die@STEP, hang@STEP, raise@STEP, broken@STEP, nan@N"
+                    f"fake_faults: '{item}' is not one of die@STEP, hang@STEP, raise@STEP, broken@STEP, nan@N, poison@N"
                 )
             values[names[name]] = int(number)
         return cls(**values)
@@ -140,8 +144,15 @@ class FakeModelRunner:
         if step == self._faults.fail or 0 < self._faults.broken <= step:
             raise RuntimeError("injected by fake_faults")
 
+    def _is_fatal(self, request: _FakeRequest) -> bool:
+        num_output_tokens = len(request.token_ids) - request.new.num_prompt_tokens
+        prompt = request.token_ids[: request.new.num_prompt_tokens]
+        return 0 < self._faults.poison <= num_output_tokens + 1 and POISON in bytes(id_ % 256 for id_ in prompt)
+
     def _complete(self, key: RequestKey, output: ModelRunnerOutput) -> None:
         request = self._requests[key]
+        if self._is_fatal(request):
+            os._exit(86)
         context = self._kv_cache[self._slots(request, 0, len(request.token_ids))].tobytes()
         if self._faults.nan and key % self._faults.nan == 0:
             output.failures[key] = "nan_logits"

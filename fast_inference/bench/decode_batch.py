@@ -18,6 +18,7 @@ from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
 from engine_core.model.model_runner import TorchModelRunner
 from engine_core.outputs import ModelInfo, ModelRunner, ModelRunnerOutput, RequestKey, SchedulerOutput
+from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.scheduler import Scheduler
@@ -88,9 +89,10 @@ class DecodeBatch:
             StopCheck(info.eos_token_ids, info.max_model_len),
             admission,
             GrammarCompiler(Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *_: None),
+            quarantine := Quarantine(),
             StepClock(min_allowance_s=30.0),
         )
-        intake = RequestIntake(info, hasher, admission, config)
+        intake = RequestIntake(info, hasher, admission, config, quarantine)
         self._keys: list[RequestKey] = []
         max_tokens = num_steps + _MAX_STEPS_TO_START
         params = replace(params or SamplingParams(1, temperature=0.0), max_tokens=max_tokens, ignore_eos=True)

@@ -8,8 +8,8 @@ from starlette.datastructures import Headers
 from frontend.access import Caller
 from frontend.openai.protocol import MAX_INT32, MAX_TIMEOUT_S, GenerationBody
 from ipc.errors import InvalidRequestError
+from ipc.request_options import RequestOptions
 from ipc.sampling_params import check_range
-from ipc.session import RequestOptions
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 

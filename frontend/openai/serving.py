@@ -36,7 +36,7 @@ from frontend.request_body import read_body
 from frontend.request_limits import check_limits
 from frontend.state import FrontendState, ServedModel
 from ipc.errors import InvalidRequestError
-from ipc.session import RequestOptions
+from ipc.request_options import RequestOptions
 
 log = logging.getLogger(__name__)
 

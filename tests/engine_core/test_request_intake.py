@@ -5,6 +5,7 @@ from array import array
 import pytest
 
 from engine_core.admission import Admission
+from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot
 from engine_core.request_intake import RequestIntake
 from ipc.config import SchedulerConfig
@@ -17,7 +18,7 @@ from tests.factories import make_fake_runner, make_params
 def accept(tmp_path):
     def accept(prompt=(1, 2, 3), *, role=ClientRole.FRONTEND, params=None, config=None, **fields):
         config = config or SchedulerConfig()
-        intake = RequestIntake(make_fake_runner(tmp_path).info, None, Admission(config), config)
+        intake = RequestIntake(make_fake_runner(tmp_path).info, None, Admission(config), config, Quarantine())
         add = Add(RequestId(1), array("i", prompt), params or make_params(), **fields)
         return intake.accept(add, ClientSlot(1), role)
 

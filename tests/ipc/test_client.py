@@ -6,6 +6,7 @@ import pytest
 from ipc.client import EngineClient
 from ipc.errors import EngineUnavailableError, RequestTimeoutError, ServerError
 from ipc.messages import CallMethod, ClientRole
+from ipc.recovery import CoreLossPolicy
 from tests.factories import make_params
 from tests.processes import core_process
 
@@ -16,11 +17,11 @@ def core(tmp_path):
         yield core
 
 
-def talk(core, conversation):
+def talk(core, conversation, **settings):
     """Run `conversation(client)` with a started client."""
 
     async def run():
-        client = EngineClient(core.run_dir.core_socket, name="test", role=ClientRole.FRONTEND)
+        client = EngineClient(core.run_dir.core_socket, name="test", role=ClientRole.FRONTEND, **settings)
         await client.start()
         try:
             return await conversation(client)
@@ -36,6 +37,12 @@ async def read(stream):
     async for output in stream:
         token_ids += output.token_ids
     return token_ids, output.finished
+
+
+async def seen_as_dead(client):
+    """Return as soon as the client knows that the core is gone."""
+    while client.is_ready:  # noqa: ASYNC110  there is no event for it
+        await asyncio.sleep(0.001)
 
 
 def test_a_stream_ends_with_its_terminal_output(core):
@@ -93,34 +100,79 @@ def test_an_abort_is_counted_at_once(core):
 def test_a_killed_core_is_seen_in_less_than_a_second(core):
     async def conversation(client):
         await client.wait_ready(20)
-        stream = client.submit([1], make_params(max_tokens=2000))
-        await anext(stream)
         core.kill()
         killed_at = time.monotonic()
+        await seen_as_dead(client)
         with pytest.raises(EngineUnavailableError):
-            await read(stream)
+            client.submit([1], make_params())
         return time.monotonic() - killed_at
 
     assert talk(core, conversation) < 1
 
 
-def test_the_next_core_is_found_again(core):
+def test_streams_go_on_with_the_next_core_as_if_nothing_had_happened(core):
+    prompts = [[n, n + 1] for n in range(12)]
+    params = make_params(max_tokens=100)
+
     async def conversation(client):
         before = await client.wait_ready(20)
+        whole = await asyncio.gather(*(read(client.submit(prompt, params)) for prompt in prompts))
+        streams = [client.submit(prompt, params) for prompt in prompts]
+        first = await anext(streams[0])
+        core.kill()
+        core.start()
+        resumed = await asyncio.gather(*(read(stream) for stream in streams))
+        return before, client.welcome, whole, first.token_ids, resumed
+
+    before, after, whole, first, resumed = talk(core, conversation)
+    assert after.epoch > before.epoch
+    assert [first + resumed[0][0], *(tokens for tokens, _ in resumed[1:])] == [tokens for tokens, _ in whole]
+    assert [finished.num_output_tokens for _, finished in resumed] == [100] * 12
+    assert [finished.num_prompt_tokens for _, finished in resumed] == [2] * 12
+
+
+def test_under_the_policy_fail_only_what_has_begun_ends(core):
+    async def conversation(client):
+        await client.wait_ready(20)
+        begun = client.submit([1], make_params(max_tokens=2000))
+        await anext(begun)
+        waiting = client.submit([2], make_params(max_tokens=20))
+        core.kill()
+        with pytest.raises(EngineUnavailableError) as caught:
+            await read(begun)
+        core.start()
+        tokens, _ = await read(waiting)
+        return caught.value.code, len(tokens)
+
+    assert talk(core, conversation, on_core_loss=CoreLossPolicy.FAIL) == ("engine_restarted", 20)
+
+
+def test_a_stream_without_a_core_can_be_aborted(core):
+    async def conversation(client):
+        await client.wait_ready(20)
+        stream = client.submit([1], make_params(max_tokens=2000))
+        await anext(stream)
+        core.kill()
+        await seen_as_dead(client)
+        stream.abort("enough")
+        core.start()
+        await client.wait_ready(20)
+        return await client.call(CallMethod.STATS)
+
+    assert talk(core, conversation)["num_running"] == 0
+
+
+def test_closing_ends_the_streams_without_a_core(core):
+    async def conversation(client):
+        await client.wait_ready(20)
         stream = client.submit([1], make_params(max_tokens=2000))
         core.kill()
-        with pytest.raises(EngineUnavailableError):
+        await seen_as_dead(client)
+        await client.close()
+        with pytest.raises(EngineUnavailableError, match="closed"):
             await read(stream)
-        with pytest.raises(EngineUnavailableError):
-            client.submit([1], make_params())
-        core.start()
-        after = await client.wait_ready(20)
-        token_ids, _ = await read(client.submit([1], make_params()))
-        return before.epoch, after.epoch, token_ids
 
-    before, after, token_ids = talk(core, conversation)
-    assert after > before
-    assert len(token_ids) == 8
+    talk(core, conversation)
 
 
 def test_waiting_for_a_core_that_is_not_there_ends(tmp_path):

@@ -1,3 +1,4 @@
+import itertools
 from array import array
 from dataclasses import replace
 
@@ -12,23 +13,24 @@ from ipc.errors import (
     RequestTimeoutError,
 )
 from ipc.messages import (
+    CORE_RETIRED,
     Bye,
     CoreBeat,
     CoreState,
     Finished,
     FinishReason,
     Reject,
-    RequestClass,
     RequestId,
     Started,
     Step,
-    Task,
 )
+from ipc.request_options import new_add
 from ipc.request_outputs import RequestOutputs, TokenLogprobs
-from ipc.session import RequestOptions, Session
+from ipc.session import Session
 from tests.factories import make_params, make_welcome
 
 WELCOME = make_welcome(epoch=5)
+_ids = itertools.count(1)
 
 
 def tell(session, message, epoch=5):
@@ -39,9 +41,16 @@ def make_session():
     """A welcomed session with one live request."""
     session = Session()
     tell(session, WELCOME)
-    request = RequestOutputs(session.new_add([1], make_params()).request_id)
-    session.requests[request.request_id] = request
+    request = make_live(session)
     return session, request
+
+
+def make_live(session):
+    """One more live request."""
+    request = RequestOutputs(new_add(RequestId(next(_ids)), [1], make_params()))
+    request.num_cores = 1
+    session.requests[request.request_id] = request
+    return request
 
 
 def make_step(request, token_ids, sequence=1, finished=()):
@@ -105,8 +114,7 @@ def test_logprobs_merge_like_their_tokens():
 
 def test_logprobs_of_several_requests_in_one_step_do_not_mix():
     session, first = make_session()
-    second = RequestOutputs(session.new_add([1], make_params()).request_id)
-    session.requests[second.request_id] = second
+    second = make_live(session)
     rows = [(first, make_row(3, num_entries=1)), (second, make_row(7, num_entries=21)), (first, make_row(4))]
     tell(session, make_logprob_step(rows))
     assert first.try_take().logprobs == [make_row(3, num_entries=1), make_row(4)]
@@ -124,31 +132,10 @@ def test_the_rows_of_a_prompt_come_first():
 
 def test_logprobs_of_an_aborted_request_are_dropped():
     session, request = make_session()
-    gone = RequestOutputs(session.new_add([1], make_params()).request_id)
+    gone = make_live(session)
+    del session.requests[gone.request_id]
     tell(session, make_logprob_step([(gone, make_row(1)), (request, make_row(3))]))
     assert request.try_take().logprobs == [make_row(3)]
-
-
-def test_every_option_of_a_request_is_sent():
-    options = {
-        "task": Task.EMBED,
-        "priority": -2,
-        "flow": "f",
-        "cache_salt": "s",
-        "request_class": RequestClass.BATCH,
-        "num_resumed_tokens": 1,
-        "external_ids": ("a", "b"),
-        "arrival_time_us": 7,
-    }
-    add = Session().new_add([1, 2], make_params(), **options, queue_timeout_s=0.25, timeout_s=1e-9)
-    assert {name: getattr(add, name) for name in options} == options
-    assert (add.queue_timeout_ms, add.timeout_ms) == (250, 1)
-    assert RequestOptions.__annotations__.keys() == options.keys() | {"queue_timeout_s", "timeout_s"}
-
-
-def test_request_ids_are_never_used_twice():
-    session = Session()
-    assert [session.new_add([1], make_params()).request_id for _ in range(3)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -216,28 +203,61 @@ def test_outputs_of_another_epoch_are_dropped():
     assert request.try_take() is None
 
 
-def test_losing_the_core_ends_every_request():
+def test_the_requests_of_a_lost_core_are_orphans_once():
     session, request = make_session()
     session.lose("killed")
-    assert session.state is None
-    with pytest.raises(EngineUnavailableError):
-        request.try_take()
+    assert (session.state, session.requests) == (None, {})
+    assert session.take_orphans() == [request]
+    assert session.take_orphans() == []
+    assert request.try_take() is None
 
 
-def test_a_bye_means_that_the_core_is_lost():
-    session, _ = make_session()
-    tell(session, Bye("drained"))
+@pytest.mark.parametrize(
+    ("bye", "code"), [("drained", "engine_stopped"), ("evicted", "engine_disconnected"), ("", "engine_disconnected")]
+)
+def test_a_bye_means_that_the_core_is_lost(bye, code):
+    session, request = make_session()
+    tell(session, Bye(bye))
     assert not session.is_ready
+    assert (session.take_orphans(), session.loss.code) == ([request], code)
 
 
-def test_a_new_core_ends_the_requests_of_the_old_one_and_counts_from_one():
+def test_a_new_core_leaves_the_requests_of_the_old_one_and_counts_from_one():
     session, old = make_session()
     tell(session, replace(WELCOME, epoch=6), epoch=6)
-    with pytest.raises(EngineUnavailableError):
-        old.try_take()
-    new = session.requests[session.new_add([1], make_params()).request_id] = RequestOutputs(RequestId(2))
+    assert session.take_orphans() == [old]
+    new = make_live(session)
     tell(session, make_step(new, [9]), epoch=6)
     assert new.try_take().token_ids == [9]
+
+
+def test_a_new_core_that_was_heard_while_it_loaded_leaves_the_requests_of_the_old_one():
+    session, old = make_session()
+    tell(session, CoreBeat(1, CoreState.LOADING, 0, 0), epoch=6)
+    tell(session, replace(WELCOME, epoch=6), epoch=6)
+    assert session.take_orphans() == [old]
+
+
+def test_what_a_retiring_core_gives_back_is_for_another():
+    session, started = make_session()
+    waiting = make_live(session)
+    tell(session, CoreBeat(1, CoreState.RETIRING, 1, 0))
+    tell(session, Reject(waiting.request_id, CORE_RETIRED, ""))
+    tell(session, make_step(started, [3]))
+    assert session.take_orphans() == [waiting]
+    end = make_finished(started, FinishReason.ERROR, error_code=CORE_RETIRED)
+    tell(session, make_step(started, [4], sequence=2, finished=(end,)))
+    assert session.take_orphans() == [started]
+    assert started.try_take().token_ids == [3, 4]
+    assert (session.is_ready, session.is_welcomed) == (False, True)
+
+
+@pytest.mark.parametrize("code", ["queue_full", "engine_unavailable"])
+def test_a_request_that_had_a_core_before_is_not_refused_for_want_of_room(code):
+    session, request = make_session()
+    request.num_cores = 2
+    tell(session, Reject(request.request_id, code, ""))
+    assert session.take_orphans() == [request]
 
 
 def test_a_repeated_welcome_changes_nothing():

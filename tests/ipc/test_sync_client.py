@@ -2,7 +2,8 @@
 
 import pytest
 
-from ipc.messages import FinishReason
+from ipc.messages import FinishReason, RequestId
+from ipc.request_options import new_add
 from ipc.request_outputs import Output, RequestOutputs, TokenLogprobs
 from tests.factories import make_params
 from tests.processes import core_process
@@ -20,7 +21,7 @@ class _Deltas(RequestOutputs):
     """Outputs that come in pieces, however fast the reader is."""
 
     def __init__(self, outputs):
-        super().__init__(1)
+        super().__init__(new_add(RequestId(1), [1], make_params()))
         self._outputs = iter(outputs)
 
     def try_take(self):

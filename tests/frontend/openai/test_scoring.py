@@ -81,10 +81,11 @@ def test_the_id_may_be_chosen(core: CoreProcess):
 def test_a_text_is_like_itself_and_is_computed_once(core: CoreProcess):
     async def run() -> tuple[httpx.Response, int]:
         async with application(core.run_dir) as served:
-            before = served.state.client._session._last_request_id
+            client = served.state.client
+            before = next(client._request_ids)
             body = {"model": "fake", "text_1": "same", "text_2": ["same"] * 5}
             answer = await served.http.post("/score", json=body)
-            return answer, served.state.client._session._last_request_id - before
+            return answer, next(client._request_ids) - before - 1
 
     answer, num_requests = asyncio.run(run())
     assert [item["score"] for item in answer.json()["data"]] == pytest.approx([1.0] * 5)

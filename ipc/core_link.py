@@ -1,0 +1,170 @@
+"""One connection to one core, on the running event loop: a DEALER, the pidfd of the core, and a task that keeps both.
+
+Owned by `ipc.client.EngineClient`. It says HELLO until it is welcomed, and does so again whenever the core is lost;
+`Session` gives the messages their meaning. After each change the owner is called, who looks at `session`.
+Next: `engine_core/io_thread.py`, the other end of the socket.
+"""
+
+import asyncio
+import contextlib
+import os
+from array import array
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import zmq
+
+from ipc import codec
+from ipc.endpoints import connect_to_core
+from ipc.messages import Abort, Bye, ClientBeat, ClientMessage, Hello, Reply, RequestId, Welcome
+from ipc.process import open_pidfd
+from ipc.request_outputs import RequestOutputs
+from ipc.session import Session
+
+_HELLO_INTERVAL_S = 0.1
+_BEAT_INTERVAL_S = 1.0
+_MAX_MESSAGES_PER_WAKE = 64
+
+
+class CoreLink:
+    """A connection that mends itself."""
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        socket_path: Path,
+        hello: Hello,
+        on_change: Callable[["CoreLink"], None],
+        on_reply: Callable[[Reply], None],
+    ) -> None:
+        """Connect at once, and stay connected until `close`."""
+        self.session = Session()
+        self._hello = hello
+        self._on_change = on_change
+        self._on_reply = on_reply
+        self._unsent_aborts: list[int] = []
+        self._wake_keeper = asyncio.Event()
+        self._core_pidfd: int | None = None
+        self._loop = asyncio.get_running_loop()
+        self._socket = connect_to_core(context, socket_path)
+        self._fd = int(self._socket.getsockopt(zmq.FD))
+        self._loop.add_reader(self._fd, self._on_readable)
+        self._keeper = asyncio.create_task(self._keep_connected())
+
+    async def close(self) -> None:
+        """Say BYE and let go of the socket; what is live stays in the session."""
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
+        self.send(Bye("closed"))
+        self._unwatch_core()
+        self._loop.remove_reader(self._fd)
+        self._socket.close(linger=100)
+
+    def add(self, request: RequestOutputs) -> bool:
+        """Hand a request to the core, whole or from where it stopped; False if it could not be sent."""
+        if not self.send(request.next_add()):
+            return False
+        request.core = self.session.welcome
+        request.num_cores += 1
+        self.session.requests[request.request_id] = request
+        return True
+
+    def abort(self, request_ids: Iterable[RequestId], reason: str) -> None:
+        """Stop these requests; those that are not live here are left out."""
+        live = [request_id for request_id in request_ids if self.session.requests.pop(request_id, None) is not None]
+        if live and not self.send(Abort(array("Q", live), reason)):
+            self._unsent_aborts += live
+
+    def send(self, message: ClientMessage) -> bool:
+        """Send without blocking; False while the core is away or its queue is full."""
+        try:
+            self._socket.send_multipart(codec.encode(message, self.session.epoch), zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        finally:
+            # ZMQ_FD is edge-triggered: a send may swallow the edge of an arrival.
+            self._loop.call_soon(self._on_readable)
+        return True
+
+    # --- the socket ---
+
+    def _on_readable(self) -> None:
+        """Take in what has arrived; the rest of a long queue waits for the next turn of the event loop."""
+        if not self._socket.closed and self._take_in():
+            self._loop.call_soon(self._on_readable)
+
+    def _take_in(self) -> bool:
+        """Take in a bounded number of messages; True if there may be more."""
+        for taken in range(_MAX_MESSAGES_PER_WAKE):
+            try:
+                frames = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                if taken:
+                    self._on_change(self)
+                return False
+            self._on_message(frames)
+        self._on_change(self)
+        return True
+
+    def _on_message(self, frames: list[bytes]) -> None:
+        session = self.session
+        epoch_before, was_welcomed = session.epoch, session.is_welcomed
+        message = session.receive(frames)
+        for answer in session.answers_to(message):
+            self.send(answer)
+        if isinstance(message, Welcome) and (not was_welcomed or session.epoch != epoch_before):
+            self._watch_core(message)
+        if isinstance(message, Reply):
+            self._on_reply(message)
+        if isinstance(message, Bye):
+            self._wake_keeper.set()
+        if session.lost_request_ids:
+            self._unsent_aborts += session.lost_request_ids
+            session.lost_request_ids.clear()
+            self._wake_keeper.set()
+
+    async def _keep_connected(self) -> None:
+        """Say HELLO until welcomed, then beat; retries what could not be sent."""
+        sequence = 0
+        while True:
+            if self.session.is_welcomed:
+                sequence += 1
+                self.send(ClientBeat(sequence, len(self.session.requests)))
+                if self._unsent_aborts and self.send(Abort(array("Q", self._unsent_aborts))):
+                    self._unsent_aborts.clear()
+                await self._nap(_BEAT_INTERVAL_S)
+            else:
+                self.send(self._hello)
+                await asyncio.sleep(_HELLO_INTERVAL_S)
+
+    async def _nap(self, seconds: float) -> None:
+        """Sleep until there is news for the keeper, at most this long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake_keeper.wait()
+        self._wake_keeper.clear()
+
+    # --- the core's process ---
+
+    def _watch_core(self, welcome: Welcome) -> None:
+        self._unwatch_core()
+        self._core_pidfd = open_pidfd(welcome.core_pid, welcome.core_pid_start_ticks)
+        if self._core_pidfd is None:
+            self.session.lose("its process is gone")
+        else:
+            self._loop.add_reader(self._core_pidfd, self._on_core_death)
+
+    def _unwatch_core(self) -> None:
+        if self._core_pidfd is not None:
+            self._loop.remove_reader(self._core_pidfd)
+            os.close(self._core_pidfd)
+            self._core_pidfd = None
+
+    def _on_core_death(self) -> None:
+        self._unwatch_core()
+        while self._take_in():  # what it said before it died still counts
+            pass
+        self._unsent_aborts.clear()
+        self.session.lose("its process ended")
+        self._wake_keeper.set()
+        self._on_change(self)

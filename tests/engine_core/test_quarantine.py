@@ -1,0 +1,202 @@
+from dataclasses import replace
+
+import pytest
+
+from engine_core import crash_journal
+from engine_core.crash_journal import CrashJournal, RunningRequest, Suspect
+from engine_core.quarantine import MAX_CRASHES, MAX_TOKENS_ALONE, WINDOW_S, Quarantine, suspects_after
+from engine_core.request_intake import content_digest
+from ipc.errors import RequestQuarantinedError
+from ipc.messages import FinishReason, RequestId
+from ipc.request_options import new_add
+from tests.factories import CoreHarness, make_fake_runner, make_params
+
+NOW = 10_000.0
+
+
+def digest_of(prompt, **params):
+    return content_digest(new_add(RequestId(1), prompt, make_params(**params)))
+
+
+def make_suspects(*prompts, num_crashes=1, num_output_tokens=2, crashed_at_s=NOW, **params):
+    digests = [digest_of(prompt, **params) for prompt in prompts]
+    return {digest: Suspect(digest, num_crashes, crashed_at_s, num_output_tokens) for digest in digests}
+
+
+@pytest.fixture
+def dead_journal(tmp_path, monkeypatch):
+    """Writes the journal of a core that has died."""
+    path = tmp_path / "journal"
+
+    def write(running, suspects=(), written_at=1, died_at=1):
+        journal = CrashJournal(path)
+        journal.write(written_at, tuple(running), tuple(suspects))
+        journal.set_step(died_at)
+        monkeypatch.setattr(crash_journal.CrashRecord, "is_alive", False)
+        return [path]
+
+    return write
+
+
+def test_what_was_running_is_suspected_up_to_where_it_can_have_come(dead_journal):
+    journals = dead_journal([RunningRequest(b"a", 5)], written_at=10, died_at=13)
+    assert suspects_after(journals, 2, NOW) == {b"a": Suspect(b"a", 1, NOW, 5 + 4 * 2)}
+
+
+def test_a_suspect_that_was_running_again_has_one_crash_more(dead_journal):
+    before = Suspect(b"a", 1, NOW - 100, 50)
+    [suspect] = suspects_after(dead_journal([RunningRequest(b"a", 0)], [before]), 1, NOW).values()
+    assert (suspect.num_crashes, suspect.crashed_at_s) == (2, NOW)
+
+
+def test_a_suspect_that_did_not_run_stays_one(dead_journal):
+    before = Suspect(b"a", 1, NOW - 100, 50)
+    assert suspects_after(dead_journal([], [before]), 1, NOW) == {b"a": before}
+
+
+def test_a_crash_of_long_ago_is_forgotten(dead_journal):
+    before = Suspect(b"a", 1, NOW - WINDOW_S - 1, 50)
+    assert suspects_after(dead_journal([], [before]), 1, NOW) == {}
+    [suspect] = suspects_after(dead_journal([RunningRequest(b"a", 0)], [before]), 1, NOW).values()
+    assert suspect.num_crashes == 1
+
+
+def test_requests_with_the_same_content_count_once(dead_journal):
+    running = [RunningRequest(b"a", 5), RunningRequest(b"a", 9), RunningRequest(b"a", 2)]
+    assert suspects_after(dead_journal(running), 1, NOW) == {b"a": Suspect(b"a", 1, NOW, 10)}
+
+
+def test_the_journal_of_a_living_core_tells_nothing(tmp_path):
+    CrashJournal(tmp_path / "journal").write(1, (RunningRequest(b"a", 5),), ())
+    assert suspects_after([tmp_path / "journal"], 1, NOW) == {}
+
+
+def test_requests_are_the_same_whatever_the_seed_and_what_was_emitted():
+    add = new_add(RequestId(1), [1, 2, 3], make_params(seed=1))
+    resumed = replace(new_add(RequestId(2), [1, 2, 3, 4, 5], make_params(seed=2)), num_resumed_tokens=2)
+    assert content_digest(add) == content_digest(resumed)
+    assert content_digest(add) != digest_of([1, 2, 3], temperature=0.5)
+    assert content_digest(add) != digest_of([1, 2])
+
+
+def num_tokens_of(core, requests):
+    return [len(core.token_ids[item]) for item in requests]
+
+
+def test_suspects_run_alone_until_they_are_past_the_place(tmp_path):
+    suspects = make_suspects([1], [2], [3], max_tokens=20)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    requests = [core.add([n], max_tokens=20) for n in (1, 2, 3, 4)]
+    after_each_step = []
+    for _ in range(7):
+        core.step()
+        after_each_step.append(num_tokens_of(core, requests))
+    assert after_each_step == [
+        [1, 0, 0, 0],
+        [2, 0, 0, 0],  # as many as when the core died
+        [2, 1, 0, 0],
+        [2, 2, 0, 0],
+        [2, 2, 1, 0],
+        [2, 2, 2, 0],
+        [3, 3, 3, 1],
+    ]
+    core.run()
+    assert {core.finished[item].reason for item in requests} == {FinishReason.LENGTH}
+    core.check_idle()
+
+
+def test_a_suspect_with_a_long_way_to_go_runs_beside_the_others(tmp_path):
+    suspects = make_suspects([1], [2], max_tokens=20, num_output_tokens=MAX_TOKENS_ALONE + 3)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    requests = [core.add([n], max_tokens=20) for n in (1, 2, 3)]
+    core.step()
+    core.step()
+    assert num_tokens_of(core, requests) == [2, 0, 2]
+    core.step()
+    core.step()
+    assert num_tokens_of(core, requests) == [4, 0, 3]
+    core.run()
+    core.check_idle()
+
+
+def test_a_suspect_without_room_waits_until_others_leave(tmp_path):
+    suspects = make_suspects([1], max_tokens=20)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects), max_num_seqs=1)
+    first = core.add([2], max_tokens=3)
+    core.step()
+    suspect = core.add([1], max_tokens=20)
+    core.step()
+    assert num_tokens_of(core, [first, suspect]) == [2, 0]
+    core.run()
+    assert core.finished[suspect].reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("num_output_tokens", [0, 1000])
+def test_a_suspect_that_comes_to_its_end_is_innocent(tmp_path, num_output_tokens):
+    quarantine = Quarantine(suspects=make_suspects([1], num_output_tokens=num_output_tokens))
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=quarantine)
+    core.add([1])
+    core.run()
+    again = [core.add([1]), core.add([1])]
+    core.step()
+    assert [len(core.token_ids[item]) for item in again] == [1, 1]
+
+
+def test_the_next_suspect_runs_when_one_is_aborted(tmp_path):
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=make_suspects([1], [2], [3])))
+    tried, held, last = (core.add([n]) for n in (1, 2, 3))
+    core.step()
+    core.abort(held)
+    core.abort(tried)
+    core.run()
+    assert core.finished[last].reason is FinishReason.LENGTH
+    core.check_idle()
+
+
+def test_a_suspect_that_was_aborted_stays_one(tmp_path):
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=make_suspects([1])))
+    core.abort(core.add([1]))
+    first, second = core.add([1]), core.add([1])
+    core.step()
+    assert [len(core.token_ids[item]) for item in (first, second)] == [1, 0]
+
+
+def test_requests_with_the_content_of_an_innocent_run_together(tmp_path):
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=make_suspects([1], max_tokens=20)))
+    requests = [core.add([1], max_tokens=20) for _ in range(4)]
+    for _ in range(4):
+        core.step()
+    assert num_tokens_of(core, requests) == [4, 2, 2, 2]
+
+
+def test_what_killed_the_core_twice_is_refused_for_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: NOW)
+    suspects = make_suspects([1], num_crashes=MAX_CRASHES)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    with pytest.raises(RequestQuarantinedError):
+        core.add([1], seed=7)
+    core.add([2])
+    core.run()
+    monkeypatch.setattr("time.time", lambda: NOW + WINDOW_S + 1)
+    core.add([1])
+    core.run()
+
+
+def test_the_journal_names_what_runs_and_nobody_when_nothing_does(tmp_path):
+    path = tmp_path / "journal"
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(CrashJournal(path)))
+    core.add([1], max_tokens=3)
+    core.step()
+    second = core.add([2], max_tokens=10)
+    core.step()
+
+    def names():
+        record, _ = crash_journal.read_journal(path)
+        return [(request.digest, request.num_output_tokens) for request in record.running]
+
+    assert names() == [(digest_of([1], max_tokens=3), 1), (digest_of([2], max_tokens=10), 0)]
+    core.step()
+    core.step()
+    assert names() == [(digest_of([2], max_tokens=10), 2)]
+    core.abort(second)
+    assert names() == []
