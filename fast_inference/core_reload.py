@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fast_inference.core_process import CoreProcess
@@ -110,12 +111,14 @@ class CoreReload:
         standby = await self._cores.start_standby()
         try:
             await self._wait_ready(standby)
+            await self._check_tokenizer(standby)
             os.replace(self._run_dir.standby_config_file, self._run_dir.config_file)
             return self._cores.promote(standby)
         finally:
             if standby is not self._cores.active:
                 standby.child.send_signal(signal.SIGKILL)
                 await standby.child.wait()
+                self._cores.publish()
 
     def _new_config(self, request: ReloadRequest) -> dict[str, Any]:
         """What the core reads now, with the model that is asked for.
@@ -146,6 +149,19 @@ class CoreReload:
             await standby.kill_if_it_hangs()
             await asyncio.sleep(_POLL_S)
         standby.child.ready.set()
+
+    async def _check_tokenizer(self, standby: CoreProcess) -> None:
+        """Load what the frontends will load, since after the change of cores it would be too late to find it wrong.
+
+        Raises:
+            ConfigError: the tokenizer or the chat template cannot be used.
+        """
+        from frontend.tokenizer import FrontendTokenizer  # no start pays for this import
+
+        welcome = standby.client.welcome
+        assert welcome is not None
+        template = Path(self._settings.chat_template) if self._settings.chat_template else None
+        await asyncio.to_thread(FrontendTokenizer.load, Path(welcome.tokenizer_dir), template)
 
     def _why_it_ended(self, standby: CoreProcess) -> str:
         try:
