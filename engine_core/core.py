@@ -249,8 +249,8 @@ class EngineCore:
         plan = self._scheduler.schedule(self._quarantine.alone)
         for new in plan.new_requests:
             self._start(self._requests[new.key])
-        self._step_clock.plan(plan)
         self._quarantine.begin_step(plan, self._requests)
+        self._step_clock.plan(plan)
         started_at = time.monotonic()
         try:
             result = self._runner.execute(plan)
@@ -357,11 +357,10 @@ class EngineCore:
         self, request: Request, finished: Finished, outputs: EngineCoreOutputs, *, is_trusted: bool = True
     ) -> None:
         is_innocent = finished.reason in (FinishReason.STOP, FinishReason.LENGTH)
-        self._forget(request, is_innocent=is_innocent, is_trusted=is_trusted)
+        self._forget(request, is_trusted=is_trusted, is_innocent=is_innocent)
         outputs[request.client_slot].finished.append(finished)
-        self._queue_released()
 
-    def _forget(self, request: Request, *, is_innocent: bool = False, is_trusted: bool = True) -> None:
+    def _forget(self, request: Request, *, is_trusted: bool = True, is_innocent: bool = False) -> None:
         del self._requests[request.key]
         if request.num_queued_tokens:
             self._admission.withdraw(request.num_queued_tokens)
@@ -372,6 +371,7 @@ class EngineCore:
             self._grammar_compiler.cancel(request.key)
         self._quarantine.on_finished(request, is_innocent=is_innocent)
         self._scheduler.finish(request, is_trusted=is_trusted)
+        self._queue_released()
 
     def _start(self, request: Request) -> None:
         if request.num_queued_tokens:  # else it comes back after a preemption

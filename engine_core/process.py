@@ -146,7 +146,7 @@ class EngineCoreProcess:
         max_tokens_per_step = 1 + (self._scheduling.speculative_tokens if self._scheduling.speculative != "off" else 0)
         journals = [self._run_dir.slot_journal_file(slot) for slot in CORE_SLOTS]
         suspects = suspects_after(journals, max_tokens_per_step, time.time())
-        return Quarantine(CrashJournal(journals[self._slot]), suspects)
+        return Quarantine(CrashJournal(self._run_dir.slot_journal_file(self._slot)), suspects)
 
     def _load_runner(self) -> ModelRunner:
         # The runners are imported here because that takes seconds, during which the I/O thread answers already.

@@ -94,7 +94,8 @@ class CoreReload:
             log.error("the reload failed: %s", reason)
             self._tell(request, ReloadState.FAILED, reason)
         finally:
-            self._run_dir.remove_standby_files()
+            for path in (self._run_dir.standby_config_file, self._run_dir.standby_error_file):
+                path.unlink(missing_ok=True)
 
     async def _bring_up(self, request: ReloadRequest) -> CoreProcess:
         """Load a new core and make it the one that serves; returns the one before.

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from ipc.config import (
     CacheConfig,
+    ConnectionConfig,
     FakeModelConfig,
     FrontendConfig,
     LauncherConfig,
@@ -30,6 +31,7 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     LauncherConfig,
     ModelConfig,
     FrontendConfig,
+    ConnectionConfig,
     SchedulerConfig,
     CacheConfig,
     LogConfig,

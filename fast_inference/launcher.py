@@ -30,6 +30,7 @@ from fast_inference.status import FrontendStatus, LauncherStatus, ServerState, S
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
+from ipc.process import raise_descriptor_limit
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +52,14 @@ def serve(settings: Settings) -> int:
     # Until the event loop takes over. A shell starts its background jobs with SIGINT ignored, which we undo.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    raise_descriptor_limit()  # children inherit it
     with bind_listener(settings.host, settings.port) as listener, StartProgress() as progress:
         port = port_of(listener)
         run_dir = RunDir(settings.run_dir) if settings.run_dir else RunDir.default(port)
         run_dir.create()
         run_dir.lock_launcher()
-        run_dir.remove_journals()  # whatever ended the server before, it was no request
+        run_dir.forget_reload()
+        run_dir.forget_crashes()  # whatever ended the server before, it was no request
         try:
             names = served_names(settings)
             progress(f"looking for the model {settings.model}")
@@ -81,7 +84,8 @@ class Launcher:
         self._port = port_of(listener)
         self._url = url_of(settings.host, self._port)
         self._launcher_pid = os.getpid()
-        self._had_terminal = has_terminal()
+        self._had_terminal = _has_terminal()
+        self._outlives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # `nohup` started us
         self._progress = progress
         self._status_file = StatusFile(run_dir.status_file)
         self._cores = CoreSupervisor(run_dir, settings.hang_timeout, self._refresh, self._fail)
@@ -189,11 +193,12 @@ class Launcher:
         self._stopping.set()
 
     def _on_hangup(self) -> None:
-        """Reload; but where a terminal was closed, its user wants an end."""
-        if self._had_terminal and not has_terminal():
-            self._on_signal(signal.SIGHUP)
-        else:
+        """Replace the core; but where nobody asked for that and the terminal was closed, its user wants an end."""
+        is_terminal_gone = self._had_terminal and not _has_terminal()
+        if not is_terminal_gone or self._run_dir.reload_file.exists():
             self._reload_asked.set()
+        elif not self._outlives_terminal:
+            self._on_signal(signal.SIGHUP)
 
     def _kill_children(self) -> None:
         for child in self._children():
@@ -280,7 +285,7 @@ class Launcher:
             log.warning("cannot write the ready line: %s", error.strerror)  # nobody reads it; serve on
 
 
-def has_terminal() -> bool:
+def _has_terminal() -> bool:
     """True while this process can reach its controlling terminal."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))

@@ -30,6 +30,7 @@ from ipc.config import (
     FAKE_MODEL,
     SECRET_SETTINGS,
     CacheConfig,
+    ConnectionConfig,
     FakeModelConfig,
     FrontendConfig,
     LauncherConfig,
@@ -78,6 +79,7 @@ class Settings(
     LauncherConfig,
     ModelConfig,
     FrontendConfig,
+    ConnectionConfig,
     SchedulerConfig,
     CacheConfig,
     LogConfig,
@@ -96,6 +98,7 @@ class Settings(
         "allowed_origins",
         "allowed_methods",
         "allowed_headers",
+        "allowed_hosts",
         mode="before",
     )
     @classmethod

@@ -147,7 +147,8 @@ class FrontendState:
         return ServedModel(welcome, tokenizer, self._names(welcome))
 
     def check_admission(self, model: ServedModel, num_requests: int = 1) -> None:
-        """Refuse early, before tokenizing, what the core would refuse; the core itself decides for good.
+        """Refuse early what the core would refuse, which itself decides for good; asked before a body is read, so that
+        a refusal costs next to nothing, and again with the number of requests in it.
 
         Raises:
             QueueFullError: by the occupancy that the core last published, not all of the requests have room.

@@ -62,7 +62,7 @@ class RunDir:
         return self.path / f"core-{slot}.lock"
 
     def slot_journal_file(self, slot: int) -> Path:
-        """What the core in this slot was working on, for the core after it."""
+        """What the core in this slot is working on, for the core after it."""
         return self.path / f"core-{slot}.journal"
 
     @property
@@ -199,27 +199,29 @@ class RunDir:
     def _temporary_link(self, slot: int) -> Path:
         return self.path / f"core-{slot}.link"
 
-    def remove_journals(self) -> None:
-        """Have the next core suspect no request."""
+    def forget_crashes(self) -> None:
+        """Remove what cores that died have left for their successors."""
         for slot in CORE_SLOTS:
-            self.slot_journal_file(slot).unlink(missing_ok=True)
+            with suppress(OSError):
+                self.slot_journal_file(slot).unlink()
 
-    def remove_standby_files(self) -> None:
-        """Remove what a core that was to take another's place has left."""
-        for path in (self.standby_config_file, self.standby_error_file):
-            path.unlink(missing_ok=True)
+    def forget_reload(self) -> None:
+        """Remove what a reload leaves, or what is left of one that was cut off."""
+        for path in (self.reload_file, self.standby_config_file, self.standby_error_file):
+            with suppress(OSError):
+                path.unlink()
 
     def remove_files(self) -> None:
         """Remove what a server leaves except `status.json`; without one, the folder too if `create` made it.
 
         Only the holder of the launcher's lock may call this; files that are not of the server stay.
         """
+        self.forget_reload()
         mine = [self.config_file, self.core_socket, self.connections_file, self.status_file.with_suffix(".tmp")]
-        mine += [self.standby_config_file, self.standby_error_file]
-        mine += [self.reload_file, self.reload_file.with_suffix(".tmp"), self.reload_lock_file]
+        mine += [self.reload_file.with_suffix(".tmp"), self.reload_lock_file]
         for slot in CORE_SLOTS:
-            mine += [self.slot_socket(slot), self.slot_lock_file(slot), self._temporary_link(slot)]
-            mine.append(self.slot_journal_file(slot))
+            mine += [self.slot_socket(slot), self.slot_lock_file(slot), self.slot_journal_file(slot)]
+            mine.append(self._temporary_link(slot))
         has_run = self.status_file.exists()
         if not has_run:
             mine.append(self.marker_file)

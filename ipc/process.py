@@ -5,7 +5,9 @@ Used by the launcher's children, by the core (to see a frontend die) and by clie
 
 import ctypes
 import os
+import resource
 import signal
+import sys
 from pathlib import Path
 
 from ipc.errors import ConfigError
@@ -29,6 +31,13 @@ def die_with_parent() -> None:
         raise ConfigError(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
     if parent_pid is not None and os.getppid() != int(parent_pid):
         os._exit(1)  # the parent died between fork and prctl
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process have as many open files as the system allows it; returns how many those are."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
 def start_ticks(pid: int) -> int:

@@ -167,6 +167,7 @@ class Session:
         request = self.requests.pop(request_id, None)
         if request is not None:
             self.orphans.append(request)
+            self.loss = EngineUnavailableError("The engine hands this request to another one.", code=CORE_RETIRED)
 
     def fail_all(self, error: FastInferenceError) -> None:
         """End every live request with this error."""

@@ -114,14 +114,7 @@ class CoreHarness:
             Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *result: self._compiled.put(result)
         )
         self.core = EngineCore(
-            runner,
-            self.scheduler,
-            self.kv_cache,
-            stop_check,
-            admission,
-            grammars,
-            self.quarantine,
-            StepClock(30),
+            runner, self.scheduler, self.kv_cache, stop_check, admission, grammars, self.quarantine, StepClock(30)
         )
         self.keys: dict[int, RequestKey] = {}
         self.token_ids: dict[int, list[int]] = {}
