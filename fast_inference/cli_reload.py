@@ -13,13 +13,15 @@ import signal
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fast_inference.flags import FlagParser
 from ipc.config import LauncherConfig
-from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.process import start_ticks
+
+if TYPE_CHECKING:
+    from ipc.endpoints import RunDir
 
 _POLL_S = 0.1
 _UNDER_WAY = ("loading", "retiring")
@@ -42,6 +44,8 @@ def add_reload(commands: "argparse._SubParsersAction[FlagParser]") -> None:
     )
 
     def run(namespace: argparse.Namespace) -> int:
+        from ipc.endpoints import RunDir
+
         run_dir = RunDir(namespace.run_dir) if namespace.run_dir else RunDir.default(namespace.port)
         print(reload(run_dir, namespace.model))
         return 0
@@ -49,7 +53,7 @@ def add_reload(commands: "argparse._SubParsersAction[FlagParser]") -> None:
     parser.set_defaults(run=run)
 
 
-def reload(run_dir: RunDir, model: str | None) -> str:
+def reload(run_dir: "RunDir", model: str | None) -> str:
     """Replace the core of the server on this run dir; returns a line for people.
 
     Raises:
@@ -85,7 +89,7 @@ def reload(run_dir: RunDir, model: str | None) -> str:
     return f"reloaded: {served}, engine core {after['core']['pid']} in place of {before['core']['pid']}"
 
 
-def _wait(run_dir: RunDir, request_id: str, launcher_pid: int, ticks: int) -> dict[str, Any]:
+def _wait(run_dir: "RunDir", request_id: str, launcher_pid: int, ticks: int) -> dict[str, Any]:
     """The status after the reload; raises `ConfigError` with the reason if it failed."""
     while True:
         is_launcher_gone = start_ticks(launcher_pid) != ticks
@@ -100,14 +104,14 @@ def _wait(run_dir: RunDir, request_id: str, launcher_pid: int, ticks: int) -> di
         time.sleep(_POLL_S)
 
 
-def _status_of_running(run_dir: RunDir) -> dict[str, Any]:
+def _status_of_running(run_dir: "RunDir") -> dict[str, Any]:
     """What the server says of itself; raises `ConfigError` where none runs."""
     if not run_dir.has_launcher():
         raise ConfigError(f"no server runs on {run_dir.path}")
     return _read_status(run_dir)
 
 
-def _read_status(run_dir: RunDir) -> dict[str, Any]:
+def _read_status(run_dir: "RunDir") -> dict[str, Any]:
     try:
         status: dict[str, Any] = json.loads(run_dir.status_file.read_text())
     except (OSError, ValueError) as error:
