@@ -79,7 +79,7 @@ class CoreReload:
 
     async def run(self) -> None:
         """Replace the core; what goes wrong is in the log and in `status`."""
-        request = ReloadRequest()
+        request, reason = ReloadRequest(), ""
         try:
             request = ReloadRequest.take(self._run_dir)
             self._tell(request, ReloadState.LOADING)
@@ -88,14 +88,12 @@ class CoreReload:
             await self._retire(before)
             self._run_dir.slot_journal_file(before.slot).unlink(missing_ok=True)  # its requests went on elsewhere
             self._cores.publish()
-            self._tell(request, ReloadState.DONE)
         except (ConfigError, OSError) as error:
             reason = error.message if isinstance(error, ConfigError) else str(error)
             log.error("the reload failed: %s", reason)
-            self._tell(request, ReloadState.FAILED, reason)
-        finally:
-            for path in (self._run_dir.standby_config_file, self._run_dir.standby_error_file):
-                path.unlink(missing_ok=True)
+        for path in (self._run_dir.standby_config_file, self._run_dir.standby_error_file):
+            path.unlink(missing_ok=True)
+        self._tell(request, ReloadState.FAILED if reason else ReloadState.DONE, reason)
 
     async def _bring_up(self, request: ReloadRequest) -> CoreProcess:
         """Load a new core and make it the one that serves; returns the one before.
