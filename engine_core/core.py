@@ -9,7 +9,7 @@ import logging
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from engine_core.admission import Admission
@@ -22,12 +22,12 @@ from engine_core.outputs import (
     ModelRunnerOutput,
     RequestKey,
     ScheduledRequest,
-    SchedulerOutput,
 )
 from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request, RequestStatus
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.step_clock import StepClock
+from engine_core.step_retry import OUT_OF_MEMORY, STEP_FAILED, StepOutcome, execute_step
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar, GrammarError
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
@@ -37,7 +37,11 @@ log = logging.getLogger(__name__)
 
 
 MAX_FAILED_STEPS_IN_A_ROW = 10
-_CODES_OF_WRONG_CONTENT = frozenset({"step_failed", "nan_logits", "nan_embedding"})
+_MESSAGES_OF_FAILED_STEPS = {
+    STEP_FAILED: "The engine failed while it computed this request.",
+    OUT_OF_MEMORY: "The engine ran out of memory while it computed this request.",
+}
+_CODES_OF_WRONG_CONTENT = frozenset({*_MESSAGES_OF_FAILED_STEPS, "nan_logits", "nan_embedding"})
 """Failures after which what the request left in the KV cache must not be found again."""
 
 
@@ -252,23 +256,15 @@ class EngineCore:
         self._quarantine.begin_step(plan, self._requests)
         self._step_clock.plan(plan)
         started_at = time.monotonic()
-        try:
-            result = self._runner.execute(plan)
-        except Exception:  # a step must not take other requests with it
-            log.exception("step %d failed", plan.step)
-            self.num_failed_steps += 1
-            self._num_failed_in_a_row += 1
-            self._kv_cache.discard_step()
-            keys = dict.fromkeys([item.key for item in plan.scheduled] + [new.key for new in plan.new_requests])
-            failed = [self._requests[key] for key in keys]  # those included that the runner may not have taken in
-            self._fail(failed, "step_failed", "The engine failed while it computed this request.", outputs)
-            return outputs
-        self._num_failed_in_a_row = 0
-        seconds = time.monotonic() - started_at
-        self._scheduler.observe_step(seconds)
-        self._step_clock.observe(seconds)
-        self._update(plan, result, outputs)
-        self._kv_cache.end_step()
+        outcome = execute_step(self._runner, plan, self._requests, self._kv_cache)
+        if outcome.has_failed:
+            self._after_failure(outcome, outputs)
+        else:
+            seconds = time.monotonic() - started_at
+            self._num_failed_in_a_row = 0
+            self._scheduler.observe_step(seconds)
+            self._step_clock.observe(seconds)
+        self._update(outcome.executed, outcome.result, outputs)
         self._queue_released()
         return outputs
 
@@ -281,9 +277,20 @@ class EngineCore:
         assert not self._requests, f"{len(self._requests)} requests that nobody schedules"
         self._kv_cache.check_idle()
 
-    def _update(self, plan: SchedulerOutput, result: ModelRunnerOutput, outputs: EngineCoreOutputs) -> None:
-        """Give each scheduled request what the step computed for it."""
-        for item in plan.scheduled:
+    def _after_failure(self, outcome: StepOutcome, outputs: EngineCoreOutputs) -> None:
+        """End who is at fault, and hide from the prefix cache what was not written."""
+        self.num_failed_steps += 1
+        self._num_failed_in_a_row = 0 if outcome.executed else self._num_failed_in_a_row + 1
+        for key, code in outcome.at_fault.items():
+            self._fail([self._requests[key]], code, _MESSAGES_OF_FAILED_STEPS[code], outputs)
+        for key in outcome.to_restart:
+            self._scheduler.restart(self._requests[key])
+
+    def _update(
+        self, executed: Sequence[ScheduledRequest], result: ModelRunnerOutput, outputs: EngineCoreOutputs
+    ) -> None:
+        """Give each request that was executed what the step computed for it."""
+        for item in executed:
             request = self._requests[item.key]
             if item.key in result.failures:
                 code = result.failures[item.key]

@@ -8,6 +8,7 @@ Next: `core.EngineCore`, which the events are for.
 
 import logging
 import os
+import sys
 import threading
 import time
 from array import array
@@ -23,13 +24,14 @@ from engine_core.client_registry import Client, ClientRegistry
 from engine_core.client_sender import LEASE_S, ClientSender
 from engine_core.control_calls import why_refused
 from engine_core.core import EngineCoreOutputs
+from engine_core.core_socket import CoreSocket, RemoteAccess
 from engine_core.events import AbortRequests, AddRequest, ControlCall, DrainBegun, Event
 from engine_core.reconciliation import Reconciliation
 from engine_core.request import ClientSlot, Request
 from engine_core.request_intake import RequestIntake
 from engine_core.step_clock import StepClock
 from ipc import codec
-from ipc.endpoints import bind_core_socket
+from ipc.counted_warning import CountedWarning
 from ipc.errors import FastInferenceError, ProtocolError, QueueFullError
 from ipc.exit_codes import EXIT_INTERNAL_ERROR
 from ipc.messages import (
@@ -71,10 +73,25 @@ _REFUSAL_CODES = {CoreState.DRAINING: "draining", CoreState.RETIRING: CORE_RETIR
 class IoThread(threading.Thread):
     """Owns the ROUTER and the clients. Public methods may be called from the step loop."""
 
-    def __init__(self, socket_path: Path, epoch: int, inbox: "SimpleQueue[Event]", clock: StepClock) -> None:
+    def __init__(
+        self,
+        socket_path: Path,
+        epoch: int,
+        inbox: "SimpleQueue[Event]",
+        clock: StepClock,
+        num_descriptors: int = sys.maxsize,
+        remote: RemoteAccess | None = None,
+    ) -> None:
+        """`num_descriptors`: how many files the process may have open; `remote`: for clients of other hosts.
+
+        Raises:
+            ConfigError: clients of other hosts cannot be served.
+        """
         super().__init__(name="io", daemon=True)
         self._clock = clock
-        self.num_bad_messages = 0
+        self._dropped = CountedWarning(log, "dropped a message")
+        self._num_departures = 0
+        """Clients that said good-bye or died, whose connections may end."""
         self._epoch = epoch
         self._inbox = inbox
         self._outbox: deque[Callable[[], None]] = deque()
@@ -89,14 +106,27 @@ class IoThread(threading.Thread):
         self._stop_at: float | None = None
         self._own_sleep = OwnSleep()
         self._namespace = pid_namespace()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = bind_core_socket(self._context, socket_path)
+        self._door = CoreSocket(socket_path, num_descriptors, remote)
+        self._socket = self._door.socket
         self._clients = ClientRegistry()
         self._sender = ClientSender(self._socket, self._clients, epoch, self._evict)
         self._reconciliation = Reconciliation(self._sender, inbox)
         self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
+        self._door.register(self._poller)
         self._poller.register(self._wake_fd, zmq.POLLIN)
+
+    @property
+    def num_bad_messages(self) -> int:
+        """Messages that were dropped, and connections that ended without a good-bye.
+
+        The latter are how it shows that libzmq has refused a message for its size, or bytes that are none.
+        """
+        return self._dropped.num + max(0, self._door.num_ended - self._num_departures)
+
+    @property
+    def connection_stats(self) -> dict[str, int]:
+        """Connections of now, and how many were refused for what."""
+        return self._door.stats
 
     # --- called by the step loop ---
 
@@ -224,8 +254,9 @@ class IoThread(threading.Thread):
                 next_beat_at = time.monotonic() + BEAT_INTERVAL_S
                 self._send_beats()
                 self._evict_silent_clients()
-        self._socket.close()
-        self._context.term()
+                self._dropped.tell_rest()
+                self._door.report()
+        self._door.close()
 
     def _is_over(self) -> bool:
         return self._stop_at is not None and (not self._clients.all() or time.monotonic() > self._stop_at)
@@ -238,9 +269,11 @@ class IoThread(threading.Thread):
             elif isinstance(source, int):
                 client = self._clients.by_pidfd(source)
                 if client is not None:
+                    self._num_departures += 1
                     self._evict(client, "its process ended")
         if self._socket in sources:
             self._receive()
+        self._door.on_events(sources)
 
     def _receive(self) -> None:
         for _ in range(_MAX_MESSAGES_PER_WAKE):
@@ -252,17 +285,15 @@ class IoThread(threading.Thread):
                 self._on_frames(identity, frames)
             except zmq.ZMQError:
                 raise
-            except Exception:  # one client's message must not take the others with it
-                self.num_bad_messages += 1
-                log.exception("a message was dropped")
+            except Exception:  # noqa: BLE001 - one client's message must not take the others with it; logged there
+                self._dropped.add("it could not be handled", has_trace=True)
 
     def _on_frames(self, identity: bytes, frames: list[bytes]) -> None:
         try:
             message = codec.decode_client_message(frames)
             self._on_message(identity, message, codec.decode_header(frames).epoch)
         except ProtocolError as error:
-            self.num_bad_messages += 1
-            log.warning("dropped a message: %s", error.message)
+            self._dropped.add(error.message)
             if frames and len(frames[0]) >= 2 and frames[0][1] != PROTOCOL_VERSION:
                 detail = f"this core speaks version {PROTOCOL_VERSION}"
                 self._sender.turn_away(identity, Bye("protocol_mismatch", detail))
@@ -273,7 +304,10 @@ class IoThread(threading.Thread):
             self._on_hello(identity, message, client)
             return
         if client is None or epoch != self._epoch:
-            if not isinstance(message, Bye):
+            if isinstance(message, Bye):
+                self._num_departures += 1
+            else:
+                self._dropped.add("from a client that has not said HELLO to this core")
                 self._sender.turn_away(identity, Bye("unknown_client", "say HELLO first"))
             return
         client.heard_at = time.monotonic()
@@ -289,6 +323,7 @@ class IoThread(threading.Thread):
             case Call():
                 self._on_call(client, message)
             case Bye():
+                self._num_departures += 1
                 self._evict(client, f"it said good-bye ({message.reason})")
 
     # --- what clients say ---

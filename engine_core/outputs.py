@@ -98,6 +98,16 @@ class ModelRunnerOutput:
     completed_grammars: set[RequestKey] = field(default_factory=set)
     """Requests whose sampled token completed their grammar: nothing but EOS could follow."""
 
+    def add(self, other: "ModelRunnerOutput") -> None:
+        """Take in what another part of the same step gave."""
+        self.sampled_token_ids.update(other.sampled_token_ids)
+        self.further_token_ids.update(other.further_token_ids)
+        self.embeddings.update(other.embeddings)
+        self.failures.update(other.failures)
+        self.logprobs.update(other.logprobs)
+        self.prompt_logprobs.update(other.prompt_logprobs)
+        self.completed_grammars.update(other.completed_grammars)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -118,6 +128,10 @@ class ModelInfo:
     """Which positions an embedding is made of."""
 
 
+class StepMemoryError(MemoryError):
+    """A step needed more memory than there is, on the device or on the host."""
+
+
 class ModelRunner(Protocol):
     """Runs steps on one device. Implementations: `engine_core/model/model_runner.py`, `fake_runner.py`."""
 
@@ -130,6 +144,8 @@ class ModelRunner(Protocol):
         """Run one step: write the keys and values of every scheduled token, then sample.
 
         Raises:
-            Exception: the step failed as a whole; the caller fails its requests and drops what it cached.
+            StepMemoryError: the memory of the device or the host did not suffice.
+            Exception: the step failed as a whole. What is kept of its requests means nothing then; whoever is to go on
+                comes again as new (`step_retry.py`).
         """
         ...

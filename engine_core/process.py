@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 from engine_core.admission import Admission
 from engine_core.client_sender import LEASE_S
 from engine_core.core import EngineCore, EngineCoreOutputs
+from engine_core.core_socket import RemoteAccess
 from engine_core.crash_journal import CrashJournal
 from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, DrainBegun, Event, GrammarCompiled
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
@@ -40,6 +41,7 @@ from engine_core.tokenizer_export import content_fingerprint
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
+    EndpointConfig,
     FakeModelConfig,
     LauncherConfig,
     ModelConfig,
@@ -48,7 +50,7 @@ from ipc.config import (
 )
 from ipc.endpoints import CORE_SLOTS, RunDir
 from ipc.messages import CORE_RETIRED, Call, CallMethod, CoreState, Reply, Welcome
-from ipc.process import start_ticks
+from ipc.process import raise_descriptor_limit, start_ticks
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,9 @@ class EngineCoreProcess:
         self._lock = self._run_dir.lock_core(slot, wait_s=_LOCK_TIMEOUT_S)
         self._epoch = time.time_ns()
         self._clock = StepClock(launcher_config.hang_timeout)
-        self._io = IoThread(self._run_dir.slot_socket(slot), self._epoch, self._inbox, self._clock)
+        remote = RemoteAccess.of(load_section(config_file, EndpointConfig))
+        socket_path = self._run_dir.slot_socket(slot)
+        self._io = IoThread(socket_path, self._epoch, self._inbox, self._clock, raise_descriptor_limit(), remote)
         self._slot = slot
         self._is_standby = is_standby
         if not is_standby:
@@ -268,7 +272,8 @@ class EngineCoreProcess:
         """Do what a call says, which `control_calls` has allowed."""
         match call.method:
             case CallMethod.STATS:
-                return Reply(call.call_id, {**self._core.stats, "num_bad_messages": self._io.num_bad_messages})
+                edge = {"num_bad_messages": self._io.num_bad_messages, **self._io.connection_stats}
+                return Reply(call.call_id, {**self._core.stats, **edge})
             case CallMethod.RESET_PREFIX_CACHE:
                 return Reply(call.call_id, {"num_blocks": self._core.reset_prefix_cache()})
             case CallMethod.DRAIN | CallMethod.RESUME | CallMethod.RETIRE if self._drain_deadline is not None:

@@ -1,4 +1,4 @@
-"""The command `fast-inference`: `serve`, `reload`, `pull`, `plan`, `bench` and `--version`.
+"""The command `fast-inference`: `serve`, `reload`, `pull`, `plan`, `bench`, `keys` and `--version`.
 
 Owns the exit statuses: 0 stopped in order, 1 a wrong setting, model or port (one line on stderr), 2 wrong usage,
 130 interrupted. What is slow to import is imported by the command that needs it, so that `--help` is quick.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fast_inference import __version__
 from fast_inference.cli_bench import add_bench
+from fast_inference.cli_keys import add_keys
 from fast_inference.cli_plan import add_plan
 from fast_inference.cli_reload import add_reload
 from fast_inference.flags import FlagParser, add_setting_flags, given_flags
@@ -48,8 +49,12 @@ def serve_with(settings: "Settings") -> int:
     from fast_inference.api_keys import exposure_warning
     from fast_inference.launcher import serve
     from fast_inference.settings import environment_warnings, unused_setting_warnings
+    from ipc.curve import CurveDir
 
     configure_logging(settings, "launcher")
+    if settings.curve_dir is not None:  # before anything slow
+        CurveDir(settings.curve_dir).server_keys()
+        CurveDir(settings.curve_dir).allowed_clients()
     for line in (*environment_warnings(os.environ), *unused_setting_warnings(settings)):
         print(f"warning: {line}", file=sys.stderr)
     if warning := exposure_warning(settings, settings):
@@ -66,6 +71,7 @@ def _parser() -> FlagParser:
     add_plan(commands)
     add_reload(commands)
     add_bench(commands)
+    add_keys(commands)
     return parser
 
 

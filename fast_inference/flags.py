@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from ipc.config import (
     CacheConfig,
     ConnectionConfig,
+    EndpointConfig,
     FakeModelConfig,
     FrontendConfig,
     LauncherConfig,
@@ -34,6 +35,7 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     ConnectionConfig,
     SchedulerConfig,
     CacheConfig,
+    EndpointConfig,
     LogConfig,
     FakeModelConfig,
 )

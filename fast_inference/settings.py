@@ -31,6 +31,7 @@ from ipc.config import (
     SECRET_SETTINGS,
     CacheConfig,
     ConnectionConfig,
+    EndpointConfig,
     FakeModelConfig,
     FrontendConfig,
     LauncherConfig,
@@ -82,6 +83,7 @@ class Settings(
     ConnectionConfig,
     SchedulerConfig,
     CacheConfig,
+    EndpointConfig,
     LogConfig,
     FakeModelConfig,
 ):

@@ -11,12 +11,12 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import Any, Unpack
 
 import zmq
 
 from ipc.core_link import CoreLink
+from ipc.endpoints import CoreAddress
 from ipc.errors import EngineUnavailableError, ServerError
 from ipc.messages import Call, CallMethod, ClientRole, CoreState, Load, Reply, RequestId, Welcome
 from ipc.recovery import CoreLossPolicy, Recovery, has_same_tokenizer
@@ -43,13 +43,13 @@ class EngineClient:
 
     def __init__(
         self,
-        socket_path: Path,
+        address: CoreAddress,
         *,
         name: str,
         role: ClientRole,
         on_core_loss: CoreLossPolicy = CoreLossPolicy.RESUME,
     ) -> None:
-        self._socket_path = socket_path
+        self._address = address
         self._name = name
         self._role = role
         self._request_ids = itertools.count(1)
@@ -222,8 +222,8 @@ class EngineClient:
     # --- links ---
 
     def _open_link(self) -> CoreLink:
-        hello = own_hello(self._name, self._role)
-        return CoreLink(self._context, self._socket_path, hello, self._on_change, self._on_reply)
+        hello = own_hello(self._name, self._role, self._address)
+        return CoreLink(self._context, self._address, hello, self._on_change, self._on_reply)
 
     def _on_reply(self, reply: Reply) -> None:
         answers = self._calls.get(reply.call_id)  # None: nobody waits any more

@@ -20,6 +20,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
 
+from ipc.body_limits import check_body
 from ipc.errors import ProtocolError
 from ipc.messages import (
     CLIENT_MESSAGES,
@@ -31,7 +32,9 @@ from ipc.messages import (
 )
 
 MAX_FRAME_BYTES = 64 * 2**20
-"""Limit of every frame; also ZMQ_MAXMSGSIZE of both sides."""
+"""Limit of every frame that a client takes: its ZMQ_MAXMSGSIZE."""
+MAX_CLIENT_FRAME_BYTES = 16 * 2**20
+"""Limit of every frame that the core takes; a prompt of four million tokens fits."""
 MAX_FRAMES = 16
 MAX_STRING_BYTES = 2**20
 MAX_ITEMS = 2**16
@@ -92,6 +95,8 @@ def _decode(frames: Sequence[bytes], known: dict[MessageKind, Any]) -> Any:
     if not 2 <= len(frames) <= MAX_FRAMES:
         raise ProtocolError(f"{len(frames)} frames")
     record = _RECORDS[known[MessageKind(header.kind)]]
+    check_body(frames[1])
+    max_items = min(MAX_ITEMS, len(frames[1]))  # lists are made as long as they say before their items are read
     try:
         body = msgpack.unpackb(
             frames[1],
@@ -99,8 +104,8 @@ def _decode(frames: Sequence[bytes], known: dict[MessageKind, Any]) -> Any:
             strict_map_key=True,
             max_str_len=MAX_STRING_BYTES,
             max_bin_len=MAX_STRING_BYTES,
-            max_array_len=MAX_ITEMS,
-            max_map_len=MAX_ITEMS,
+            max_array_len=max_items,
+            max_map_len=max_items,
             max_ext_len=0,
         )
     except (ValueError, msgpack.UnpackException) as error:  # also UnicodeDecodeError, ExtraData, StackError

@@ -25,6 +25,7 @@ SECRET_SETTINGS = frozenset({"api_key", "admin_api_key"})
 """Settings whose values are never repeated, not even in an error about them."""
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
+_TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
 Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
 """Keys, of which only the digests are kept."""
@@ -141,8 +142,8 @@ class FakeModelConfig(_Section):
     fake_token_us: float = Field(0.0, ge=0, description="additional time per computed token")
     fake_faults: str = Field(
         "",
-        description="comma-separated: die@STEP, hang@STEP, raise@STEP, nan@N (every N-th request), poison@N (a request "
-        "whose prompt says 'poison' kills the core at its N-th token)",
+        description="comma-separated: die@STEP, hang@STEP, raise@STEP, broken@STEP, oom@STEP; of every N-th request "
+        "nan@N, bad@N (its steps fail); poison@N (who says 'poison' in a prompt kills the core at the N-th token)",
     )
 
 
@@ -220,6 +221,28 @@ class ConnectionConfig(_Section):
         description="most connections of each frontend; more get a 503; where not set, what the limit of open files "
         "leaves, and not more than 16384",
     )
+
+
+class EndpointConfig(_Section):
+    """Access to the engine core from other hosts."""
+
+    core_endpoint: str | None = Field(
+        None,
+        description="tcp://ADDRESS:PORT where the engine core also takes clients of other hosts; needs --curve-dir",
+    )
+    curve_dir: Path | None = Field(
+        None,
+        description="folder of `fast-inference keys`: the core's key pair, and public keys of those who may connect",
+    )
+
+    @model_validator(mode="after")
+    def _is_safe_for_the_network(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.core_endpoint is not None and not _TCP_ENDPOINT.fullmatch(self.core_endpoint):
+            raise ConfigError(f"--core-endpoint: {self.core_endpoint!r} is not like tcp://ADDRESS:PORT")
+        if (self.core_endpoint is None) != (self.curve_dir is None):
+            raise ConfigError("--core-endpoint and --curve-dir go together: nobody may connect without a known key")
+        return self
 
 
 class LogConfig(_Section):

@@ -10,12 +10,11 @@ import contextlib
 import os
 from array import array
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import zmq
 
 from ipc import codec
-from ipc.endpoints import connect_to_core
+from ipc.endpoints import CoreAddress, RemoteCore, connect_to_core
 from ipc.messages import Abort, Bye, ClientBeat, ClientMessage, Hello, Reply, RequestId, Welcome
 from ipc.process import open_pidfd
 from ipc.request_outputs import RequestOutputs
@@ -24,6 +23,8 @@ from ipc.session import Session
 _HELLO_INTERVAL_S = 0.1
 _BEAT_INTERVAL_S = 1.0
 _MAX_MESSAGES_PER_WAKE = 64
+_REMOTE_LEASE_S = 10.0
+"""A core on another host that says nothing for this long is lost."""
 
 
 class CoreLink:
@@ -32,7 +33,7 @@ class CoreLink:
     def __init__(
         self,
         context: "zmq.Context[zmq.Socket[bytes]]",
-        socket_path: Path,
+        address: CoreAddress,
         hello: Hello,
         on_change: Callable[["CoreLink"], None],
         on_reply: Callable[[Reply], None],
@@ -40,13 +41,14 @@ class CoreLink:
         """Connect at once, and stay connected until `close`."""
         self.session = Session()
         self._hello = hello
+        self._is_remote = isinstance(address, RemoteCore)
         self._on_change = on_change
         self._on_reply = on_reply
         self._unsent_aborts: list[int] = []
         self._wake_keeper = asyncio.Event()
         self._core_pidfd: int | None = None
         self._loop = asyncio.get_running_loop()
-        self._socket = connect_to_core(context, socket_path)
+        self._socket = connect_to_core(context, address)
         self._fd = int(self._socket.getsockopt(zmq.FD))
         self._loop.add_reader(self._fd, self._on_readable)
         self._keeper = asyncio.create_task(self._keep_connected())
@@ -128,6 +130,9 @@ class CoreLink:
         sequence = 0
         while True:
             if self.session.is_welcomed:
+                if self._is_remote and self.session.beat_age_s > _REMOTE_LEASE_S:
+                    self._on_silence()
+                    continue
                 sequence += 1
                 self.send(ClientBeat(sequence, len(self.session.requests)))
                 if self._unsent_aborts and self.send(Abort(array("Q", self._unsent_aborts))):
@@ -148,6 +153,8 @@ class CoreLink:
 
     def _watch_core(self, welcome: Welcome) -> None:
         self._unwatch_core()
+        if self._is_remote:
+            return
         self._core_pidfd = open_pidfd(welcome.core_pid, welcome.core_pid_start_ticks)
         if self._core_pidfd is None:
             self.session.lose("its process is gone")
@@ -159,6 +166,12 @@ class CoreLink:
             self._loop.remove_reader(self._core_pidfd)
             os.close(self._core_pidfd)
             self._core_pidfd = None
+
+    def _on_silence(self) -> None:
+        """Nothing else shows that a core on another host has died."""
+        self._unsent_aborts.clear()
+        self.session.lose(f"it was silent for {_REMOTE_LEASE_S:.0f} s")
+        self._on_change(self)
 
     def _on_core_death(self) -> None:
         self._unwatch_core()

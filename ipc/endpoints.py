@@ -13,11 +13,13 @@ import stat
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 
-from ipc.codec import MAX_FRAME_BYTES
+from ipc.codec import MAX_CLIENT_FRAME_BYTES, MAX_FRAME_BYTES
+from ipc.curve import CurveDir
 from ipc.errors import ConfigError
 
 MAX_SOCKET_PATH_BYTES = 107
@@ -25,6 +27,11 @@ SEND_QUEUE_MESSAGES = 1000
 RECEIVE_QUEUE_MESSAGES = 1000
 CORE_SLOTS = (0, 1)
 _LOCK_RETRY_S = 0.02
+HEARTBEAT_MS = 5_000
+"""Between hosts, where a connection can be dead without anybody having ended it."""
+DEAD_AFTER_MS = 15_000
+HANDSHAKE_MS = 2_000
+"""A peer that does not introduce itself to libzmq within this time is disconnected."""
 
 
 class RunDir:
@@ -256,30 +263,66 @@ def _make_private_folder(path: Path) -> bool:
     return False
 
 
-def bind_core_socket(context: zmq.Context[zmq.Socket[bytes]], path: Path) -> zmq.Socket[bytes]:
-    """The core's end: a ROUTER that reports unroutable messages and never queues without bound."""
+@dataclass(frozen=True, slots=True)
+class RemoteCore:
+    """A core on another host, or one that is to be spoken to as if it were."""
+
+    endpoint: str
+    """tcp://ADDRESS:PORT, its `--core-endpoint`."""
+    curve_dir: Path
+    """Has its public key and this client's own keys (`ipc/curve.py`)."""
+    client_name: str = "client"
+    """Whose keys."""
+
+
+CoreAddress = Path | RemoteCore
+"""Where a core is found: its ipc socket, or its tcp endpoint."""
+
+
+def make_core_socket(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    """The core's end, not bound yet: a ROUTER that reports unroutable messages and never queues without bound."""
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    _set_common_options(socket)
+    _set_common_options(socket, MAX_CLIENT_FRAME_BYTES)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.LINGER, 200)
-    socket.bind(f"ipc://{path}")
     return socket
 
 
-def connect_to_core(context: zmq.Context[zmq.Socket[bytes]], path: Path) -> zmq.Socket[bytes]:
-    """A client's end: a DEALER with a random identity that refuses to send while the core is away."""
+def connect_to_core(context: zmq.Context[zmq.Socket[bytes]], address: CoreAddress) -> zmq.Socket[bytes]:
+    """A client's end: a DEALER with a random identity that refuses to send while the core is away.
+
+    Raises:
+        ConfigError: the keys for a core on another host are missing or damaged.
+    """
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.IDENTITY, b"c" + os.urandom(15))
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
-    _set_common_options(socket)
+    _set_common_options(socket, MAX_FRAME_BYTES)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.connect(f"ipc://{path}")
+    if isinstance(address, RemoteCore):
+        _set_curve_options(socket, address)
+        socket.connect(address.endpoint)
+    else:
+        socket.connect(f"ipc://{address}")
     return socket
 
 
-def _set_common_options(socket: zmq.Socket[bytes]) -> None:
+def _set_curve_options(socket: zmq.Socket[bytes], core: RemoteCore) -> None:
+    folder = CurveDir(core.curve_dir)
+    keys = folder.client_keys(core.client_name)
+    socket.setsockopt(zmq.CURVE_SERVERKEY, folder.server_public_key())
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_AFTER_MS)
+    socket.setsockopt(zmq.IPV6, int("[" in core.endpoint))
+
+
+def _set_common_options(socket: zmq.Socket[bytes], max_frame_bytes: int) -> None:
+    """A peer that sends a larger frame is disconnected before anything of it is read."""
     socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
     socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_MESSAGES)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)

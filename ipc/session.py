@@ -14,6 +14,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from ipc import codec
+from ipc.counted_warning import CountedWarning
+from ipc.endpoints import CoreAddress, RemoteCore
 from ipc.errors import EngineUnavailableError, FastInferenceError, ProtocolError, RequestFailedError
 from ipc.messages import (
     CORE_RETIRED,
@@ -43,8 +45,10 @@ _WELCOMED_STATES = frozenset({CoreState.READY, CoreState.DRAINING, CoreState.RET
 _TRANSIENT_CODES = frozenset({"queue_full", "engine_unavailable"})
 
 
-def own_hello(client_name: str, role: ClientRole) -> Hello:
-    """The HELLO of this process."""
+def own_hello(client_name: str, role: ClientRole, address: CoreAddress) -> Hello:
+    """The HELLO of this process; a core on another host is told no pid, which would mean nothing there."""
+    if isinstance(address, RemoteCore):
+        return Hello(client_name, role, 0, 0, 0)
     return Hello(client_name, role, os.getpid(), start_ticks(os.getpid()), pid_namespace())
 
 
@@ -60,7 +64,7 @@ class Session:
         self.detail = ""
         self.step_age_s = 0.0
         self.step_allowance_s = 0.0
-        self.num_bad_messages = 0
+        self._dropped = CountedWarning(log, "dropped a message")
         self.requests: dict[RequestId, RequestOutputs] = {}
         self.orphans: list[RequestOutputs] = []
         """Requests that the core will not answer; to be taken by whoever owns the socket."""
@@ -75,6 +79,11 @@ class Session:
     def is_ready(self) -> bool:
         """True while a core that accepts requests is known."""
         return self.state is CoreState.READY and self.welcome is not None
+
+    @property
+    def num_bad_messages(self) -> int:
+        """Messages that were dropped."""
+        return self._dropped.num
 
     @property
     def is_welcomed(self) -> bool:
@@ -97,8 +106,7 @@ class Session:
             message = codec.decode_core_message(frames)
             epoch = codec.decode_header(frames).epoch
         except ProtocolError as error:
-            self.num_bad_messages += 1
-            log.warning("dropped a message: %s", error.message)
+            self._dropped.add(error.message)
             return None
         if isinstance(message, Welcome):
             self._on_welcome(message)

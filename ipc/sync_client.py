@@ -8,14 +8,13 @@ import itertools
 import time
 from array import array
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Unpack
 
 import zmq
 
 from ipc import codec
-from ipc.endpoints import connect_to_core
+from ipc.endpoints import CoreAddress, connect_to_core
 from ipc.errors import EngineUnavailableError, ServerError
 from ipc.messages import (
     Abort,
@@ -42,11 +41,11 @@ _BEAT_INTERVAL_S = 1.0
 class SyncEngineClient:
     """A connection to the core for one thread; a context manager that says BYE at its end."""
 
-    def __init__(self, socket_path: Path, *, name: str, role: ClientRole = ClientRole.ADMIN) -> None:
+    def __init__(self, address: CoreAddress, *, name: str, role: ClientRole = ClientRole.ADMIN) -> None:
         self.session = Session()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = connect_to_core(self._context, socket_path)
-        self._hello = own_hello(name, role)
+        self._socket = connect_to_core(self._context, address)
+        self._hello = own_hello(name, role, address)
         self._request_ids = itertools.count(1)
         self._last_call_id = 0
         self._beat_at = time.monotonic()

@@ -3,8 +3,8 @@
 Invariant: a table covers every computed token of its request (and may cover more, after a draft), and a block is only
 ever written by one request: shared blocks are full ones, found through the prefix cache. Full blocks are published when
 their tokens are *scheduled*, so that requests of one step share a prefix too; this is right because each layer writes
-the keys and values of the whole step before it reads any. A step that failed must therefore be followed by
-`discard_step`. Draft tokens are published once they are accepted.
+the keys and values of the whole step before it reads any. Where a step failed, a request whose blocks it did not write
+must therefore be discarded, and with it all that share these blocks. Draft tokens are published once they are accepted.
 
 It also knows which hashes the admitted requests have yet to publish, so that a request whose prefix is being computed
 can wait for it instead of computing it too (`computing_request`).
@@ -31,7 +31,6 @@ class KVCacheManager:
         self._enable_prefix_caching = enable_prefix_caching
         self._pool = BlockPool(num_blocks)
         self._tables: dict[RequestKey, list[KVCacheBlock]] = {}
-        self._published_in_step: list[KVCacheBlock] = []
         self._computing: dict[BlockHash, Request] = {}
         """Full blocks of known tokens that a request with a table has yet to compute; the first one is named."""
 
@@ -124,7 +123,6 @@ class KVCacheManager:
             self._tables[request.key][first:end], request.block_hashes[first:end], strict=True
         ):
             self._pool.publish(block, block_hash)
-            self._published_in_step.append(block)
 
     def free(self, request: Request) -> None:
         """Give up the request's blocks; they stay in the prefix cache until they are handed out again."""
@@ -136,16 +134,6 @@ class KVCacheManager:
         for block in self._tables.get(request.key, []):
             self._pool.forget(block)
         self.free(request)
-
-    def end_step(self) -> None:
-        """The step that published blocks has written them."""
-        self._published_in_step.clear()
-
-    def discard_step(self) -> None:
-        """The step failed: hide what it published, since nobody knows what was written."""
-        for block in self._published_in_step:
-            self._pool.forget(block)
-        self._published_in_step.clear()
 
     def reset_prefix_cache(self) -> int:
         """Empty the prefix cache; returns how many blocks it held."""

@@ -32,11 +32,12 @@ class BatchRows:
         """Take in a request; returns its row."""
         if not self._free:
             self._grow_rows()
-        row = self._free.pop()
+        row = self._free[-1]
         self.num_blocks[row] = 0
         self.num_tokens[row] = len(token_ids)
         self.last_token_ids[row] = token_ids[-1] if token_ids else 0
         self.extend_blocks(row, block_ids)
+        self._free.pop()  # last, so that no row is lost where memory runs out
         return row
 
     def remove(self, row: int) -> None:

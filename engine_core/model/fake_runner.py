@@ -18,7 +18,15 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from engine_core.outputs import Logprobs, ModelInfo, ModelRunnerOutput, NewRequestData, RequestKey, SchedulerOutput
+from engine_core.outputs import (
+    Logprobs,
+    ModelInfo,
+    ModelRunnerOutput,
+    NewRequestData,
+    RequestKey,
+    SchedulerOutput,
+    StepMemoryError,
+)
 from engine_core.structured_output.grammar import BITS_PER_WORD, GrammarError, GrammarMatcher
 from ipc.config import CacheConfig, FakeModelConfig, ModelConfig
 from ipc.errors import ConfigError
@@ -62,18 +70,21 @@ class _Faults:
     hang: int = 0
     fail: int = 0
     broken: int = 0
+    oom: int = 0
     nan: int = 0
+    bad: int = 0
     poison: int = 0
 
     @classmethod
     def parse(cls, text: str) -> "_Faults":
-        names = {"die": "die", "hang": "hang", "raise": "fail", "broken": "broken", "nan": "nan", "poison": "poison"}
+        names = {name: name for name in ("die", "hang", "broken", "oom", "nan", "bad", "poison")} | {"raise": "fail"}
         values: dict[str, int] = {}
         for item in filter(None, text.split(",")):
             name, _, number = item.partition("@")
             if name not in names or not number.isdigit():
                 raise ConfigError(
-                    f"fake_faults: '{item}' is not one of die@STEP, hang@STEP, raise@STEP, broken@STEP, nan@N, poison@N"
+                    f"fake_faults: '{item}' is not one of die@STEP, hang@STEP, raise@STEP, broken@STEP, oom@STEP, "
+                    "nan@N, bad@N, poison@N"
                 )
             values[names[name]] = int(number)
         return cls(**values)
@@ -89,6 +100,7 @@ class FakeModelRunner:
         self._step_s, self._token_s = fake.fake_step_ms / 1e3, fake.fake_token_us / 1e6
         self._kv_cache = np.full(num_blocks * cache.block_size, -1, dtype=np.int32)
         self._requests: dict[RequestKey, _FakeRequest] = {}
+        self._has_run_out = False
         write_fake_tokenizer(tokenizer_dir)
         self._info = ModelInfo(
             model_id="fake",
@@ -112,7 +124,7 @@ class FakeModelRunner:
     def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Write the scheduled tokens into the cache, then derive a token for each complete request."""
         self._take_in(step)
-        self._inject_faults(step.step)
+        self._inject_faults(step)
         for item in step.scheduled:  # all writes before any read, like the layers of a model
             request = self._requests[item.key]
             request.block_ids += item.new_block_ids
@@ -136,12 +148,18 @@ class FakeModelRunner:
         for new in step.new_requests:
             self._requests[new.key] = _FakeRequest(new, list(new.token_ids), list(new.block_ids))
 
-    def _inject_faults(self, step: int) -> None:
-        if step == self._faults.die:
+    def _inject_faults(self, step: SchedulerOutput) -> None:
+        """Before anything is written; memory runs out once, the other faults stay."""
+        faults = self._faults
+        if step.step == faults.die:
             os._exit(86)
-        if step == self._faults.hang:
+        if step.step == faults.hang:
             time.sleep(1e6)
-        if step == self._faults.fail or 0 < self._faults.broken <= step:
+        if step.step == faults.oom and not self._has_run_out:
+            self._has_run_out = True
+            raise StepMemoryError("injected by fake_faults")
+        is_bad = faults.bad and any(item.key % faults.bad == 0 for item in step.scheduled)
+        if step.step == faults.fail or 0 < faults.broken <= step.step or is_bad:
             raise RuntimeError("injected by fake_faults")
 
     def _is_fatal(self, request: _FakeRequest) -> bool:

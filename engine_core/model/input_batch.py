@@ -31,10 +31,10 @@ class CachedRequest:
 
     __slots__ = ("key", "pooling", "prompt_logprobs", "row", "sampling", "task")
 
-    def __init__(self, data: NewRequestData, row: int, vocab_size: int) -> None:
+    def __init__(self, data: NewRequestData, vocab_size: int) -> None:
         self.key = data.key
         self.task = data.task
-        self.row = row
+        self.row = -1
         """Of `BatchRows`, where its blocks and its last token are."""
         self.sampling = SamplingState(data)
         """Its tokens, and what the sampler keeps."""
@@ -95,8 +95,9 @@ class InputBatch:
             self._drop(key)
         for data in step.new_requests:
             self._drop(data.key)
-            row = self._rows.add(data.token_ids, data.block_ids)
-            self._requests[data.key] = CachedRequest(data, row, self._vocab_size)
+            request = CachedRequest(data, self._vocab_size)
+            request.row = self._rows.add(data.token_ids, data.block_ids)
+            self._requests[data.key] = request
         for scheduled in step.scheduled:
             if scheduled.new_block_ids:
                 self._rows.extend_blocks(self._requests[scheduled.key].row, scheduled.new_block_ids)

@@ -20,9 +20,19 @@ from engine_core.model.pooling import Pooling, PoolingType
 from engine_core.model.request_span import RequestSpan
 from engine_core.model.sampling.batch_sampler import BatchSampler
 from engine_core.model.sampling.token_picker import TORCH_PICKER, TokenPicker
-from engine_core.outputs import Logprobs, ModelInfo, ModelRunnerOutput, RequestKey, SchedulerOutput
+from engine_core.outputs import (
+    Logprobs,
+    ModelInfo,
+    ModelRunnerOutput,
+    RequestKey,
+    SchedulerOutput,
+    StepMemoryError,
+)
 
 log = logging.getLogger(__name__)
+
+_HOST_ALLOCATOR = "DefaultCPUAllocator"
+"""Names itself in the RuntimeError with which torch tells that the host's memory did not suffice."""
 
 
 class DecodeGraphs(Protocol):
@@ -64,14 +74,31 @@ class TorchModelRunner:
         """Requests whose state is kept."""
         return len(self._batch)
 
-    @torch.inference_mode()
     def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Run one step: write the keys and values of every scheduled token, then sample.
 
+        After an error nothing is known of what is kept of the step's requests: each must come again as new, or be
+        dropped.
+
         Raises:
+            StepMemoryError: the memory of the device or the host did not suffice.
             ValueError: a request is scheduled beyond its tokens or its blocks.
             KeyError: a request is scheduled that was never given as new.
         """
+        try:
+            return self._execute(step)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            message = _first_line(error)
+        except RuntimeError as error:
+            if _HOST_ALLOCATOR not in str(error):
+                raise
+            message = _first_line(error)
+        if self._device.type == "cuda":  # out of the handlers, which keep the tensors of the step alive
+            torch.cuda.empty_cache()
+        raise StepMemoryError(message)
+
+    @torch.inference_mode()
+    def _execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
         self._batch.apply(step)
         output = ModelRunnerOutput()
         if not step.scheduled:
@@ -165,3 +192,7 @@ class TorchModelRunner:
             output.failures[request.key] = "nan_embedding"
         else:
             output.embeddings[request.key] = embedding
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

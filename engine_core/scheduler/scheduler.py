@@ -108,6 +108,11 @@ class Scheduler:
         else:
             self._kv_cache.discard(request)
 
+    def restart(self, request: Request) -> None:
+        """Compute a running request from its beginning, as after a preemption, without what it has in the cache."""
+        self._kv_cache.discard(request)
+        self._requeue(request)
+
     def schedule(self, alone: Request | None = None) -> SchedulerOutput:
         """Plan the next step and count its tokens as computed.
 
@@ -219,13 +224,16 @@ class Scheduler:
 
     def _preempt(self, request: Request) -> None:
         self._kv_cache.free(request)
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self._requeue(request)
+
+    def _requeue(self, request: Request) -> None:
         self._queue.stop(request)
         self._dropped.append(request.key)
         request.status = RequestStatus.PREEMPTED
         request.num_computed_tokens = 0
-        request.num_preemptions += 1
         self._queue.add(request)
-        self.num_preemptions += 1
 
     def _schedule_waiting(self, step: StepBuilder, classes: Sequence[RequestClass]) -> None:
         while step.token_budget > 0 and self._has_free_seat:

@@ -27,7 +27,8 @@ class Pair:
             patch.object(endpoints, "SEND_QUEUE_MESSAGES", queue_length),
             patch.object(endpoints, "RECEIVE_QUEUE_MESSAGES", queue_length),
         ):
-            self.router = endpoints.bind_core_socket(context, path)
+            self.router = endpoints.make_core_socket(context)
+            self.router.bind(f"ipc://{path}")
             self.dealer = endpoints.connect_to_core(context, path)
         self.dealer.send_multipart(codec.encode(HELLO, 0))
         assert self.router.poll(5000)

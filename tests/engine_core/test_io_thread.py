@@ -24,8 +24,7 @@ from ipc.process import pid_namespace, start_ticks
 def io_thread(tmp_path):
     thread = IoThread(tmp_path / "core.sock", 1, SimpleQueue(), StepClock(30))
     yield thread
-    thread._socket.close()
-    thread._context.term()
+    thread._door.close()
     os.close(thread._wake_fd)
 
 
@@ -36,7 +35,8 @@ def test_a_good_bye_and_a_death_seen_together_are_one_departure(io_thread, tmp_p
         dealer = connect_to_core(context, tmp_path / "core.sock")
         hello = Hello("child", ClientRole.FRONTEND, child.pid, start_ticks(child.pid), pid_namespace())
         dealer.send_multipart(codec.encode(hello, 0))
-        io_thread._on_events([source for source, _ in io_thread._poller.poll(5000)])
+        while not io_thread._clients.all():  # its connection is an event of its own
+            io_thread._on_events([source for source, _ in io_thread._poller.poll(5000)])
         [client] = io_thread._clients.all()
         dealer.send_multipart(codec.encode(Bye("closed"), 1))
         child.communicate()

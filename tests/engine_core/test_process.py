@@ -77,7 +77,8 @@ def test_wrong_settings_are_one_line_and_exit_1(tmp_path):
         assert core.process.wait(20) == 1
         errors = core.stderr_file.read_text().splitlines()
     assert errors == [
-        "error: fake_faults: 'explode@1' is not one of die@STEP, hang@STEP, raise@STEP, broken@STEP, nan@N, poison@N"
+        "error: fake_faults: 'explode@1' is not one of die@STEP, hang@STEP, raise@STEP, broken@STEP, oom@STEP, "
+        "nan@N, bad@N, poison@N"
     ]
 
 
@@ -140,7 +141,7 @@ def test_junk_is_dropped_and_counted(core):
         for number in range(200):
             socket.send_multipart([os.urandom(number % 50), b"\xdf" * number])
         socket.close(linger=1000)
-    wait_until(lambda: stats(client)["num_bad_messages"] == 200)
+    wait_until(lambda: stats(client)["num_bad_messages"] == 201)  # its end without a BYE is one too
     assert len(client.generate([1], make_params()).token_ids) == 8
 
 
@@ -209,6 +210,21 @@ def test_a_core_whose_every_step_fails_gives_up(tmp_path):
                 break
         assert codes.count("step_failed") == 10
         assert core.process.wait(5) == 70
+
+
+def test_when_memory_runs_out_in_a_step_exactly_one_request_ends(tmp_path):
+    with core_process(tmp_path, fake_faults="oom@20", fake_step_ms=1) as core:
+        client = core.connect()
+        requests = [client.submit([number], make_params(max_tokens=60)) for number in range(8)]
+        codes = []
+        for request in requests:
+            try:
+                assert len(client.collect(request).token_ids) == 60
+            except RequestFailedError as error:
+                codes.append(error.code)
+        assert codes == ["out_of_memory"]
+        assert core.process.poll() is None
+        assert (stats(client)["num_running"], stats(client)["num_free_blocks"]) == (0, 64)
 
 
 def test_another_protocol_version_is_told_to_leave(core):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from ipc.endpoints import CORE_SLOTS, RunDir, bind_core_socket, connect_to_core
+from ipc.endpoints import CORE_SLOTS, RunDir, connect_to_core, make_core_socket
 from ipc.errors import ConfigError
 
 
@@ -149,10 +149,17 @@ def test_a_lock_that_cannot_be_made_is_one_line(tmp_path):
 # --- which core clients find --------------------------------------------------------------------------------------
 
 
+def bind_router(context, path):
+    """What a core binds in its slot."""
+    router = make_core_socket(context)
+    router.bind(f"ipc://{path}")
+    return router
+
+
 def receive_from(path):
     """What the ROUTER on a slot's socket hears of a client that connected to `path`."""
     with zmq.Context() as context:
-        router = bind_core_socket(context, path.parent / os.readlink(path))
+        router = bind_router(context, path.parent / os.readlink(path))
         dealer = connect_to_core(context, path)
         dealer.send(b"hello")
         heard = router.poll(5000) and router.recv_multipart()[1]
@@ -172,7 +179,7 @@ def test_clients_find_the_core_of_the_slot_that_was_published_last(tmp_path):
 def test_a_core_that_ends_does_not_take_the_link_to_its_successor_with_it(tmp_path):
     run_dir = RunDir(tmp_path)
     with zmq.Context() as context:
-        old = bind_core_socket(context, run_dir.slot_socket(0))
+        old = bind_router(context, run_dir.slot_socket(0))
         run_dir.publish_core(0)
         run_dir.publish_core(1)
         old.close()

@@ -113,7 +113,11 @@ class DecodeArrays:
             changed = np.flatnonzero(is_changed.any(axis=1))
             held[changed] = tables[changed]
             rows = slice(int(changed[0]), int(changed[-1]) + 1)
-            self._tables[rows].copy_(self._host_tables[rows], non_blocking=True)
+            try:
+                self._tables[rows].copy_(self._host_tables[rows], non_blocking=True)
+            except RuntimeError:
+                held[changed] = -1  # who comes next must not take for copied what was not
+                raise
         return tables
 
     def views(self, size: int) -> tuple[torch.Tensor, torch.Tensor, StepArrays]:

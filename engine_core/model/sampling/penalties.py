@@ -47,17 +47,20 @@ class Penalties:
         )
 
     def apply(self, logits: torch.Tensor) -> None:
-        """Change `[num_rows, vocab_size]` fp32 logits in place: repetition, then frequency, then presence."""
+        """Change `[num_rows, vocab_size]` fp32 logits in place: repetition, then frequency, then presence.
+
+        Rows may lie further apart than `vocab_size`, as those of the CPU kernels do.
+        """
         sizes = [len(item) for item in self.counts]
         if not any(sizes):
             return
-        device, vocab_size = logits.device, logits.shape[-1]
+        device = logits.device
         token_ids = np.concatenate([item.token_ids for item in self.counts])
         owner_of = np.repeat(np.arange(len(sizes)), sizes)
-        index = torch.from_numpy(self.rows[owner_of] * vocab_size + token_ids).to(device)
+        index = torch.from_numpy(self.rows[owner_of] * logits.stride(0) + token_ids).to(device)
         owner = torch.from_numpy(owner_of).to(device)
         counts = torch.from_numpy(np.concatenate([item.counts for item in self.counts])).to(device)
-        flat = logits.view(-1)
+        flat = logits.as_strided(((logits.shape[0] - 1) * logits.stride(0) + logits.shape[1],), (1,))
         values = flat[index]
         if self.repetition is not None:
             factors = self.repetition[owner]

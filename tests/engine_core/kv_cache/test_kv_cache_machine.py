@@ -102,7 +102,6 @@ class KVCacheMachine(RuleBasedStateMachine):
 
     @rule()
     def end_step(self):
-        self.kv_cache.end_step()
         self.in_step.clear()
 
     @rule()
@@ -111,7 +110,6 @@ class KVCacheMachine(RuleBasedStateMachine):
         for request in self.in_step:
             for block_id in self.kv_cache.block_ids(request)[self.first_block_of_step[request.key] :]:
                 self.content[block_id] = [UNKNOWN] * BLOCK_SIZE
-        self.kv_cache.discard_step()
         for request in self.in_step:
             self.running.remove(request)
             self.kv_cache.discard(request)

@@ -12,7 +12,6 @@ def admit(kv_cache, request):
     request.num_computed_tokens = num_cached
     kv_cache.publish(request, request.num_tokens)
     request.num_computed_tokens = request.num_tokens
-    kv_cache.end_step()
     return num_cached
 
 
@@ -63,15 +62,6 @@ def test_the_cache_outlives_its_request():
     kv_cache.free(first)
     kv_cache.check_idle()
     assert admit(kv_cache, make_request(50)) == 3 * BLOCK_SIZE
-
-
-def test_a_failed_step_is_not_served_from_the_cache():
-    kv_cache = make_kv_cache()
-    first = make_request(50)
-    kv_cache.try_admit(first, 0)
-    kv_cache.publish(first, 50)
-    kv_cache.discard_step()
-    assert admit(kv_cache, make_request(50)) == 0
 
 
 def test_a_distrusted_request_leaves_nothing_in_the_cache():

@@ -45,7 +45,6 @@ class Simulation:
             if item.draft_token_ids:
                 self._check_draft(item)
         self.scheduler.observe_step(seconds)
-        self.kv_cache.end_step()
         for item in plan.scheduled:
             self._compute(item)
         return plan

@@ -55,3 +55,10 @@ def test_a_request_that_comes_again_has_the_same_penalties():
         state.append(token_id)
     again = make_state(prompt=(1, 2, 1), output=(5, 5, 1, 7), **options)
     assert penalized([state]) == penalized([again])
+
+
+def test_rows_may_lie_further_apart_than_their_length():
+    states = [make_state(output=(1,), presence_penalty=1.0), make_state(output=(0, 2), presence_penalty=1.0)]
+    logits = torch.full((2, 5), 2.0)
+    Penalties.build(states, CPU).apply(logits[:, :3])
+    assert logits.tolist() == [[2, 1, 2, 2, 2], [1, 2, 1, 2, 2]]

@@ -1,0 +1,112 @@
+"""The keys of the core's tcp endpoint: a folder in the format of zmq's certificates, which `fast-inference keys` makes.
+
+    DIR/server.key               the core's public key, which every client needs
+    DIR/server.key_secret        for the core alone
+    DIR/clients/NAME.key         the public keys of those who may connect
+    DIR/clients/NAME.key_secret  for that client alone
+
+A client on another host needs a folder with `server.key` and its own secret key. Invariant: whoever has no key of the
+list is refused before a byte of it is read (CURVE, with `engine_core/core_socket.py` as ZAP handler).
+"""
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from ipc.errors import ConfigError
+
+_LINE = re.compile(rb'^\s*(public|secret)-key\s*=\s*"([0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40})"\s*$', re.MULTILINE)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_MAX_FILE_BYTES = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """In Z85, as zmq takes them."""
+
+    public: bytes
+    secret: bytes
+
+
+class CurveDir:
+    """A folder of keys."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def server_keys(self) -> KeyPair:
+        """The core's own keys; raises `ConfigError` where they are missing, damaged, or readable for others."""
+        return _key_pair(self.path / "server.key_secret")
+
+    def server_public_key(self) -> bytes:
+        """What a client needs of the core; raises `ConfigError`."""
+        return _key(self.path / "server.key", b"public")
+
+    def client_keys(self, name: str) -> KeyPair:
+        """A client's own keys; raises `ConfigError`."""
+        return _key_pair(self.path / "clients" / f"{_checked(name)}.key_secret")
+
+    def allowed_clients(self) -> dict[bytes, str]:
+        """Names of those who may connect, by public key; raises `ConfigError` where there are none."""
+        allowed = {_key(path, b"public"): path.stem for path in sorted((self.path / "clients").glob("*.key"))}
+        if not allowed:
+            raise ConfigError(f"{self.path / 'clients'} has no *.key of a client that may connect")
+        return allowed
+
+    def make(self, client: str) -> list[Path]:
+        """Make the core's keys and those of a client, as far as they are missing; returns the new files.
+
+        Raises:
+            ConfigError: the name is none, or a file cannot be written.
+        """
+        _checked(client)
+        made = []
+        try:
+            for folder, name in ((self.path, "server"), (self.path / "clients", client)):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not (folder / f"{name}.key").exists():
+                    made += _write_pair(folder, name)
+        except OSError as error:
+            raise ConfigError(f"cannot make keys in {self.path}: {error.strerror}") from error
+        return made
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} is no name of a client: letters, digits, '.', '_' and '-' only")
+    return name
+
+
+def _write_pair(folder: Path, name: str) -> list[Path]:
+    public, secret = zmq.curve_keypair()
+    public_line = f'curve\n    public-key = "{public.decode()}"\n'
+    texts = {f"{name}.key_secret": f'{public_line}    secret-key = "{secret.decode()}"\n', f"{name}.key": public_line}
+    for file_name, text in texts.items():
+        descriptor = os.open(folder / file_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w") as file:
+            file.write(text)
+    return [folder / file_name for file_name in texts]
+
+
+def _key_pair(path: Path) -> KeyPair:
+    pair = KeyPair(_key(path, b"public"), _key(path, b"secret"))
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"others may read {path} (chmod 600)")
+    if zmq.curve_public(pair.secret) != pair.public:
+        raise ConfigError(f"the two keys in {path} do not belong together")
+    return pair
+
+
+def _key(path: Path, kind: bytes) -> bytes:
+    try:
+        with path.open("rb") as file:
+            found: dict[bytes, bytes] = dict(_LINE.findall(file.read(_MAX_FILE_BYTES)))
+    except OSError as error:
+        raise ConfigError(f"cannot read the key {path}: {error.strerror} (make it: fast-inference keys)") from error
+    if kind not in found:
+        raise ConfigError(f"{path} has no {kind.decode()} key")
+    return found[kind]

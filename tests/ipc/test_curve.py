@@ -1,0 +1,74 @@
+import os
+import stat
+
+import pytest
+import zmq
+
+from ipc.curve import CurveDir
+from ipc.errors import ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = CurveDir(tmp_path / "keys")
+    made.make("client")
+    return made
+
+
+def test_what_is_made_is_for_its_owner_alone(folder):
+    for path in (folder.path, *folder.path.rglob("*")):
+        expected = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == expected
+
+
+def test_keys_that_are_there_stay(folder):
+    before = folder.server_keys()
+    assert [path.name for path in folder.make("other")] == ["other.key_secret", "other.key"]
+    assert folder.server_keys() == before
+    assert sorted(folder.allowed_clients().values()) == ["client", "other"]
+
+
+def test_the_keys_of_a_client_are_those_that_are_allowed(folder):
+    keys = folder.client_keys("client")
+    assert keys.public == zmq.curve_public(keys.secret)
+    assert list(folder.allowed_clients()) == [keys.public]
+
+
+def test_a_secret_that_others_may_read_is_refused(folder):
+    (folder.path / "server.key_secret").chmod(0o640)
+    with pytest.raises(ConfigError, match="others may read"):
+        folder.server_keys()
+
+
+@pytest.mark.parametrize("content", [b"", b"curve\n    public-key = ", os.urandom(200), b'public-key = "short"'])
+def test_a_damaged_key_is_one_line(folder, content):
+    (folder.path / "server.key").write_bytes(content)
+    with pytest.raises(ConfigError, match="has no public key") as caught:
+        folder.server_public_key()
+    assert "\n" not in caught.value.message
+
+
+def test_keys_that_do_not_belong_together_are_refused(folder):
+    folder.make("other")
+    secrets = [folder.path / "clients" / f"{name}.key_secret" for name in ("client", "other")]
+    first, second = (path.read_text().splitlines() for path in secrets)
+    secrets[0].write_text("\n".join([*first[:2], second[2], ""]))
+    with pytest.raises(ConfigError, match="do not belong together"):
+        folder.client_keys("client")
+
+
+def test_a_missing_folder_says_how_to_make_it(tmp_path):
+    with pytest.raises(ConfigError, match="fast-inference keys"):
+        CurveDir(tmp_path / "absent").server_keys()
+
+
+def test_a_list_of_nobody_is_refused(folder):
+    (folder.path / "clients" / "client.key").unlink()
+    with pytest.raises(ConfigError, match="may connect"):
+        folder.allowed_clients()
+
+
+@pytest.mark.parametrize("name", ["", "../server", "a/b", ".hidden", "a\nb"])
+def test_a_name_is_no_path(folder, name):
+    with pytest.raises(ConfigError, match="no name of a client"):
+        folder.make(name)
