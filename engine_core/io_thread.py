@@ -254,6 +254,7 @@ class IoThread(threading.Thread):
                 next_beat_at = time.monotonic() + BEAT_INTERVAL_S
                 self._send_beats()
                 self._evict_silent_clients()
+                self._door.bind_remote()
                 self._dropped.tell_rest()
                 self._door.report()
         self._door.close()

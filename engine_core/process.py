@@ -86,7 +86,8 @@ class EngineCoreProcess:
         self._lock = self._run_dir.lock_core(slot, wait_s=_LOCK_TIMEOUT_S)
         self._epoch = time.time_ns()
         self._clock = StepClock(launcher_config.hang_timeout)
-        remote = RemoteAccess.of(load_section(config_file, EndpointConfig))
+        has_neighbour = any(self._run_dir.has_core(other) for other in CORE_SLOTS if other != slot)
+        remote = RemoteAccess.of(load_section(config_file, EndpointConfig), may_wait=has_neighbour)
         socket_path = self._run_dir.slot_socket(slot)
         self._io = IoThread(socket_path, self._epoch, self._inbox, self._clock, raise_descriptor_limit(), remote)
         self._slot = slot

@@ -163,17 +163,11 @@ class RunDir:
 
     def has_launcher(self) -> bool:
         """True if a launcher runs on this run dir."""
-        try:
-            descriptor = os.open(self.launcher_lock_file, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return _is_locked(self.launcher_lock_file)
+
+    def has_core(self, slot: int) -> bool:
+        """True if a core runs in this slot."""
+        return _is_locked(self.slot_lock_file(slot))
 
     def _lock(self, path: Path, name: str, wait_s: float) -> int:
         try:
@@ -239,6 +233,20 @@ class RunDir:
         if self._is_new and not has_run:
             with suppress(OSError):
                 self.path.rmdir()
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _make_private_folder(path: Path) -> bool:

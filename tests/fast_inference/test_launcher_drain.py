@@ -77,6 +77,15 @@ def test_sigterm_under_load(server: Server):
     assert set(os.listdir(server.run_dir)) == {".fast-inference", "status.json"}
 
 
+def test_a_core_that_dies_during_the_drain_is_replaced_for_what_runs(server: Server):
+    streams = Streams(server)
+    server.process.terminate()
+    os.kill(server.core_pid, signal.SIGKILL)
+    streams.join()
+    assert [lines[-1] for lines in streams.lines] == ["data: [DONE]"] * NUM_STREAMS
+    assert server.process.wait(5) == 0
+
+
 def test_a_second_sigint_ends_streams_with_an_error_and_everything_within_two_seconds(server: Server):
     pids = server.child_pids
     streams = Streams(server)
