@@ -35,9 +35,11 @@ class RemoteAccess:
     keys: KeyPair
     allowed: dict[bytes, str]
     """Names by public key."""
+    may_wait: bool = False
+    """True where another core may have the endpoint until it ends, whose place this one takes."""
 
     @classmethod
-    def of(cls, config: EndpointConfig) -> "RemoteAccess | None":
+    def of(cls, config: EndpointConfig, *, may_wait: bool = False) -> "RemoteAccess | None":
         """Read the keys; None where there is no such endpoint.
 
         Raises:
@@ -46,7 +48,7 @@ class RemoteAccess:
         if config.core_endpoint is None or config.curve_dir is None:
             return None
         folder = CurveDir(config.curve_dir)
-        return cls(config.core_endpoint, folder.server_keys(), folder.allowed_clients())
+        return cls(config.core_endpoint, folder.server_keys(), folder.allowed_clients(), may_wait)
 
 
 class CoreSocket:
@@ -65,9 +67,11 @@ class CoreSocket:
         self._guard = ConnectionGuard(self._context, self.socket, num_descriptors)
         self._zap: _ZapHandler | None = None
         self.socket.bind(f"ipc://{path}")
+        self._unbound = remote
+        """What is still to be bound."""
         if remote is not None:
             self._zap = _ZapHandler(self._context, remote.allowed)
-            self._bind_remote(remote)
+            self.bind_remote()
 
     @property
     def num_ended(self) -> int:
@@ -98,6 +102,15 @@ class CoreSocket:
         if self._zap is not None and self._zap.socket in sources:
             self._zap.answer()
 
+    def bind_remote(self) -> None:
+        """Bind the tcp endpoint, if there is one that is not bound yet; to be called again and again where it may wait.
+
+        Raises:
+            ConfigError: it cannot be bound.
+        """
+        if self._unbound is not None and self._try_bind(self._unbound):
+            self._unbound = None
+
     def report(self) -> None:
         """Log what has not been logged one by one; to be called now and then."""
         self._guard.report()
@@ -112,7 +125,7 @@ class CoreSocket:
             self._zap.socket.close(linger=0)
         self._context.term()
 
-    def _bind_remote(self, remote: RemoteAccess) -> None:
+    def _try_bind(self, remote: RemoteAccess) -> bool:
         socket = self.socket
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, remote.keys.public)
@@ -124,10 +137,13 @@ class CoreSocket:
         try:
             socket.bind(remote.endpoint)
         except zmq.ZMQError as error:
+            if remote.may_wait and error.errno == zmq.EADDRINUSE:
+                return False
             raise ConfigError(
                 f"cannot listen on {remote.endpoint}: {zmq.strerror(error.errno or 0)} (--core-endpoint)"
             ) from error
         log.info("listening on %s for %s", remote.endpoint, ", ".join(remote.allowed.values()))
+        return True
 
 
 class _ZapHandler:

@@ -33,7 +33,7 @@ from engine_core.quarantine import Quarantine, suspects_after
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
-from engine_core.step_clock import StepClock
+from engine_core.step_clock import ClockedRunner, StepClock
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
@@ -86,7 +86,8 @@ class EngineCoreProcess:
         self._lock = self._run_dir.lock_core(slot, wait_s=_LOCK_TIMEOUT_S)
         self._epoch = time.time_ns()
         self._clock = StepClock(launcher_config.hang_timeout)
-        remote = RemoteAccess.of(load_section(config_file, EndpointConfig))
+        has_neighbour = any(self._run_dir.has_core(other) for other in CORE_SLOTS if other != slot)
+        remote = RemoteAccess.of(load_section(config_file, EndpointConfig), may_wait=has_neighbour)
         socket_path = self._run_dir.slot_socket(slot)
         self._io = IoThread(socket_path, self._epoch, self._inbox, self._clock, raise_descriptor_limit(), remote)
         self._slot = slot
@@ -116,7 +117,8 @@ class EngineCoreProcess:
         )
         drafts = Drafts.of(self._scheduling, kv_cache, runner.info.max_model_len)
         scheduler = Scheduler(self._scheduling, kv_cache, drafts)
-        self._core = EngineCore(runner, scheduler, kv_cache, stop_check, admission, grammars, quarantine, self._clock)
+        clocked = ClockedRunner(runner, self._clock)
+        self._core = EngineCore(clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine)
         gc.collect()
         gc.freeze()  # what is alive now stays alive: spare the collector from walking it
         gc.enable()

@@ -5,6 +5,8 @@ import contextlib
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -15,7 +17,7 @@ from ipc.client import EngineClient
 from ipc.curve import CurveDir
 from ipc.endpoints import RemoteCore, connect_to_core
 from ipc.errors import EngineUnavailableError
-from ipc.messages import ClientRole
+from ipc.messages import Bye, CallMethod, ClientRole
 from ipc.sync_client import SyncEngineClient
 from tests.factories import make_params
 from tests.junk_frames import junk_messages
@@ -168,6 +170,24 @@ def test_a_remote_core_that_says_nothing_is_lost_until_it_speaks_again(core, add
             await client.close()
 
     asyncio.run(stop_and_go_on())
+
+
+def test_a_core_that_takes_over_has_the_endpoint_once_the_one_before_has_ended(tmp_path, keys):
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    with core_process(tmp_path, core_endpoint=endpoint, curve_dir=str(keys.path)) as core:
+        client = core.connect()
+        arguments = ["--config", str(core.run_dir.config_file), "--slot", "1", "--standby"]
+        second = subprocess.Popen([sys.executable, "-m", "engine_core", *arguments])
+        try:
+            wait_until(lambda: core.run_dir.core_socket.readlink().name == "core-1.sock")
+            client.call(CallMethod.RETIRE)
+            client.send(Bye("closed"))
+            assert core.process.wait(5) == 0
+            with SyncEngineClient(RemoteCore(endpoint, keys.path), name="remote") as remote:
+                assert remote.wait_ready(10).core_pid == second.pid
+        finally:
+            second.kill()
+            second.wait()
 
 
 def test_a_taken_port_is_one_line(core, tmp_path, keys, port):
