@@ -220,5 +220,6 @@ class _Plain:
         if isinstance(value, _TensorStandIn):
             return value.ref
         if isinstance(type(value), _StandInType):
-            return PlainObject(type(value).__name__, self.of(getattr(value, "state", {}), depth))
+            fields = self.of(value.state, depth) if hasattr(value, "state") else {}
+            return PlainObject(type(value).__name__, fields)
         raise RefusedPickleError(f"a value of the type {type(value).__name__}")
