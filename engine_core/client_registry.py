@@ -50,6 +50,9 @@ class ClientRegistry:
         self._by_slot: dict[ClientSlot, Client] = {}
         self._last_slot = 0
 
+    def __len__(self) -> int:
+        return len(self._by_slot)
+
     def all(self) -> list[Client]:
         """Every client, in order of arrival."""
         return list(self._by_slot.values())
@@ -66,6 +69,12 @@ class ClientRegistry:
         """Forget a client."""
         del self._by_identity[client.identity]
         del self._by_slot[client.slot]
+
+    def forgive(self, seconds: float) -> None:
+        """Move the clocks of all clients forward: nobody listened to them for so long."""
+        for client in self._by_slot.values():
+            client.heard_at += seconds
+            client.blocked_since += seconds
 
     def by_identity(self, identity: bytes) -> Client | None:
         """The client with this socket identity."""

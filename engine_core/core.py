@@ -1,7 +1,8 @@
 """The engine core proper: requests in, tokens out, one step at a time. It knows neither sockets nor threads.
 
 `process` feeds it and sends what `step` returns; `Scheduler` decides, `ModelRunner` computes.
-Law: every request that was added leaves in exactly one `Finished`, whatever happens in a step.
+Law: every request that was added leaves in exactly one `Finished`, whatever happens in a step, or is handed back before
+anything of it ran.
 """
 
 import logging
@@ -25,6 +26,7 @@ from engine_core.outputs import (
 from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request, RequestStatus
 from engine_core.scheduler.scheduler import Scheduler
+from engine_core.step_clock import StepClock
 from engine_core.step_retry import OUT_OF_MEMORY, STEP_FAILED, StepOutcome, execute_step
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar, GrammarError
@@ -98,8 +100,10 @@ class EngineCore:
         admission: Admission,
         grammar_compiler: GrammarCompiler,
         quarantine: Quarantine,
+        step_clock: StepClock,
     ) -> None:
         """`grammar_compiler` tells its owner when it is done, who then calls `on_grammar` on this thread."""
+        self._step_clock = step_clock
         self._admission = admission
         self._grammar_compiler = grammar_compiler
         self._quarantine = quarantine
@@ -223,6 +227,13 @@ class EngineCore:
                 self._finish(request, request.finished(FinishReason.ABORT, error_code=error_code), outputs)
         return outputs
 
+    def withdraw_unstarted(self) -> list[Request]:
+        """Let go of all requests of which nothing has run; whoever asks tells their clients so."""
+        unstarted = [request for request in self._requests.values() if request.num_queued_tokens]
+        for request in unstarted:
+            self._forget(request)
+        return unstarted
+
     def fail_overdue(self) -> EngineCoreOutputs:
         """End the requests whose time is over; `step` does it too."""
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
@@ -239,17 +250,20 @@ class EngineCore:
         """Schedule, execute, update; returns what each client must hear."""
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
         self._fail_overdue(outputs)
-        plan = self._scheduler.schedule()
+        plan = self._scheduler.schedule(self._quarantine.alone)
         for new in plan.new_requests:
             self._start(self._requests[new.key])
         self._quarantine.begin_step(plan, self._requests)
+        self._step_clock.plan(plan)
         started_at = time.monotonic()
         outcome = execute_step(self._runner, plan, self._requests, self._kv_cache)
         if outcome.has_failed:
             self._after_failure(outcome, outputs)
         else:
+            seconds = time.monotonic() - started_at
             self._num_failed_in_a_row = 0
-            self._scheduler.observe_step(time.monotonic() - started_at)
+            self._scheduler.observe_step(seconds)
+            self._step_clock.observe(seconds)
         self._update(outcome.executed, outcome.result, outputs)
         self._queue_released()
         return outputs
@@ -349,6 +363,11 @@ class EngineCore:
     def _finish(
         self, request: Request, finished: Finished, outputs: EngineCoreOutputs, *, is_trusted: bool = True
     ) -> None:
+        is_innocent = finished.reason in (FinishReason.STOP, FinishReason.LENGTH)
+        self._forget(request, is_trusted=is_trusted, is_innocent=is_innocent)
+        outputs[request.client_slot].finished.append(finished)
+
+    def _forget(self, request: Request, *, is_trusted: bool = True, is_innocent: bool = False) -> None:
         del self._requests[request.key]
         if request.num_queued_tokens:
             self._admission.withdraw(request.num_queued_tokens)
@@ -357,10 +376,8 @@ class EngineCore:
         self._deadlines.remove(request)
         if request.status is RequestStatus.NEW:
             self._grammar_compiler.cancel(request.key)
-        is_innocent = finished.reason in (FinishReason.STOP, FinishReason.LENGTH)
         self._quarantine.on_finished(request, is_innocent=is_innocent)
         self._scheduler.finish(request, is_trusted=is_trusted)
-        outputs[request.client_slot].finished.append(finished)
         self._queue_released()
 
     def _start(self, request: Request) -> None:

@@ -48,7 +48,7 @@ class Suspect:
     crashed_at_s: float
     """The last time, wall clock in seconds."""
     num_output_tokens: int
-    """Tokens that it had at most; with one more it has passed the place at which the core died."""
+    """Tokens that it had at most with the one that was being computed; with that one it is past that place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -27,13 +26,16 @@ from engine_core.control_calls import why_refused
 from engine_core.core import EngineCoreOutputs
 from engine_core.core_socket import CoreSocket, RemoteAccess
 from engine_core.events import AbortRequests, AddRequest, ControlCall, DrainBegun, Event
-from engine_core.request import ClientSlot
+from engine_core.reconciliation import Reconciliation
+from engine_core.request import ClientSlot, Request
 from engine_core.request_intake import RequestIntake
+from engine_core.step_clock import StepClock
 from ipc import codec
 from ipc.counted_warning import CountedWarning
 from ipc.errors import FastInferenceError, ProtocolError, QueueFullError
 from ipc.exit_codes import EXIT_INTERNAL_ERROR
 from ipc.messages import (
+    CORE_RETIRED,
     PROTOCOL_VERSION,
     Abort,
     Add,
@@ -48,12 +50,12 @@ from ipc.messages import (
     Hello,
     Live,
     Load,
-    Reconcile,
     Reject,
     Reply,
     RequestId,
     Welcome,
 )
+from ipc.own_sleep import OwnSleep
 from ipc.process import open_pidfd, pid_namespace
 
 log = logging.getLogger(__name__)
@@ -64,16 +66,8 @@ _FAREWELL_S = 0.5
 _LAST_WORDS_S = 0.1
 """A dying core waits this long, so that clients can read what it said."""
 _RETRY_INTERVAL_S = 0.02
-_MISMATCHES_BEFORE_RECONCILE = 3
 _MAX_MESSAGES_PER_WAKE = 256
-
-
-@dataclass(slots=True)
-class StepClock:
-    """What the step loop is doing; written by it, read by beats."""
-
-    step: int = 0
-    started_at: float | None = None
+_REFUSAL_CODES = {CoreState.DRAINING: "draining", CoreState.RETIRING: CORE_RETIRED}
 
 
 class IoThread(threading.Thread):
@@ -84,6 +78,7 @@ class IoThread(threading.Thread):
         socket_path: Path,
         epoch: int,
         inbox: "SimpleQueue[Event]",
+        clock: StepClock,
         num_descriptors: int = sys.maxsize,
         remote: RemoteAccess | None = None,
     ) -> None:
@@ -93,7 +88,7 @@ class IoThread(threading.Thread):
             ConfigError: clients of other hosts cannot be served.
         """
         super().__init__(name="io", daemon=True)
-        self.clock = StepClock()
+        self._clock = clock
         self._dropped = CountedWarning(log, "dropped a message")
         self._num_departures = 0
         """Clients that said good-bye or died, whose connections may end."""
@@ -109,11 +104,13 @@ class IoThread(threading.Thread):
         self._admission: Admission | None = None
         self._beat_sequence = 0
         self._stop_at: float | None = None
+        self._own_sleep = OwnSleep()
         self._namespace = pid_namespace()
         self._door = CoreSocket(socket_path, num_descriptors, remote)
         self._socket = self._door.socket
         self._clients = ClientRegistry()
         self._sender = ClientSender(self._socket, self._clients, epoch, self._evict)
+        self._reconciliation = Reconciliation(self._sender, inbox)
         self._poller = zmq.Poller()
         self._door.register(self._poller)
         self._poller.register(self._wake_fd, zmq.POLLIN)
@@ -149,11 +146,14 @@ class IoThread(threading.Thread):
 
         self._post(become_ready)
 
-    def begin_draining(self) -> None:
-        """Refuse new requests from now on, and tell everybody at once; `DrainBegun` comes behind what was accepted."""
+    def begin_draining(self, state: CoreState = CoreState.DRAINING) -> None:
+        """Refuse new requests from now on, and tell everybody at once; `DrainBegun` comes behind what was accepted.
+
+        `state` may also be RETIRING, where the requests are for another core.
+        """
 
         def begin_draining() -> None:
-            self._enter(CoreState.DRAINING)
+            self._enter(state)
             self._inbox.put(DrainBegun())
 
         self._post(begin_draining)
@@ -171,9 +171,25 @@ class IoThread(threading.Thread):
 
         def send_outputs() -> None:
             self._load = load
-            self._sender.deliver(outputs, self.clock.step, self._occupancy())
+            self._sender.deliver(outputs, self._clock.step, self._occupancy())
 
         self._post(send_outputs)
+
+    @property
+    def num_clients(self) -> int:
+        """Clients that are connected."""
+        return len(self._clients)
+
+    def hand_back(self, requests: Iterable[Request]) -> None:
+        """Tell the clients of requests of which nothing has run that these are for another core."""
+
+        def hand_back() -> None:
+            for request in requests:
+                client = self._clients.by_slot(request.client_slot)
+                if client is not None and client.live.pop(request.request_id, None) is not None:
+                    self._reject(client, request.request_id)
+
+        self._post(hand_back)
 
     def send_reply(self, client_slot: ClientSlot, reply: Reply) -> None:
         """Answer a control call."""
@@ -231,8 +247,9 @@ class IoThread(threading.Thread):
             self._on_events([source for source, _ in self._poller.poll(int(wait_s * 1000) + 1)])
             while self._outbox:
                 self._outbox.popleft()()
+            self._forgive_own_sleep()
             if is_retrying:
-                self._sender.retry(self.clock.step, self._occupancy())
+                self._sender.retry(self._clock.step, self._occupancy())
             if time.monotonic() >= next_beat_at:
                 next_beat_at = time.monotonic() + BEAT_INTERVAL_S
                 self._send_beats()
@@ -300,9 +317,9 @@ class IoThread(threading.Thread):
             case Abort():
                 self._inbox.put(self._aborts(client, message.request_ids))
             case ClientBeat():
-                self._on_beat(client, message)
+                self._reconciliation.on_beat(client, message)
             case Live():
-                self._on_live(client, message)
+                self._reconciliation.on_live(client, message)
             case Call():
                 self._on_call(client, message)
             case Bye():
@@ -343,8 +360,7 @@ class IoThread(threading.Thread):
         if not 1 <= add.request_id < 2**64 or add.request_id in client.live:
             raise ProtocolError(f"request id {add.request_id} is out of range or in use")
         if self._intake is None or self._state is not CoreState.READY:
-            code = "draining" if self._state is CoreState.DRAINING else "engine_unavailable"
-            self._sender.send_in_order(client, Reject(add.request_id, code, "The engine is not accepting requests."))
+            self._reject(client, add.request_id)
             return
         try:
             request = self._intake.accept(add, client.slot, client.role)
@@ -356,30 +372,16 @@ class IoThread(threading.Thread):
         client.live[add.request_id] = request.key
         self._inbox.put(AddRequest(request))
 
+    def _reject(self, client: Client, request_id: RequestId) -> None:
+        code = _REFUSAL_CODES.get(self._state, "engine_unavailable")
+        self._sender.send_in_order(client, Reject(request_id, code, "The engine is not accepting requests."))
+
     def _on_call(self, client: Client, call: Call) -> None:
         error = why_refused(call, client.role)
         if error or call.method is CallMethod.PING:
             self._sender.send_in_order(client, Reply(call.call_id, error=error))
         else:
             self._inbox.put(ControlCall(client.slot, call))
-
-    def _on_beat(self, client: Client, beat: ClientBeat) -> None:
-        """Ask for the whole set where the counts disagree for longer than a message can be under way."""
-        is_equal = beat.num_live_requests == len(client.live)
-        client.num_live_mismatches = 0 if is_equal else client.num_live_mismatches + 1
-        if client.num_live_mismatches >= _MISMATCHES_BEFORE_RECONCILE:
-            client.num_live_mismatches = 0
-            self._sender.send(client, Reconcile(beat.sequence))
-
-    def _on_live(self, client: Client, live: Live) -> None:
-        """End what only one side knows: the last net under lost messages."""
-        theirs = set(live.request_ids)
-        forgotten = tuple(key for request_id, key in client.live.items() if request_id not in theirs)
-        if forgotten:
-            self._inbox.put(AbortRequests(forgotten))
-        for request_id in theirs - client.live.keys():
-            reject = Reject(RequestId(request_id), "request_lost", "The engine does not know this request any more.")
-            self._sender.send_in_order(client, reject)
 
     @staticmethod
     def _aborts(client: Client, request_ids: "array[int]") -> AbortRequests:
@@ -392,15 +394,14 @@ class IoThread(threading.Thread):
         self._send_beats()
 
     def _beat(self) -> CoreBeat:
-        started_at = self.clock.started_at
-        step_age_s = time.monotonic() - started_at if started_at is not None else 0.0
         return CoreBeat(
             sequence=self._beat_sequence,
             state=self._state,
-            step=self.clock.step,
-            step_age_ms=int(step_age_s * 1000),
+            step=self._clock.step,
+            step_age_ms=int(self._clock.age_s * 1000),
             load=self._occupancy(),
             detail=self._detail,
+            step_allowance_ms=int(self._clock.allowance_s * 1000),
         )
 
     def _occupancy(self) -> Load:
@@ -410,6 +411,14 @@ class IoThread(threading.Thread):
     def _send_beats(self) -> None:
         self._beat_sequence += 1
         self._sender.send_to_all(self._beat())
+
+    def _forgive_own_sleep(self) -> None:
+        """What clients did not say, or take, while this process was stopped is not held against them."""
+        slept_s = self._own_sleep.slept_s()
+        if slept_s:
+            log.log(logging.DEBUG if self._welcome is None else logging.WARNING, "did not run for %.1f s", slept_s)
+            self._clients.forgive(slept_s)
+            self._clock.forgive(slept_s)
 
     def _evict_silent_clients(self) -> None:
         for client in self._clients.all():

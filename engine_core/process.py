@@ -1,8 +1,9 @@
 """The engine core as a process: what is built, in which order, and its life from loading to exit.
 
-    LOADING ─▶ READY ─▶ DRAINING ─▶ exit 0        exit 1: configuration; exit 70: a bug
+    LOADING ─▶ READY ─▶ DRAINING or RETIRING ─▶ exit 0        exit 1: configuration; exit 70: a bug
 
-Only a signal ends the process: after the control call DRAIN it stays, and RESUME makes it READY again.
+A signal ends the process, and so does the control call RETIRE, once another core has taken its place: then its clients
+take what has not begun there. After the call DRAIN it stays, and RESUME makes it READY again.
 
 The I/O thread answers from the first moment, so that clients see the stages of loading. The step loop runs on the main
 thread and blocks while there is nothing to do.
@@ -32,6 +33,7 @@ from engine_core.quarantine import Quarantine, suspects_after
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
+from engine_core.step_clock import StepClock
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
@@ -46,12 +48,16 @@ from ipc.config import (
     SchedulerConfig,
     load_section,
 )
-from ipc.endpoints import RunDir
-from ipc.messages import Call, CallMethod, Reply, Welcome
+from ipc.endpoints import CORE_SLOTS, RunDir
+from ipc.messages import CORE_RETIRED, Call, CallMethod, CoreState, Reply, Welcome
 from ipc.process import raise_descriptor_limit, start_ticks
 
 log = logging.getLogger(__name__)
 
+_LOCK_TIMEOUT_S = 1.0
+"""How long a core that still dies is waited for."""
+_RETIRING_S = 2.0
+"""A core that retires stays for so long, even if it is idle, where clients do not leave it before."""
 _POLL_INTERVAL_S = 0.05
 """How often deadlines are looked at while grammars are compiled and nothing runs."""
 
@@ -59,20 +65,34 @@ _POLL_INTERVAL_S = 0.05
 class EngineCoreProcess:
     """Everything that one engine-core process consists of."""
 
-    def __init__(self, config_file: Path) -> None:
+    def __init__(self, config_file: Path, *, slot: int = 0, is_standby: bool = False) -> None:
+        """A standby core is found by clients only once it is ready, so that another one may serve while it loads.
+
+        Raises:
+            ConfigError: wrong settings, or another core runs in the slot.
+        """
         self._model = load_section(config_file, ModelConfig)
         self._cache = load_section(config_file, CacheConfig)
         self._scheduling = load_section(config_file, SchedulerConfig)
         self._fake = load_section(config_file, FakeModelConfig)
-        self._drain_timeout_s = load_section(config_file, LauncherConfig).drain_timeout
+        launcher_config = load_section(config_file, LauncherConfig)
+        self._drain_timeout_s = launcher_config.drain_timeout
         self._run_dir = RunDir(config_file.parent)
         self._inbox: SimpleQueue[Event] = SimpleQueue()
         self._drain_deadline: float | None = None
         self._has_drain_begun = False
-        self._lock = self._run_dir.lock("core")
+        self._is_retiring = False
+        self._farewell_deadline = 0.0
+        self._lock = self._run_dir.lock_core(slot, wait_s=_LOCK_TIMEOUT_S)
         self._epoch = time.time_ns()
+        self._clock = StepClock(launcher_config.hang_timeout)
         remote = RemoteAccess.of(load_section(config_file, EndpointConfig))
-        self._io = IoThread(self._run_dir.core_socket, self._epoch, self._inbox, raise_descriptor_limit(), remote)
+        socket_path = self._run_dir.slot_socket(slot)
+        self._io = IoThread(socket_path, self._epoch, self._inbox, self._clock, raise_descriptor_limit(), remote)
+        self._slot = slot
+        self._is_standby = is_standby
+        if not is_standby:
+            self._run_dir.publish_core(slot)
 
     def run(self) -> None:
         """Load, serve until told to drain, and leave.
@@ -96,7 +116,7 @@ class EngineCoreProcess:
         )
         drafts = Drafts.of(self._scheduling, kv_cache, runner.info.max_model_len)
         scheduler = Scheduler(self._scheduling, kv_cache, drafts)
-        self._core = EngineCore(runner, scheduler, kv_cache, stop_check, admission, grammars, quarantine)
+        self._core = EngineCore(runner, scheduler, kv_cache, stop_check, admission, grammars, quarantine, self._clock)
         gc.collect()
         gc.freeze()  # what is alive now stays alive: spare the collector from walking it
         gc.enable()
@@ -113,6 +133,8 @@ class EngineCoreProcess:
             ),
             admission,
         )
+        if self._is_standby:
+            self._run_dir.publish_core(self._slot)
         self._serve()
         grammars.close(timeout_s=0.0)  # this process ends by `os._exit`, which minds no threads
         self._io.stop("drained")
@@ -126,9 +148,9 @@ class EngineCoreProcess:
     def _make_quarantine(self) -> Quarantine:
         """With the suspects of the cores that died on this run dir."""
         max_tokens_per_step = 1 + (self._scheduling.speculative_tokens if self._scheduling.speculative != "off" else 0)
-        journal_file = self._run_dir.journal_file
-        suspects = suspects_after([journal_file], max_tokens_per_step, time.time())
-        return Quarantine(CrashJournal(journal_file), suspects)
+        journals = [self._run_dir.slot_journal_file(slot) for slot in CORE_SLOTS]
+        suspects = suspects_after(journals, max_tokens_per_step, time.time())
+        return Quarantine(CrashJournal(self._run_dir.slot_journal_file(self._slot)), suspects)
 
     def _load_runner(self) -> ModelRunner:
         # The runners are imported here because that takes seconds, during which the I/O thread answers already.
@@ -182,10 +204,9 @@ class EngineCoreProcess:
             self._take_events()
 
     def _step(self) -> None:
-        clock = self._io.clock
-        clock.step, clock.started_at = clock.step + 1, time.monotonic()
+        self._clock.begin()
         outputs = self._core.step()
-        clock.started_at = None
+        self._clock.end()
         self._io.send_outputs(outputs, self._core.load)
         if self._core.is_broken:
             self._io.announce_death("every step fails")
@@ -203,9 +224,14 @@ class EngineCoreProcess:
         if self._drain_deadline is None or not self._has_drain_begun:
             return False
         if not self._core.is_empty and time.monotonic() > self._drain_deadline:
-            outputs = self._core.fail_all_requests("draining", "The engine stopped before this request was done.")
+            code = CORE_RETIRED if self._is_retiring else "draining"
+            outputs = self._core.fail_all_requests(code, "The engine stopped before this request was done.")
             self._io.send_outputs(outputs, self._core.load)
-        return self._core.is_empty
+        return self._core.is_empty and not self._is_awaited()
+
+    def _is_awaited(self) -> bool:
+        """True while clients of a retiring core may still turn to its successor, so that they never have none."""
+        return self._io.num_clients > 0 and time.monotonic() < self._farewell_deadline
 
     def _take_events(self) -> None:
         """Handle everything in the inbox; where there is nothing else to do, wait for the first."""
@@ -229,9 +255,14 @@ class EngineCoreProcess:
             self._io.send_reply(event.client_slot, self._answer(event.call))
         elif isinstance(event, DrainBegun):
             self._has_drain_begun = self._drain_deadline is not None  # else it was a call, and may be taken back
+            if self._is_retiring:
+                self._io.hand_back(self._core.withdraw_unstarted())
         elif self._drain_deadline is None:
-            self._drain_deadline = time.monotonic() + self._drain_timeout_s
-            self._io.begin_draining()
+            self._begin_the_end(CoreState.DRAINING)
+
+    def _begin_the_end(self, state: CoreState) -> None:
+        self._drain_deadline = time.monotonic() + self._drain_timeout_s
+        self._io.begin_draining(state)
 
     def _send(self, outputs: EngineCoreOutputs) -> None:
         if outputs:
@@ -245,11 +276,16 @@ class EngineCoreProcess:
                 return Reply(call.call_id, {**self._core.stats, **edge})
             case CallMethod.RESET_PREFIX_CACHE:
                 return Reply(call.call_id, {"num_blocks": self._core.reset_prefix_cache()})
+            case CallMethod.DRAIN | CallMethod.RESUME | CallMethod.RETIRE if self._drain_deadline is not None:
+                return Reply(call.call_id, error="the engine is stopping")
+            case CallMethod.RETIRE:
+                self._is_retiring = True
+                self._farewell_deadline = time.monotonic() + _RETIRING_S
+                self._begin_the_end(CoreState.RETIRING)
+                return Reply(call.call_id)
             case CallMethod.DRAIN:
                 self._io.begin_draining()
                 return Reply(call.call_id)
-            case CallMethod.RESUME if self._drain_deadline is not None:
-                return Reply(call.call_id, error="the engine is stopping")
             case CallMethod.RESUME:
                 self._io.end_draining()
                 return Reply(call.call_id)

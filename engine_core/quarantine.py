@@ -1,6 +1,6 @@
 """Requests that may have killed a core: tried again one at a time, and refused when a core died with them twice.
 
-Whatever ran when a core died is a suspect. Suspects come back one at a time beside the others; one that gets past the
+Whatever ran when a core died is a suspect. Suspects come back one at a time, at first alone; one that gets past the
 place at which the core died is innocent. If the core dies again, the suspect that was running then is quarantined:
 refused for `WINDOW_S`, whoever sends it. So a request that kills costs two restarts, and the others lose nothing.
 Requests are the same here if they have the same content (`request_intake.content_digest`), since clients retry.
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 WINDOW_S = 600.0
 MAX_CRASHES = 2
 """A request that was running in this many within the window is refused."""
+MAX_TOKENS_ALONE = 8
+"""A suspect that has further to go runs beside the others, which would wait too long for it."""
 
 
 def suspects_after(journals: Iterable[Path], max_tokens_per_step: int, now_s: float) -> dict[bytes, Suspect]:
@@ -84,11 +86,20 @@ class Quarantine:
         self._held.append(request)
         return False
 
+    @property
+    def alone(self) -> Request | None:
+        """The suspect whose next step nobody else should share: if it kills the core, it was alone."""
+        tried = self._tried
+        return tried if tried is not None and self._num_tokens_to_pass(tried) <= MAX_TOKENS_ALONE else None
+
+    def _num_tokens_to_pass(self, request: Request) -> int:
+        """Tokens until the request is past the place where the core died."""
+        return self._suspects[request.digest].num_output_tokens - request.num_output_tokens
+
     def released(self) -> list[Request]:
         """Requests that were held and can be queued now; asked after each step."""
-        tried = self._tried
-        if tried is not None and tried.num_output_tokens > self._suspects[tried.digest].num_output_tokens:
-            self._clear(tried.digest)
+        if self._tried is not None and self._num_tokens_to_pass(self._tried) <= 0:
+            self._clear(self._tried.digest)
             self._tried = None
         released: list[Request] = []
         while self._tried is None and self._held:

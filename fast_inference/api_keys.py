@@ -10,8 +10,6 @@ from ipc.api_keys import digests_of
 from ipc.config import AccessConfig, LauncherConfig
 from ipc.errors import ConfigError
 
-_LOOPBACK = ("127.", "localhost", "::1")
-
 
 def read_key_file(path: Path) -> tuple[str, ...]:
     """Digests of the keys in a file, one key per line; empty lines and those that begin with `#` do not count.
@@ -34,7 +32,7 @@ def read_key_file(path: Path) -> tuple[str, ...]:
 
 def exposure_warning(launcher: LauncherConfig, access: AccessConfig) -> str | None:
     """What to say loudly before a server listens for everybody and asks nobody for a key."""
-    if launcher.host.startswith(_LOOPBACK) or access.api_key:
+    if launcher.is_local or access.api_key:
         return None
     return (
         f"WARNING: listening on {launcher.host} and no API key protects this server: everybody who reaches this "

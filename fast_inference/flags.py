@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from ipc.config import (
     CacheConfig,
+    ConnectionConfig,
     EndpointConfig,
     FakeModelConfig,
     FrontendConfig,
@@ -31,6 +32,7 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     LauncherConfig,
     ModelConfig,
     FrontendConfig,
+    ConnectionConfig,
     SchedulerConfig,
     CacheConfig,
     EndpointConfig,

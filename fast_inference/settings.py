@@ -30,6 +30,7 @@ from ipc.config import (
     FAKE_MODEL,
     SECRET_SETTINGS,
     CacheConfig,
+    ConnectionConfig,
     EndpointConfig,
     FakeModelConfig,
     FrontendConfig,
@@ -79,6 +80,7 @@ class Settings(
     LauncherConfig,
     ModelConfig,
     FrontendConfig,
+    ConnectionConfig,
     SchedulerConfig,
     CacheConfig,
     EndpointConfig,
@@ -98,6 +100,7 @@ class Settings(
         "allowed_origins",
         "allowed_methods",
         "allowed_headers",
+        "allowed_hosts",
         mode="before",
     )
     @classmethod

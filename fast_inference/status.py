@@ -39,7 +39,9 @@ class CoreStatus:
     pid: int | None = None
     epoch: int = 0
     state: str = "stopped"
-    """starting, loading, ready, draining, dying or stopped."""
+    """starting, loading, ready, draining, retiring, dying or stopped."""
+    last_exit: str = ""
+    """How the core before this one ended; empty while none has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +90,5 @@ class StatusFile:
             return
         last = self._written
         frontends = tuple(FrontendStatus(port=frontend.port) for frontend in last.frontends)
-        core = CoreStatus(epoch=last.core.epoch)
+        core = CoreStatus(epoch=last.core.epoch, last_exit=last.core.last_exit)
         self.write(replace(last, state=ServerState.STOPPED, core=core, frontends=frontends))

@@ -2,7 +2,8 @@
 
 Started by the launcher, which owns the listening socket and hands it down as a descriptor, so that all frontends share
 one port. It dies with the launcher. With `--ready-fd` it writes `ready` to that descriptor, once, when it serves HTTP
-and the model's tokenizer is loaded. SIGTERM drains: running requests get `drain_timeout` seconds, then exit code 0.
+and the model's tokenizer is loaded. SIGTERM drains (`draining.py`): running requests get `drain_timeout` seconds, then
+exit code 0; a second one ends them at once.
 A configuration that cannot work is one `error:` line and exit code 1; anything unforeseen is a logged trace and 70.
 Next: `app.py`.
 """
@@ -27,18 +28,23 @@ import uvloop
 from frontend.acceptor import Acceptor
 from frontend.app import create_app
 from frontend.connection_counts import ConnectionCounts
-from frontend.http_protocol import HttpProtocol
+from frontend.connection_limit import max_connections
+from frontend.draining import Drain, close_after_answer
+from frontend.host_header import HostPolicy
+from frontend.http_protocol import ConnectionGuards, HttpProtocol
 from frontend.state import FrontendState
 from ipc.client import EngineClient
-from ipc.config import FrontendConfig, LauncherConfig, LogConfig, load_section
+from ipc.config import ConnectionConfig, FrontendConfig, LauncherConfig, LogConfig, load_section
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_INTERNAL_ERROR
 from ipc.log import configure_logging
 from ipc.messages import ClientRole
-from ipc.process import die_with_parent
+from ipc.process import die_with_parent, raise_descriptor_limit
 from ipc.recovery import CoreLossPolicy
 
+_WATCH_INTERVAL_S = 0.1
+_WATCH_PAUSE_S = 0.005
 _FIRST_WORD_S = 1.0
 """What is wrong for one frontend is wrong for all: the first says so, and the launcher ends the others meanwhile."""
 
@@ -48,9 +54,21 @@ log = logging.getLogger(__name__)
 class FrontendServer(uvicorn.Server):
     """uvicorn on connections from an `Acceptor`; says when it serves."""
 
-    def __init__(self, config: uvicorn.Config, counts: ConnectionCounts) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        counts: ConnectionCounts,
+        guards: ConnectionGuards,
+        max_connections: int,
+        drain: Drain,
+        drain_timeout_s: float,
+    ) -> None:
         super().__init__(config)
         self._counts = counts
+        self._guards = guards
+        self._max_connections = max_connections
+        self._drain = drain
+        self._drain_timeout_s = drain_timeout_s
         self.is_serving = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -58,25 +76,59 @@ class FrontendServer(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise RuntimeError("the application did not start")
-        acceptors = [
-            Acceptor(listening, self._create_protocol, self._counts, self._num_connections)
+        self._acceptors = [
+            Acceptor(listening, self._create_protocol, self._counts, self._num_connections, self._max_connections)
             for listening in sockets or ()
         ]
-        self.servers = cast("list[asyncio.Server]", acceptors)  # what shutdown uses of them
+        self.servers = cast("list[asyncio.Server]", self._acceptors)  # what shutdown uses of them
+        self._watching = asyncio.create_task(self._watch_connections())
         self.started = True
         self.is_serving.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain; deadlines hold meanwhile."""
+        await super().shutdown(sockets)
+        self._watching.cancel()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         self._counts.publish(self._num_connections())
+        if self._drain.is_draining:
+            self._go_on_draining()
         return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins to drain, a second one ends what runs."""
+        self._drain.begin(0.0 if self._drain.is_draining else self._drain_timeout_s)
+
+    def _go_on_draining(self) -> None:
+        """Leave when nothing runs any more, or no time is left."""
+        close_after_answer(self.server_state.connections)
+        if not self._drain.num_running:
+            for server in self.servers:
+                server.close()
+        if self._drain.is_over or self._drain.is_late:
+            self.config.timeout_graceful_shutdown = 0 if self._drain.is_late else 1
+            self.should_exit = True
+
+    async def _watch_connections(self) -> None:
+        while True:
+            has_more = self._guards.expire()
+            await asyncio.sleep(_WATCH_PAUSE_S if has_more else _WATCH_INTERVAL_S)
+            for acceptor in self._acceptors:
+                acceptor.expire()
 
     def _num_connections(self) -> int:
         return len(self.server_state.connections)
 
     def _create_protocol(self) -> asyncio.Protocol:
         protocol_class = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
-        return protocol_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return protocol_class(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            guards=self._guards,
+        )
 
 
 def build_server(config_file: Path, index: int) -> tuple[FrontendServer, FrontendState]:
@@ -107,7 +159,10 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
         server_header=False,
         timeout_graceful_shutdown=max(1, round(launcher_config.drain_timeout)),
     )
-    return FrontendServer(config, counts), state
+    connection_config = load_section(config_file, ConnectionConfig)
+    guards = ConnectionGuards.of(connection_config, HostPolicy(frontend_config, is_local=launcher_config.is_local))
+    num_connections = max_connections(connection_config)
+    return FrontendServer(config, counts, guards, num_connections, state.drain, launcher_config.drain_timeout), state
 
 
 async def serve(server: FrontendServer, state: FrontendState, listening: socket.socket, ready_fd: int | None) -> None:
@@ -165,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal_number, _exit_orderly)
     try:
         die_with_parent()
+        raise_descriptor_limit()
         log_config = load_section(arguments.config, LogConfig)
         configure_logging(log_config, f"frontend-{arguments.index}")
         if log_config.log_level == "info":

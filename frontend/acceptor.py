@@ -3,7 +3,8 @@
 An event loop's own server accepts whatever waits in one go, so that the first frontend to wake takes a whole burst.
 Here one connection is accepted per turn of the event loop, and a frontend that has more connections than another lets
 it go first: it waits `HEAD_START_S`, and takes what is still there then, so that a stopped frontend strands nothing.
-Used by `__main__` in place of the servers that uvicorn would make.
+A connection above `max_connections` is accepted too, and turned away (`connection_limit.py`): left in the backlog it
+would wait for nothing. Used by `__main__` in place of the servers that uvicorn would make.
 """
 
 import asyncio
@@ -12,12 +13,19 @@ import socket
 from collections.abc import Callable
 
 from frontend.connection_counts import ConnectionCounts
+from frontend.connection_limit import TurnedAway
 
 log = logging.getLogger(__name__)
 
 HEAD_START_S = 0.002
+UNSENT_BYTES = 128 * 1024
+"""What the kernel takes for a client that does not read, instead of megabytes; does not slow down one that does."""
+FULL_HEAD_START_S = 0.05
+"""The same for a frontend that could only turn the connection away."""
 _PAUSE_S = 0.5
 """After a failure such as having no descriptors left."""
+_TCP_NOTSENT_LOWAT = 25
+"""Of Linux; Python 3.11 has no name for it."""
 
 
 class Acceptor:
@@ -29,12 +37,15 @@ class Acceptor:
         create_protocol: Callable[[], asyncio.Protocol],
         counts: ConnectionCounts,
         num_connections: Callable[[], int],
+        max_connections: int,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listening = listening
         self._create_protocol = create_protocol
         self._counts = counts
         self._num_connections = num_connections
+        self._max_connections = max_connections
+        self._turned_away = TurnedAway()
         self._set_ups: set[asyncio.Task[object]] = set()
         self._is_closed = False
         listening.setblocking(False)
@@ -44,7 +55,12 @@ class Acceptor:
         """Accept nothing more; connections stay."""
         if not self._is_closed:
             self._is_closed = True
+            self._turned_away.close()
             self._loop.remove_reader(self._listening.fileno())
+
+    def expire(self) -> None:
+        """Let go of connections that were turned away; called several times a second."""
+        self._turned_away.expire()
 
     async def wait_closed(self) -> None:
         """Wait until every accepted connection has its protocol."""
@@ -62,7 +78,8 @@ class Acceptor:
         num_connections = self._num_connections() + len(self._set_ups)
         self._counts.publish(num_connections)
         if self._counts.is_above_another(num_connections):
-            self._pause(HEAD_START_S, self._accept_what_is_left)
+            is_full = num_connections >= self._max_connections
+            self._pause(FULL_HEAD_START_S if is_full else HEAD_START_S, self._accept_what_is_left)
         else:
             self._accept()
 
@@ -80,6 +97,9 @@ class Acceptor:
             log.error("cannot accept connections for %.1f s: %s", _PAUSE_S, error.strerror)
             self._pause(_PAUSE_S, self._listen)
             return
+        if self._num_connections() + len(self._set_ups) >= self._max_connections:
+            self._turned_away.add(connection)
+            return
         connection.setblocking(False)
         set_up = self._loop.create_task(self._set_up(connection))
         self._set_ups.add(set_up)
@@ -89,6 +109,7 @@ class Acceptor:
     async def _set_up(self, connection: socket.socket) -> None:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             await self._loop.connect_accepted_socket(self._create_protocol, connection)
         except OSError as error:
             log.debug("a connection broke at once: %s", error.strerror)

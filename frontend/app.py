@@ -24,6 +24,7 @@ from frontend.anthropic_api.serving import ServingCountTokens, ServingMessages
 from frontend.cancellation import Cancellation
 from frontend.cors import CrossOriginMiddleware
 from frontend.docs_pages import add_docs_pages
+from frontend.draining import DrainMiddleware
 from frontend.edge import EdgeSettings
 from frontend.errors import error_response, http_exception_response
 from frontend.health import Health, package_version
@@ -77,6 +78,7 @@ def create_app(state: FrontendState) -> FastAPI:
     app.state.edge = EdgeSettings.of(state.config)
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=state.config.max_body_bytes)
     app.add_middleware(ApiKeyMiddleware, config=state.config)
+    app.add_middleware(DrainMiddleware, drain=state.drain)
     if state.config.allowed_origins:
         app.add_middleware(CrossOriginMiddleware, config=state.config)
     app.add_middleware(RequestContextMiddleware, echo_request_id=state.config.request_id_headers)

@@ -44,6 +44,24 @@ class HeadTooLargeError(ClientError):
     code = "headers_too_large"
 
 
+class RequestTimedOutError(ClientError):
+    """A request did not come in whole within its time."""
+
+    code = "request_timeout"
+
+
+class HostNotAllowedError(ClientError):
+    """The server does not answer under the name in the Host header."""
+
+    code = "host_not_allowed"
+
+
+class TooManyConnectionsError(EngineUnavailableError):
+    """A frontend has as many connections as it may."""
+
+    code = "too_many_connections"
+
+
 class InvalidApiKeyError(ClientError):
     """The request carries no API key, or a wrong one."""
 
@@ -98,6 +116,15 @@ class ShuttingDownError(EngineUnavailableError):
         super().__init__("The server is shutting down.")
 
 
+class DrainingError(EngineUnavailableError):
+    """The server was told to stop: it finishes what runs, and takes nothing new."""
+
+    code = "draining"
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down and takes no new requests.", retry_after_s=5.0)
+
+
 @dataclass(frozen=True, slots=True)
 class HttpStatus:
     """What a class of errors becomes."""
@@ -118,6 +145,9 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     ModelNotFoundError: HttpStatus(404, _INVALID_REQUEST),
     MalformedRequestError: HttpStatus(400, _INVALID_REQUEST),
     HeadTooLargeError: HttpStatus(431, _INVALID_REQUEST),
+    RequestTimedOutError: HttpStatus(408, _INVALID_REQUEST),
+    HostNotAllowedError: HttpStatus(403, "permission_error"),
+    TooManyConnectionsError: HttpStatus(503, _UNAVAILABLE),
     InvalidApiKeyError: HttpStatus(401, "authentication_error"),
     AdminKeyRequiredError: HttpStatus(403, "permission_error"),
     BodyTooLargeError: HttpStatus(413, _INVALID_REQUEST),
@@ -135,6 +165,7 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     ProtocolError: HttpStatus(500, _SERVER_ERROR),
     EngineUnavailableError: HttpStatus(503, _UNAVAILABLE),
     ShuttingDownError: HttpStatus(503, _UNAVAILABLE),
+    DrainingError: HttpStatus(503, _UNAVAILABLE),
 }
 
 _ROUTE_CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -172,7 +203,7 @@ def error_response(error: FastInferenceError) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, RequestQuarantinedError):
         headers["x-should-retry"] = "false"  # OpenAI's clients send a request again after other 5xx answers
-    if isinstance(error, BodyTooLargeError):
+    if isinstance(error, BodyTooLargeError | TooManyConnectionsError):
         headers["connection"] = "close"  # the rest of the body is not read
     if isinstance(error, InvalidApiKeyError):
         headers["www-authenticate"] = 'Bearer realm="fast-inference"'

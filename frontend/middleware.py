@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST = 499
 """The status in the access line when the client left before an answer."""
 
+REFUSED_STATUS_SCOPE_KEY = "fast_inference.refused_status"
+"""Set by `http_protocol.py` where it answered a request itself, with a body that did not come or was no HTTP."""
 _ID_SCOPE_KEY = "fast_inference.request_id"
 _TIME_SCOPE_KEY = "fast_inference.came_at_us"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -84,6 +86,7 @@ class RequestContextMiddleware:
             response = json_response(internal_error_body(), status=500)
             await response(scope, receive, send_with_id)
         finally:
+            status = status if is_started else scope.get(REFUSED_STATUS_SCOPE_KEY, status)
             _log_access(scope, status, (time.perf_counter() - began_at) * 1e3, request_id)
 
 

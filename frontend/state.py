@@ -11,19 +11,21 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from frontend.draining import Drain
 from frontend.model_tokenizers import ModelTokenizers
 from frontend.tokenizer import FrontendTokenizer
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig
 from ipc.errors import EngineUnavailableError, InvalidRequestError, ModelNotFoundError, QueueFullError
 from ipc.messages import CoreState, Welcome
+from ipc.own_sleep import Silence
 
 log = logging.getLogger(__name__)
 
 BEAT_TIMEOUT_S = 5.0
 """A core that was not heard for so long is not ready."""
-STEP_TIMEOUT_S = 120.0
-"""A step that takes so long hangs."""
+_STALLED_RETRY_S = 5.0
+"""A core that is stalled goes on by itself, or is killed and loaded anew."""
 _WATCH_INTERVAL_S = 0.5
 
 
@@ -71,6 +73,7 @@ class FrontendState:
         self.config = config
         self.client = client
         self.created_at = created_at
+        self.drain = Drain()
         self.became_ready = asyncio.Event()
         """Set once the first model can be served."""
         self.failed = asyncio.Event()
@@ -78,6 +81,7 @@ class FrontendState:
         self.failure: BaseException | None = None
         self.large_body_slot = asyncio.Semaphore(1)
         """Taken while a large body is parsed."""
+        self._silence = Silence()
         self._tokenizers = ModelTokenizers(Path(config.chat_template) if config.chat_template else None)
         self._watcher: asyncio.Task[None] | None = None
 
@@ -98,15 +102,22 @@ class FrontendState:
     @property
     def status(self) -> str:
         """`ready`, or why not: `starting`, `loading`, `draining`, `stalled` or `dead`."""
+        if self.drain.is_draining:
+            return "draining"
         state = self.client.state
         if state is None:
             return "starting" if self.client.welcome is None else "dead"
         if state is not CoreState.READY:
             return {CoreState.LOADING: "loading", CoreState.DRAINING: "draining", CoreState.DYING: "dead"}[state]
-        if self.client.beat_age_s > BEAT_TIMEOUT_S or self.client.step_age_s > STEP_TIMEOUT_S:
+        if self._is_stalled():
             return "stalled"
         welcome = self.client.welcome
         return "loading" if welcome is None or self._tokenizers.of(welcome) is None else "ready"
+
+    def _is_stalled(self) -> bool:
+        """True where the core is silent although this process listens, or its step takes longer than it may."""
+        silence_s = self._silence.seconds(self.client.beat_age_s)
+        return silence_s > BEAT_TIMEOUT_S or 0 < self.client.step_allowance_s < self.client.step_age_s
 
     def model(self) -> ServedModel:
         """The model to serve now.
@@ -115,6 +126,8 @@ class FrontendState:
             EngineUnavailableError: the core does not accept requests, or its tokenizer is not loaded yet.
         """
         welcome = self.client.welcome
+        if self.client.is_ready and self._is_stalled():
+            raise EngineUnavailableError("The engine is stalled.", code="stalled", retry_after_s=_STALLED_RETRY_S)
         if not self.client.is_ready or welcome is None:
             detail = f": {self.client.detail}" if self.client.detail else ""
             raise EngineUnavailableError(f"The engine is {self.status}{detail}.")
@@ -126,7 +139,8 @@ class FrontendState:
         return ServedModel(welcome, tokenizer, self._names(welcome))
 
     def check_admission(self, model: ServedModel, num_requests: int = 1) -> None:
-        """Refuse early, before tokenizing, what the core would refuse; the core itself decides for good.
+        """Refuse early what the core would refuse, which itself decides for good; asked before a body is read, so that
+        a refusal costs next to nothing, and again with the number of requests in it.
 
         Raises:
             QueueFullError: by the occupancy that the core last published, not all of the requests have room.
@@ -152,6 +166,7 @@ class FrontendState:
             ConfigError: the first one cannot be loaded.
         """
         while True:
+            self._is_stalled()  # so that time is counted while nobody asks
             await self._prepare_model(await self.client.wait_ready(None))
             await asyncio.sleep(_WATCH_INTERVAL_S)
 

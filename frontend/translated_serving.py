@@ -74,6 +74,7 @@ class TranslatedServing(ABC, Generic[BodyT]):
     async def serve(self, request: Request) -> Response:
         """Answer one HTTP request; raises as `OpenAIServing.serve` does."""
         model = self._state.model()
+        self._state.check_admission(model)
         body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
         translation = Translation(lambda: self.chat_values(model, body), self.param_name)
         chat_body = await translation.chat_body(request, self._state)

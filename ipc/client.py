@@ -109,6 +109,11 @@ class EngineClient:
         return self._session.step_age_s
 
     @property
+    def step_allowance_s(self) -> float:
+        """A step that takes longer than this is stuck; 0 where the core does not say."""
+        return self._session.step_allowance_s
+
+    @property
     def _session(self) -> Session:
         return self._link.session if self._link is not None else self._unlinked
 

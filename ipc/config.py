@@ -6,6 +6,7 @@ the class that uses it; nothing else reads the environment. Field descriptions a
 Rules between fields raise `ConfigError` with the names of the flags.
 """
 
+import ipaddress
 import json
 import re
 from pathlib import Path
@@ -22,6 +23,7 @@ FAKE_MODEL = "fake"
 """The value of `--model` that means no model at all."""
 SECRET_SETTINGS = frozenset({"api_key", "admin_api_key"})
 """Settings whose values are never repeated, not even in an error about them."""
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 _TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
@@ -156,6 +158,11 @@ class AccessConfig(_Section):
     allow_credentials: bool = Field(False, description="let these pages send cookies; not together with '*'")
     allowed_methods: tuple[str, ...] = Field(("*",), description="method that these pages may use")
     allowed_headers: tuple[str, ...] = Field(("*",), description="header that these pages may send")
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="name in the Host header that is answered beside local names and addresses, or '*'; where not set, "
+        "any, except on loopback without a key",
+    )
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
@@ -167,6 +174,9 @@ class AccessConfig(_Section):
         for origin in self.allowed_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ConfigError(f"--allowed-origins: {origin!r} is no origin, such as https://example.com:8443")
+        for host in self.allowed_hosts:
+            if host != "*" and not _HOST_NAME.fullmatch(host):
+                raise ConfigError(f"--allowed-hosts: {host!r} is no name, such as api.example.com (without a port)")
         if self.isolate_cache_by_key and not (self.api_key or self.api_key_file):
             raise ConfigError("--isolate-cache-by-key needs --api-key")
         return self
@@ -192,6 +202,25 @@ class FrontendConfig(AccessConfig):
         "core where they stopped, 'fail' ends them in an error; those that have not begun wait for it either way",
     )
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
+
+
+class ConnectionConfig(_Section):
+    """How long a connection may keep a frontend waiting, and how many it holds."""
+
+    header_timeout: float = Field(10.0, ge=0, description="seconds for the head of a request; 0 for ever")
+    body_timeout: float = Field(30.0, ge=0, description="seconds from there for its body; 0 for ever")
+    keep_alive_timeout: float = Field(
+        75.0, ge=0, description="seconds that a connection stays open without a request; 0 for ever"
+    )
+    send_timeout: float = Field(
+        30.0, ge=0, description="seconds after which a client that takes no byte of its answer is cut off; 0 never"
+    )
+    max_connections: int | None = Field(
+        None,
+        ge=1,
+        description="most connections of each frontend; more get a 503; where not set, what the limit of open files "
+        "leaves, and not more than 16384",
+    )
 
 
 class EndpointConfig(_Section):
@@ -230,6 +259,20 @@ class LauncherConfig(_Section):
     frontends: int = Field(2, ge=1, le=64, description="frontend processes")
     run_dir: Path | None = Field(None, description="private folder of sockets and status.json, made if missing")
     drain_timeout: float = Field(30.0, ge=0, description="seconds that running requests get after SIGTERM")
+    hang_timeout: float = Field(
+        30.0,
+        ge=1,
+        description="seconds of silence after which the core is killed and started anew; a step that hangs is given as "
+        "many, and more the more it computes",
+    )
+
+    @property
+    def is_local(self) -> bool:
+        """True if only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
 
 
 SectionT = TypeVar("SectionT", bound=BaseModel)

@@ -1,7 +1,9 @@
 """Where the processes meet: the run dir with its files and locks, and the options of both ends of the socket.
 
-Invariant: whoever binds `core.sock` holds the lock `core`, because libzmq lets a second process take over a bound
-ipc path without a word (tried with libzmq 4.3.5).
+A core runs in one of two slots, so that a second one can load while the first serves; `core.sock` is a link to the
+socket of the slot that clients are to use.
+Invariant: whoever binds the socket of a slot holds the slot's lock, because libzmq lets a second process take over a
+bound ipc path without a word (tried with libzmq 4.3.5).
 """
 
 import fcntl
@@ -9,10 +11,10 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import zmq
 
@@ -23,6 +25,8 @@ from ipc.errors import ConfigError
 MAX_SOCKET_PATH_BYTES = 107
 SEND_QUEUE_MESSAGES = 1000
 RECEIVE_QUEUE_MESSAGES = 1000
+CORE_SLOTS = (0, 1)
+_LOCK_RETRY_S = 0.02
 HEARTBEAT_MS = 5_000
 """Between hosts, where a connection can be dead without anybody having ended it."""
 DEAD_AFTER_MS = 15_000
@@ -53,13 +57,40 @@ class RunDir:
 
     @property
     def core_socket(self) -> Path:
-        """The core's ROUTER."""
+        """Where clients find the core: a link to the socket of a slot."""
         return self.path / "core.sock"
+
+    def slot_socket(self, slot: int) -> Path:
+        """The ROUTER of the core in this slot."""
+        return self.path / f"core-{slot}.sock"
+
+    def slot_lock_file(self, slot: int) -> Path:
+        """Held by the core in this slot."""
+        return self.path / f"core-{slot}.lock"
+
+    def slot_journal_file(self, slot: int) -> Path:
+        """What the core in this slot is working on, for the core after it."""
+        return self.path / f"core-{slot}.journal"
 
     @property
     def config_file(self) -> Path:
         """The settings that the launcher resolved."""
         return self.path / "config.json"
+
+    @property
+    def standby_config_file(self) -> Path:
+        """The same for a core that is to take the place of the one that runs."""
+        return self.path / "config-standby.json"
+
+    @property
+    def standby_error_file(self) -> Path:
+        """Why that core could not start, in one line."""
+        return self.path / "standby.error"
+
+    @property
+    def reload_file(self) -> Path:
+        """What `fast-inference reload` asks of the launcher."""
+        return self.path / "reload.json"
 
     @property
     def status_file(self) -> Path:
@@ -72,11 +103,6 @@ class RunDir:
         return self.path / "connections"
 
     @property
-    def journal_file(self) -> Path:
-        """What the core was working on, for the core after it."""
-        return self.path / "core.journal"
-
-    @property
     def fake_tokenizer_dir(self) -> Path:
         """The tokenizer of the fake model."""
         return self.path / "fake-tokenizer"
@@ -87,14 +113,14 @@ class RunDir:
         return self.path / ".fast-inference"
 
     @property
-    def core_lock_file(self) -> Path:
-        """Held by the core."""
-        return self.path / "core.lock"
-
-    @property
     def launcher_lock_file(self) -> Path:
         """Held by the launcher."""
         return self.path / "launcher.lock"
+
+    @property
+    def reload_lock_file(self) -> Path:
+        """Held by `fast-inference reload`."""
+        return self.path / "reload.lock"
 
     # --- life ---
 
@@ -105,7 +131,7 @@ class RunDir:
             ConfigError: it cannot be made, its path is too long for a socket, others may write to it, or it holds files
                 that are not of an earlier server.
         """
-        if len(os.fsencode(self.core_socket)) > MAX_SOCKET_PATH_BYTES:
+        if len(os.fsencode(self.slot_socket(0))) > MAX_SOCKET_PATH_BYTES:
             raise ConfigError(f"run dir path too long for a socket: {self.path} (use --run-dir)")
         try:
             if self._is_default:
@@ -119,30 +145,76 @@ class RunDir:
         except OSError as error:
             raise ConfigError(f"cannot make run dir {self.path}: {error.strerror}") from error
 
-    def lock(self, name: Literal["core", "launcher"]) -> int:
-        """Take the lock `name` for the life of this process; returns the descriptor that holds it.
+    def lock_core(self, slot: int, wait_s: float = 0.0) -> int:
+        """Take the lock of a slot for the life of this process; returns the descriptor that holds it.
 
         Raises:
-            ConfigError: another process holds it, or its file cannot be made.
+            ConfigError: another core still holds it after the time, or its file cannot be made.
         """
-        path = self.core_lock_file if name == "core" else self.launcher_lock_file
+        return self._lock(self.slot_lock_file(slot), "core", wait_s)
+
+    def lock_reload(self) -> int:
+        """The same for the one `fast-inference reload` that may wait for an answer."""
+        return self._lock(self.reload_lock_file, "reload", 0.0)
+
+    def lock_launcher(self) -> int:
+        """The same for the one launcher of this run dir."""
+        return self._lock(self.launcher_lock_file, "launcher", 0.0)
+
+    def _lock(self, path: Path, name: str, wait_s: float) -> int:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigError(f"cannot make {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise ConfigError(f"another {name} runs on {self.path}") from error
-        return descriptor
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    os.close(descriptor)
+                    raise ConfigError(f"another {name} runs on {self.path}") from error
+                time.sleep(_LOCK_RETRY_S)
+            else:
+                return descriptor
+
+    def publish_core(self, slot: int) -> None:
+        """Have clients find the core of this slot from now on; replaces whatever is there in one step.
+
+        Raises:
+            OSError: the link cannot be made.
+        """
+        temporary = self._temporary_link(slot)
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.slot_socket(slot).name)
+        os.replace(temporary, self.core_socket)
+
+    def _temporary_link(self, slot: int) -> Path:
+        return self.path / f"core-{slot}.link"
+
+    def forget_crashes(self) -> None:
+        """Remove what cores that died have left for their successors."""
+        for slot in CORE_SLOTS:
+            with suppress(OSError):
+                self.slot_journal_file(slot).unlink()
+
+    def remove_reload_files(self) -> None:
+        """Remove what a reload leaves, or what is left of one that was cut off."""
+        for path in (self.reload_file, self.standby_config_file, self.standby_error_file):
+            with suppress(OSError):
+                path.unlink()
 
     def remove_files(self) -> None:
         """Remove what a server leaves except `status.json`; without one, the folder too if `create` made it.
 
         Only the holder of the launcher's lock may call this; files that are not of the server stay.
         """
-        mine = [self.config_file, self.core_socket, self.connections_file, self.core_lock_file, self.journal_file]
+        self.remove_reload_files()
+        mine = [self.config_file, self.core_socket, self.connections_file, self.status_file.with_suffix(".tmp")]
+        mine.append(self.reload_lock_file)
+        for slot in CORE_SLOTS:
+            mine += [self.slot_socket(slot), self.slot_lock_file(slot), self.slot_journal_file(slot)]
+            mine.append(self._temporary_link(slot))
         has_run = self.status_file.exists()
         if not has_run:
             mine.append(self.marker_file)

@@ -196,6 +196,8 @@ class CallMethod(IntEnum):
     """End the requests of all clients that have the external id `id` (and are of `flow`, if that is given), because
     their user wants no more of them; answers `num_cancelled`. Those that came to their client before but are not here
     yet end when they come, and are not counted. For frontends too."""
+    RETIRE = 8
+    """Another core has taken the place of this one: finish what runs, hand back the rest, and end the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +360,8 @@ class CoreBeat:
     load: Load = Load()
     detail: str = ""
     """While LOADING: the stage, for people."""
+    step_allowance_ms: int = 0
+    """A running step that takes longer than this is stuck; 0 where the core does not say."""
 
 
 @dataclass(frozen=True, slots=True)

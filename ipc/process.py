@@ -14,6 +14,8 @@ from ipc.errors import ConfigError
 
 LAUNCHER_PID_VARIABLE = "FAST_INFERENCE_LAUNCHER_PID"
 """Set by the launcher for its children; has the prefix of the settings but is none."""
+STACK_DUMP_SIGNAL = signal.SIGUSR1
+"""On which the core writes the stacks of all its threads to stderr."""
 _PR_SET_PDEATHSIG = 1
 
 

@@ -20,9 +20,9 @@ from ipc.errors import (
     RequestQuarantinedError,
     RequestTimeoutError,
 )
-from ipc.messages import Add, Finished, FinishReason, Reject, Started, Welcome
+from ipc.messages import CORE_RETIRED, Add, Finished, FinishReason, Reject, Started, Welcome
 
-_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining", "queue_timeout", "grammar_queue_full"})
+_UNAVAILABLE_CODES = frozenset({"engine_unavailable", "draining", CORE_RETIRED, "queue_timeout", "grammar_queue_full"})
 
 
 class TokenLogprobs(NamedTuple):

@@ -63,6 +63,7 @@ class Session:
         self.load = Load()
         self.detail = ""
         self.step_age_s = 0.0
+        self.step_allowance_s = 0.0
         self._dropped = CountedWarning(log, "dropped a message")
         self.requests: dict[RequestId, RequestOutputs] = {}
         self.orphans: list[RequestOutputs] = []
@@ -174,6 +175,7 @@ class Session:
         request = self.requests.pop(request_id, None)
         if request is not None:
             self.orphans.append(request)
+            self.loss = EngineUnavailableError("The engine hands this request to another one.", code=CORE_RETIRED)
 
     def fail_all(self, error: FastInferenceError) -> None:
         """End every live request with this error."""
@@ -186,7 +188,7 @@ class Session:
     def _on_welcome(self, welcome: Welcome) -> None:
         if self.is_welcomed and self.epoch == welcome.epoch:
             return  # the answer to a repeated HELLO
-        if self.state is not None and self.epoch not in (0, welcome.epoch):
+        if (self.is_welcomed or self.requests) and self.epoch not in (0, welcome.epoch):
             self.lose("another core answers")
         self.welcome = welcome
         self.state = CoreState.READY
@@ -197,6 +199,7 @@ class Session:
         self.load = beat.load
         self.detail = beat.detail
         self.step_age_s = beat.step_age_ms / 1000
+        self.step_allowance_s = beat.step_allowance_ms / 1000
         if (self.is_welcomed and epoch == self.epoch) or beat.state is CoreState.LOADING:
             self.state = beat.state
 

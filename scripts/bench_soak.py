@@ -17,7 +17,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from fast_inference.bench.connection import Client
 from fast_inference.bench.interruption import Interrupted, Interruption
 from fast_inference.bench.load import closed_loop, sustained_loop
 from fast_inference.bench.own_server import OwnServer, own_server
+from fast_inference.bench.process_sizes import resident_bytes
 from fast_inference.bench.target import RequestOptions, Target
 from fast_inference.bench.workload import Load, RandomPrompts
 from fast_inference.cli_bench import split_at_dashes
@@ -43,7 +43,6 @@ GOAL = 0.95
 SAMPLES_PER_INTERVAL = 30
 FILLED_TIMES = 1.25
 """As many tokens as the KV cache holds, times this, have been in each of its blocks."""
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -123,14 +122,6 @@ class Soak:
 
     def _at(self, moment: float) -> Interval:
         return self.intervals[min(int((moment - self.began_at) / self.interval_s), self.num_intervals)]
-
-
-def resident_bytes(pid: int) -> int | None:
-    """Of a process; None where there is none of this number."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
-    except (FileNotFoundError, ProcessLookupError):  # the second where it ends between opening and reading
-        return None
 
 
 def pids_of(server: OwnServer) -> tuple[int | None, ...]:

@@ -113,9 +113,32 @@ class Scheduler:
         self._kv_cache.discard(request)
         self._requeue(request)
 
-    def schedule(self) -> SchedulerOutput:
-        """Plan the next step and count its tokens as computed."""
+    def schedule(self, alone: Request | None = None) -> SchedulerOutput:
+        """Plan the next step and count its tokens as computed.
+
+        Nobody else is in the step of a request that is to be `alone`, if it has the blocks that it needs.
+        """
         step = StepBuilder(self._config.max_num_batched_tokens)
+        if alone is None or not self._try_schedule_alone(step, alone):
+            self._schedule_all(step)
+        self._step += 1
+        self._last_step = step
+        dropped, self._dropped = self._dropped, []
+        return step.build(self._step, dropped)
+
+    def _try_schedule_alone(self, step: StepBuilder, request: Request) -> bool:
+        if request.status is RequestStatus.RUNNING:
+            if self._kv_cache.num_missing_blocks([request]) > self._kv_cache.num_free_blocks:
+                return False
+        elif not self._has_free_seat or not self._admit(step, request, 0):
+            return False
+        if request.num_tokens - request.num_computed_tokens == 1:
+            self._decode(step, [request])
+        else:
+            self._add_prefill(step, request, min(request.num_tokens - request.num_computed_tokens, step.token_budget))
+        return True
+
+    def _schedule_all(self, step: StepBuilder) -> None:
         self._make_room(step)
         if not step.has_preempted and self._queue.num_waiting:
             self._take_places(step)
@@ -129,10 +152,6 @@ class Scheduler:
             is_anybody_waiting_for_blocks = self._queue.num_waiting > 0 and self._has_free_seat
             running, num_running = self._queue.running(_ALL_CLASSES), self._queue.num_running
             self._drafts.add_to(step, running, num_running, may_take_blocks=not is_anybody_waiting_for_blocks)
-        self._step += 1
-        self._last_step = step
-        dropped, self._dropped = self._dropped, []
-        return step.build(self._step, dropped)
 
     def observe_step(self, seconds: float) -> None:
         """Learn how long the step that was planned last took."""
@@ -189,16 +208,19 @@ class Scheduler:
         for request in self._queue.running(classes):
             is_decode = len(request.token_ids) - request.num_computed_tokens == 1
             (decodes if is_decode else prefills).append(request)
-        for request in decodes:
-            step.add_decode(request, self._kv_cache.extend(request))
-            self._kv_cache.publish(request, request.num_computed_tokens + 1)
-            request.num_computed_tokens += 1
-        self._queue.charge_decodes(decodes)
+        self._decode(step, decodes)
         prefills.sort(key=_batch_first)  # both classes are here only where batch is owed
         for request in prefills:
             self._prefill(step, request)
         if not step.has_preempted:
             self._schedule_waiting(step, classes)
+
+    def _decode(self, step: StepBuilder, requests: list[Request]) -> None:
+        for request in requests:
+            step.add_decode(request, self._kv_cache.extend(request))
+            self._kv_cache.publish(request, request.num_computed_tokens + 1)
+            request.num_computed_tokens += 1
+        self._queue.charge_decodes(requests)
 
     def _preempt(self, request: Request) -> None:
         self._kv_cache.free(request)
@@ -313,10 +335,13 @@ class Scheduler:
         if self._queue.num_waiting and self._has_free_seat:  # leave something for a short prompt behind a long one
             num_tokens = min(num_tokens, max(MIN_TOKENS, self._num_budget_tokens(step) // 2))
         if num_tokens > 0:
-            step.add_prefill(request, num_tokens)
-            self._kv_cache.publish(request, request.num_computed_tokens + num_tokens)
-            request.num_computed_tokens += num_tokens
-            self._queue.charge_prefill(request, num_tokens)
+            self._add_prefill(step, request, num_tokens)
+
+    def _add_prefill(self, step: StepBuilder, request: Request, num_tokens: int) -> None:
+        step.add_prefill(request, num_tokens)
+        self._kv_cache.publish(request, request.num_computed_tokens + num_tokens)
+        request.num_computed_tokens += num_tokens
+        self._queue.charge_prefill(request, num_tokens)
 
 
 def _batch_first(request: Request) -> bool:

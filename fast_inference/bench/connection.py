@@ -41,6 +41,8 @@ class Exchange:
     """`[num_pieces]`: length of the body when that piece had arrived."""
     piece_times: "array[float]" = field(default_factory=lambda: array("d"))
     """`[num_pieces]`: when it arrived."""
+    retry_after_s: float | None = None
+    """What a refusal advises, in whole seconds."""
     failure: Failure | None = None
 
 
@@ -121,9 +123,12 @@ class Connection(asyncio.Protocol):
     # --- httptools ---
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """See whether the response says where it ends."""
-        if name.lower() in (b"content-length", b"transfer-encoding"):
+        """See whether the response says where it ends, and when to come again."""
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
             self._has_length = True
+        elif name == b"retry-after" and self._exchange is not None and value.isdigit():
+            self._exchange.retry_after_s = float(value)
 
     def on_headers_complete(self) -> None:
         """The status is known."""

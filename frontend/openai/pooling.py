@@ -63,6 +63,7 @@ class OpenAIServingPooling(ABC, Generic[BodyT]):
             ClientDisconnect: the client left.
         """
         model = self._state.model()
+        self._state.check_admission(model)
         body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
         model.check_name(body.model)
         if model.welcome.embedding_size == 0:

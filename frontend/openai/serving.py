@@ -94,6 +94,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
             ClientDisconnect: the client left before that.
         """
         model = self._state.model()
+        self._state.check_admission(model)
         body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
         if body.stream:
             begun = await self.begin(request, model, body)

@@ -8,7 +8,7 @@ import pytest
 
 from engine_core.control_calls import why_refused
 from ipc.errors import EngineUnavailableError, ServerError
-from ipc.messages import CANCELLED, Call, CallMethod, ClientRole, CoreState, FinishReason
+from ipc.messages import CANCELLED, CORE_RETIRED, Bye, Call, CallMethod, ClientRole, CoreState, FinishReason
 from ipc.structured_output import GrammarKind, StructuredOutput
 from ipc.sync_client import SyncEngineClient
 from tests.factories import make_params
@@ -224,3 +224,68 @@ def test_what_came_before_its_cancellation_ends_when_it_reaches_the_core(client)
     other = client.submit([1], make_params(), arrival_time_us=came_at_us, flow="theirs", external_ids=("late",))
     assert client.collect(other).finished.reason is FinishReason.LENGTH
     assert stats(client)["num_running"] == 0
+
+
+# --- a core that another one replaces -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def retiring_core(tmp_path):
+    """It runs two requests at once, in steps of 20 ms."""
+    with core_process(tmp_path, fake_step_ms=20, max_num_seqs=2, drain_timeout=1.5) as core:
+        yield core
+
+
+def code_of_failure(client, request):
+    with pytest.raises(EngineUnavailableError) as caught:
+        client.collect(request, timeout_s=5)
+    return caught.value.code
+
+
+def test_a_retiring_core_finishes_what_runs_and_hands_back_the_rest(retiring_core):
+    client = retiring_core.connect()
+    running = [client.submit([number], make_params(max_tokens=30)) for number in (1, 2)]
+    wait_until(lambda: client.wait(0.1) and stats(client)["num_running"] == 2)
+    waiting = [client.submit([number], make_params(max_tokens=30)) for number in (3, 4, 5)]
+    client.call(CallMethod.RETIRE)
+    assert client.session.state is CoreState.RETIRING
+    late = client.submit([6], make_params())
+    assert [code_of_failure(client, request) for request in (*waiting, late)] == [CORE_RETIRED] * 4
+    assert not any(request.is_terminated for request in running)
+    assert [len(client.collect(request).token_ids) for request in running] == [30, 30]
+    assert retiring_core.process.wait(5) == 0
+
+
+def test_what_takes_longer_than_the_drain_ends_for_another_core(retiring_core):
+    client = retiring_core.connect()
+    request = client.submit([1], LONG)
+    client.wait(0.1)
+    client.call(CallMethod.RETIRE)
+    assert code_of_failure(client, request) == CORE_RETIRED
+    assert retiring_core.process.wait(5) == 0
+
+
+def test_an_idle_core_that_retires_waits_until_its_clients_have_turned_away(retiring_core):
+    client = retiring_core.connect()
+    client.call(CallMethod.RETIRE)
+    client.wait(0.5)
+    assert retiring_core.process.poll() is None
+    client.send(Bye("closed"))
+    assert retiring_core.process.wait(1) == 0
+
+
+def test_it_does_not_wait_for_ever(retiring_core):
+    client = retiring_core.connect()
+    client.call(CallMethod.RETIRE)
+    wait_until(lambda: client.wait(0.1) and "drained" in client.session.detail)
+    assert retiring_core.process.wait(5) == 0
+
+
+@pytest.mark.parametrize("method", [CallMethod.DRAIN, CallMethod.RESUME, CallMethod.RETIRE])
+def test_retiring_is_for_good(retiring_core, method):
+    client = retiring_core.connect()
+    client.submit([1], LONG)
+    client.call(CallMethod.RETIRE)
+    with pytest.raises(ServerError, match="the engine is stopping"):
+        client.call(method)
+    assert client.session.state is CoreState.RETIRING

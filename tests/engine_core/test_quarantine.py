@@ -4,7 +4,7 @@ import pytest
 
 from engine_core import crash_journal
 from engine_core.crash_journal import CrashJournal, RunningRequest, Suspect
-from engine_core.quarantine import MAX_CRASHES, WINDOW_S, Quarantine, suspects_after
+from engine_core.quarantine import MAX_CRASHES, MAX_TOKENS_ALONE, WINDOW_S, Quarantine, suspects_after
 from engine_core.request_intake import content_digest
 from ipc.errors import RequestQuarantinedError
 from ipc.messages import FinishReason, RequestId
@@ -79,19 +79,56 @@ def test_requests_are_the_same_whatever_the_seed_and_what_was_emitted():
     assert content_digest(add) != digest_of([1, 2])
 
 
-def test_suspects_run_one_at_a_time_beside_the_others(tmp_path):
+def num_tokens_of(core, requests):
+    return [len(core.token_ids[item]) for item in requests]
+
+
+def test_suspects_run_alone_until_they_are_past_the_place(tmp_path):
     suspects = make_suspects([1], [2], [3], max_tokens=20)
     core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
-    first, second, third, other = (core.add([n], max_tokens=20) for n in (1, 2, 3, 4))
-    core.step()
-    assert [len(core.token_ids[item]) for item in (first, second, third, other)] == [1, 0, 0, 1]
-    core.step()
-    core.step()  # the first has a token more than when the core died
-    core.step()
-    assert [len(core.token_ids[item]) for item in (first, second, third, other)] == [4, 1, 0, 4]
+    requests = [core.add([n], max_tokens=20) for n in (1, 2, 3, 4)]
+    after_each_step = []
+    for _ in range(7):
+        core.step()
+        after_each_step.append(num_tokens_of(core, requests))
+    assert after_each_step == [
+        [1, 0, 0, 0],
+        [2, 0, 0, 0],  # as many as when the core died
+        [2, 1, 0, 0],
+        [2, 2, 0, 0],
+        [2, 2, 1, 0],
+        [2, 2, 2, 0],
+        [3, 3, 3, 1],
+    ]
     core.run()
-    assert {core.finished[item].reason for item in (first, second, third, other)} == {FinishReason.LENGTH}
+    assert {core.finished[item].reason for item in requests} == {FinishReason.LENGTH}
     core.check_idle()
+
+
+def test_a_suspect_with_a_long_way_to_go_runs_beside_the_others(tmp_path):
+    suspects = make_suspects([1], [2], max_tokens=20, num_output_tokens=MAX_TOKENS_ALONE + 3)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    requests = [core.add([n], max_tokens=20) for n in (1, 2, 3)]
+    core.step()
+    core.step()
+    assert num_tokens_of(core, requests) == [2, 0, 2]
+    core.step()
+    core.step()
+    assert num_tokens_of(core, requests) == [4, 0, 3]
+    core.run()
+    core.check_idle()
+
+
+def test_a_suspect_without_room_waits_until_others_leave(tmp_path):
+    suspects = make_suspects([1], max_tokens=20)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects), max_num_seqs=1)
+    first = core.add([2], max_tokens=3)
+    core.step()
+    suspect = core.add([1], max_tokens=20)
+    core.step()
+    assert num_tokens_of(core, [first, suspect]) == [2, 0]
+    core.run()
+    assert core.finished[suspect].reason is FinishReason.LENGTH
 
 
 @pytest.mark.parametrize("num_output_tokens", [0, 1000])
@@ -129,7 +166,7 @@ def test_requests_with_the_content_of_an_innocent_run_together(tmp_path):
     requests = [core.add([1], max_tokens=20) for _ in range(4)]
     for _ in range(4):
         core.step()
-    assert [len(core.token_ids[item]) for item in requests] == [4, 1, 1, 1]
+    assert num_tokens_of(core, requests) == [4, 2, 2, 2]
 
 
 def test_what_killed_the_core_twice_is_refused_for_a_while(tmp_path, monkeypatch):

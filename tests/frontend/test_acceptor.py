@@ -1,6 +1,8 @@
 """Frontends share a listening socket: one of them takes each connection, and who has fewer goes first."""
 
 import asyncio
+import os
+import resource
 import socket
 
 import pytest
@@ -27,10 +29,12 @@ def listening():
         yield first, second
 
 
-def make_frontend(listening, run_dir, index):
+def make_frontend(listening, run_dir, index, max_connections=1000):
     connections: list[Counting] = []
     counts = ConnectionCounts(run_dir / "connections", index, num_frontends=2)
-    acceptor = Acceptor(listening[index], lambda: Counting(connections), counts, lambda: len(connections))
+    acceptor = Acceptor(
+        listening[index], lambda: Counting(connections), counts, lambda: len(connections), max_connections
+    )
     return acceptor, connections
 
 
@@ -81,6 +85,45 @@ def test_a_closed_acceptor_leaves_connections_to_the_others(listening, tmp_path)
             await asyncio.sleep(0.05)
             assert ours == []
             listening[1].accept()[0].close()
+
+    run(scenario)
+
+
+def test_a_connection_above_the_limit_is_told_so_and_those_below_stay(listening, tmp_path):
+    async def scenario() -> None:
+        acceptor, ours = make_frontend(listening, tmp_path, 0, max_connections=3)
+        clients = [socket.create_connection(listening[0].getsockname(), timeout=5) for _ in range(5)]
+        for client in clients[3:]:
+            assert (await asyncio.to_thread(client.recv, 12)) == b"HTTP/1.1 503"
+        assert len(ours) == 3
+        acceptor.close()
+        for connection in ours:
+            connection.transport.close()
+        for client in clients:
+            client.close()
+
+    run(scenario)
+
+
+def test_having_no_descriptors_left_is_waited_out(listening, tmp_path, caplog):
+    async def scenario() -> None:
+        acceptor, ours = make_frontend(listening, tmp_path, 0)
+        client = socket.create_connection(listening[0].getsockname())
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+            await asyncio.sleep(0.1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(caplog.records) == 1, "it tries again and again"
+        assert not ours
+        while not ours:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        acceptor.close()
+        ours[0].transport.close()
+        client.close()
 
     run(scenario)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from ipc.client import EngineClient
 from ipc.config import FrontendConfig
 from ipc.errors import ConfigError, EngineUnavailableError, InvalidRequestError, ModelNotFoundError, QueueFullError
 from ipc.messages import ClientRole, Load
-from tests.frontend.applications import application
+from tests.factories import make_params
+from tests.frontend.applications import Application, application
 from tests.processes import CoreProcess, core_process
 
 
@@ -144,3 +146,47 @@ def test_what_nobody_foresaw_ends_the_watching_with_a_failure(core: CoreProcess,
             assert not isinstance(served.state.failure, ConfigError | None)
 
     asyncio.run(run())
+
+
+# --- a core that is stalled ---------------------------------------------------------------------------------------
+
+
+def test_a_core_that_beats_no_more_is_stalled_until_it_does(core: CoreProcess, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("frontend.state.BEAT_TIMEOUT_S", 1.0)
+
+    async def run() -> None:
+        async with application(core.run_dir) as served:
+            core.process.send_signal(signal.SIGSTOP)
+            try:
+                await becomes(served, "stalled")
+                with pytest.raises(EngineUnavailableError, match="stalled") as caught:
+                    served.state.model()
+                answer = await served.http.get("/health")
+            finally:
+                core.process.send_signal(signal.SIGCONT)
+            assert (caught.value.code, caught.value.retry_after_s) == ("stalled", 5.0)
+            assert (answer.status_code, answer.json()["status"]) == (503, "stalled")
+            await becomes(served, "ready")
+            assert served.state.model().names == ("fake",)
+
+    asyncio.run(run())
+
+
+def test_a_step_over_its_allowance_is_stalled(tmp_path: Path):
+    async def run() -> None:
+        async with application(hanging.run_dir) as served:
+            served.state.client.submit([1], make_params(max_tokens=20))
+            await becomes(served, "stalled")
+            with pytest.raises(EngineUnavailableError, match="stalled"):
+                served.state.model()
+
+    with core_process(tmp_path, hang_timeout=1, fake_faults="hang@3") as hanging:
+        asyncio.run(run())
+
+
+async def becomes(served: Application, status: str) -> None:
+    for _ in range(200):
+        if served.state.status == status:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{served.state.status} instead of {status}")

@@ -1,12 +1,22 @@
 """A server that asks for keys, as real processes: what opens it, and where its keys can be seen."""
 
+import re
 import socket
 import stat
+import urllib.parse
 from pathlib import Path
 
 import openai
 import pytest
+from fastapi import FastAPI
+from starlette.routing import Route
 
+from frontend.access import PUBLIC_ROUTES
+from frontend.app import create_app
+from frontend.state import FrontendState
+from ipc.client import EngineClient
+from ipc.config import FrontendConfig
+from ipc.messages import ClientRole
 from tests.servers import Server
 
 KEY, FILE_KEY, ADMIN_KEY = "sk-environment-7f3a", "sk-file-91bc", "sk-admin-55de"
@@ -76,9 +86,53 @@ def test_no_spelling_of_a_path_gets_in_without_a_key(server, target):
     assert status_of(server, f"GET {target} HTTP/1.1") in (400, 401)
 
 
-@pytest.mark.parametrize("host", ["host: a/health/live?", "host: a/health", "x-forwarded-prefix: /health"])
-def test_no_header_gets_in_without_a_key(server, host):
-    assert status_of(server, "GET /v1/models HTTP/1.1", host) == 401
+@pytest.mark.parametrize("host", ["a/health/live?", "a/health", "a/health/live#", "health?x=/"])
+def test_no_host_gets_in_without_a_key(server, host):
+    assert status_of(server, "GET /v1/models HTTP/1.1", f"host: {host}") == 400
+
+
+@pytest.mark.parametrize("header", ["x-forwarded-prefix: /health", "x-original-url: /health", "x-http-method: HEAD"])
+def test_no_header_gets_in_without_a_key(server, header):
+    assert status_of(server, "GET /v1/models HTTP/1.1", "host: x", header) == 401
+
+
+def routes() -> list[tuple[str, str]]:
+    """Method and path of every route, with something for each parameter."""
+    client = EngineClient(Path("/nowhere"), name="test", role=ClientRole.FRONTEND)
+    app = create_app(FrontendState(FrontendConfig(), client, created_at=0))
+    paths = [(route.methods or set(), re.sub(r"\{[^}]*\}", "x", route.path)) for route in routes_of(app)]
+    return sorted({(method, path) for methods, path in paths for method in methods})
+
+
+def routes_of(app: FastAPI) -> list[Route]:
+    found = [route for route in app.routes if isinstance(route, Route)]
+    assert len(found) == len(app.routes), "a route of another kind is not looked at"
+    return found
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        lambda path: path,
+        lambda path: "/" + path,
+        lambda path: path + "/",
+        lambda path: "/v1/.." + path,
+        lambda path: "/health/live/.." + path,
+        lambda path: "/health/%2e%2e" + path,
+        lambda path: "/%2e" + path,
+        lambda path: path.replace("/", "/./", 1),
+        lambda path: f"/%{ord(path[1]):02x}{path[2:]}",
+        lambda path: path + "?/health/live",
+    ],
+)
+def test_every_route_asks_for_a_key_whatever_its_spelling(server, spelling):
+    answers = {}
+    for method, path in routes():
+        line = f"{method} {spelling(path)} HTTP/1.1"
+        is_public = (method, urllib.parse.unquote(spelling(path)).partition("?")[0]) in PUBLIC_ROUTES
+        answers[line] = (status_of(server, line, "host: x", "content-length: 0"), 200 if is_public else 401)
+    assert len(answers) > 30
+    assert {line: status for line, (status, expected) in answers.items() if status != expected} == {}
 
 
 def test_probes_need_no_key(server):

@@ -26,12 +26,13 @@ def ask(client, question, *, max_tokens=150, **fields):
 def read(stream):
     """Text, number of logprobs, finish reason and usage of a stream."""
     text, num_logprobs, finish_reason, usage = "", 0, None, None
-    for chunk in stream:
-        usage = chunk.usage
-        for choice in chunk.choices:
-            text += choice.delta.content or ""
-            num_logprobs += len(choice.logprobs.content) if choice.logprobs else 0
-            finish_reason = choice.finish_reason or finish_reason
+    with stream:
+        for chunk in stream:
+            usage = chunk.usage
+            for choice in chunk.choices:
+                text += choice.delta.content or ""
+                num_logprobs += len(choice.logprobs.content) if choice.logprobs else 0
+                finish_reason = choice.finish_reason or finish_reason
     return text, num_logprobs, finish_reason, usage.completion_tokens, usage.prompt_tokens
 
 
@@ -42,11 +43,10 @@ def kill_core(server):
 
 
 def test_streams_and_whole_answers_go_on_as_if_nothing_had_happened(fake_server):
-    client = fake_server.openai()
-    expected = [read(ask(client, question)) for question in QUESTIONS]
     whole = {"model": "fake", "prompt": "whole", "max_tokens": 150, "extra_body": {"ignore_eos": True}}
-    expected_whole = client.completions.create(**whole).choices[0].text
-    with ThreadPoolExecutor(9) as pool:
+    with fake_server.openai() as client, ThreadPoolExecutor(9) as pool:
+        expected = [read(ask(client, question)) for question in QUESTIONS]
+        expected_whole = client.completions.create(**whole).choices[0].text
         not_streamed = pool.submit(client.completions.create, **whole)
         streams = [ask(client, question) for question in QUESTIONS]
         readers = [pool.submit(read, stream) for stream in streams]
@@ -82,11 +82,11 @@ def test_a_pause_is_filled_with_comments_and_new_requests_are_refused_meanwhile(
 def test_with_fail_a_stream_ends_in_an_error(tmp_path):
     server = Server(tmp_path, "fake", "--fake-step-ms", "2", "--on-core-loss", "fail")
     try:
-        stream = ask(server.openai(), "?", max_tokens=3000)
-        next(iter(stream))
-        os.kill(server.core_pid, signal.SIGKILL)
-        with pytest.raises(openai.APIError) as caught:
-            read(stream)
+        with server.openai() as client, ask(client, "?", max_tokens=3000) as stream:
+            next(iter(stream))
+            os.kill(server.core_pid, signal.SIGKILL)
+            with pytest.raises(openai.APIError) as caught:
+                read(stream)
         assert caught.value.code == "engine_restarted"
     finally:
         server.close()
@@ -95,9 +95,8 @@ def test_with_fail_a_stream_ends_in_an_error(tmp_path):
 def test_a_request_that_kills_the_core_is_tried_twice_and_harms_nobody(tmp_path):
     server = Server(tmp_path, "fake", "--fake-step-ms", "2", "--fake-faults", "poison@5")
     try:
-        client = server.openai()
-        expected = [read(ask(client, question)) for question in QUESTIONS[:4]]
-        with ThreadPoolExecutor(4) as pool:
+        with server.openai() as client, ThreadPoolExecutor(4) as pool:
+            expected = [read(ask(client, question)) for question in QUESTIONS[:4]]
             readers = [pool.submit(read, ask(client, question)) for question in QUESTIONS[:4]]
             poisonous = {"model": "fake", "prompt": "this is poison", "max_tokens": 10}
             for _ in range(3):  # the last two of them come to a server that knows it already

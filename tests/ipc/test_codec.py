@@ -100,7 +100,13 @@ def test_client_messages_survive_the_wire(message):
 
 
 @pytest.mark.parametrize(
-    "message", [STEP, Reply(1, {"a": 1, "b": 0.5, "c": "x"}), CoreBeat(1, CoreState.READY, 2, 3), Bye("drained")]
+    "message",
+    [
+        STEP,
+        Reply(1, {"a": 1, "b": 0.5, "c": "x"}),
+        CoreBeat(1, CoreState.READY, 2, 3, step_allowance_ms=30_000),
+        Bye("drained"),
+    ],
 )
 def test_core_messages_survive_the_wire(message):
     assert codec.decode_core_message(codec.encode(message, epoch=1)) == message
@@ -110,6 +116,15 @@ def test_a_field_that_an_older_writer_does_not_send_takes_its_default():
     header, body, prompt = codec.encode(ADD, epoch=1)
     shorter = msgpack.packb(msgpack.unpackb(body)[:3])
     assert codec.decode_client_message([header, shorter, prompt]).cache_salt == ""
+
+
+def test_a_beat_of_an_older_core_allows_a_step_nothing_in_particular():
+    beat = CoreBeat(1, CoreState.READY, 2, 3, step_allowance_ms=30_000)
+    header, body = codec.encode(beat, epoch=1)
+    assert msgpack.unpackb(body) == [1, 2, 2, 3, [0, 0, 0, 0, 0, 0], "", 30_000]
+    older = codec.decode_core_message([header, msgpack.packb(msgpack.unpackb(body)[:6])])
+    assert isinstance(older, CoreBeat)
+    assert older.step_allowance_ms == 0
 
 
 def test_a_field_that_a_newer_writer_appends_is_ignored():

@@ -1,10 +1,12 @@
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
+import zmq
 
-from ipc.endpoints import RunDir
+from ipc.endpoints import CORE_SLOTS, RunDir, connect_to_core, make_core_socket
 from ipc.errors import ConfigError
 
 
@@ -122,28 +124,90 @@ def test_a_parent_of_the_default_that_others_may_write_to_is_refused(temp_dir):
 
 
 def test_a_lock_is_held_once(tmp_path):
-    RunDir(tmp_path).lock("core")
+    RunDir(tmp_path).lock_core(0)
     with pytest.raises(ConfigError, match="another core runs"):
-        RunDir(tmp_path).lock("core")
+        RunDir(tmp_path).lock_core(0)
 
 
 def test_locks_of_other_names_do_not_matter(tmp_path):
-    RunDir(tmp_path).lock("core")
-    assert RunDir(tmp_path).lock("launcher") > 0
+    RunDir(tmp_path).lock_core(0)
+    assert RunDir(tmp_path).lock_core(1) > 0
+    assert RunDir(tmp_path).lock_launcher() > 0
+
+
+def test_a_lock_is_waited_for_while_its_holder_ends(tmp_path):
+    descriptor = RunDir(tmp_path).lock_core(0)
+    threading.Timer(0.1, os.close, [descriptor]).start()
+    assert RunDir(tmp_path).lock_core(0, wait_s=5) > 0
 
 
 def test_a_lock_that_cannot_be_made_is_one_line(tmp_path):
-    with pytest.raises(ConfigError, match=r"cannot make .*core\.lock"):
-        RunDir(tmp_path / "absent").lock("core")
+    with pytest.raises(ConfigError, match=r"cannot make .*core-0\.lock"):
+        RunDir(tmp_path / "absent").lock_core(0)
+
+
+# --- which core clients find --------------------------------------------------------------------------------------
+
+
+def bind_router(context, path):
+    """What a core binds in its slot."""
+    router = make_core_socket(context)
+    router.bind(f"ipc://{path}")
+    return router
+
+
+def receive_from(path):
+    """What the ROUTER on a slot's socket hears of a client that connected to `path`."""
+    with zmq.Context() as context:
+        router = bind_router(context, path.parent / os.readlink(path))
+        dealer = connect_to_core(context, path)
+        dealer.send(b"hello")
+        heard = router.poll(5000) and router.recv_multipart()[1]
+        dealer.close()
+        router.close()
+    return heard
+
+
+def test_clients_find_the_core_of_the_slot_that_was_published_last(tmp_path):
+    run_dir = RunDir(tmp_path)
+    for slot in (0, 1, 0):
+        run_dir.publish_core(slot)
+        assert os.readlink(run_dir.core_socket) == run_dir.slot_socket(slot).name
+        assert receive_from(run_dir.core_socket) == b"hello"
+
+
+def test_a_core_that_ends_does_not_take_the_link_to_its_successor_with_it(tmp_path):
+    run_dir = RunDir(tmp_path)
+    with zmq.Context() as context:
+        old = bind_router(context, run_dir.slot_socket(0))
+        run_dir.publish_core(0)
+        run_dir.publish_core(1)
+        old.close()
+    assert receive_from(run_dir.core_socket) == b"hello"
+
+
+@pytest.mark.parametrize("stale", ["file", "link", "dangling"])
+def test_whatever_lies_in_the_place_of_the_link_is_replaced(tmp_path, stale):
+    run_dir = RunDir(tmp_path)
+    if stale == "file":
+        run_dir.core_socket.write_text("")
+    else:
+        run_dir.core_socket.symlink_to(tmp_path if stale == "link" else "nothing")
+        (tmp_path / "core-0.link").symlink_to("nothing")
+    run_dir.publish_core(0)
+    assert os.readlink(run_dir.core_socket) == "core-0.sock"
 
 
 # --- the end ------------------------------------------------------------------------------------------------------
 
 
 def make_all_files(run_dir: RunDir) -> None:
-    run_dir.lock("launcher")
-    run_dir.lock("core")
-    for path in (run_dir.config_file, run_dir.core_socket, run_dir.connections_file):
+    run_dir.lock_launcher()
+    for slot in CORE_SLOTS:
+        run_dir.lock_core(slot)
+        run_dir.slot_socket(slot).write_text("")
+        run_dir.publish_core(slot)
+    for path in (run_dir.config_file, run_dir.connections_file, run_dir.status_file.with_suffix(".tmp")):
         path.write_text("")
     run_dir.fake_tokenizer_dir.mkdir()
     (run_dir.fake_tokenizer_dir / "tokenizer.json").write_text("{}")

@@ -231,6 +231,13 @@ def test_a_new_core_leaves_the_requests_of_the_old_one_and_counts_from_one():
     assert new.try_take().token_ids == [9]
 
 
+def test_a_new_core_that_was_heard_while_it_loaded_leaves_the_requests_of_the_old_one():
+    session, old = make_session()
+    tell(session, CoreBeat(1, CoreState.LOADING, 0, 0), epoch=6)
+    tell(session, replace(WELCOME, epoch=6), epoch=6)
+    assert session.take_orphans() == [old]
+
+
 def test_what_a_retiring_core_gives_back_is_for_another():
     session, started = make_session()
     waiting = make_live(session)

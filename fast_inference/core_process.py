@@ -1,0 +1,79 @@
+"""One engine core that the launcher started: the process, the launcher's own link to it, and whether it hangs.
+
+Made by `core_supervisor.py` for each start. The link goes to the socket of the core's slot, not to `core.sock`, so
+that it is to this core whatever clients are told. Invariant: `is_ready` is about this very process.
+"""
+
+import logging
+import signal
+from pathlib import Path
+
+from fast_inference.child import Child
+from fast_inference.hang_watch import HangWatch
+from ipc.client import EngineClient
+from ipc.endpoints import RunDir
+from ipc.messages import ClientRole
+from ipc.process import STACK_DUMP_SIGNAL
+
+log = logging.getLogger(__name__)
+
+_STACK_DUMP_S = 0.5
+"""A core that hangs gets this long to write its stacks."""
+
+
+class CoreProcess:
+    """A started core; use it from the event loop that created it."""
+
+    def __init__(self, run_dir: RunDir, config_file: Path, slot: int, hang_timeout_s: float) -> None:
+        """Start it.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        arguments = ["--config", str(config_file), "--slot", str(slot)]
+        self.child = Child("engine core", "engine_core", arguments)
+        self.slot = slot
+        self.client = EngineClient(run_dir.slot_socket(slot), name="launcher", role=ClientRole.ADMIN)
+        self._hang_watch = HangWatch(hang_timeout_s)
+        self._hung_because = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """True while it accepts requests."""
+        welcome = self.client.welcome
+        return self.client.is_ready and welcome is not None and welcome.core_pid == self.child.pid
+
+    @property
+    def epoch(self) -> int:
+        """Number of its life; 0 until it is known."""
+        welcome = self.client.welcome
+        return 0 if welcome is None or welcome.core_pid != self.child.pid else welcome.epoch
+
+    @property
+    def state(self) -> str:
+        """starting, loading, ready, draining, retiring, dying or stopped."""
+        if self.child.exited.is_set():
+            return "stopped"
+        state = self.client.state
+        return "starting" if state is None else state.name.lower()
+
+    @property
+    def exit_text(self) -> str:
+        """How it ended, for people."""
+        return f"hung ({self._hung_because}) and was killed" if self._hung_because else self.child.exit_text
+
+    async def kill_if_it_hangs(self) -> None:
+        """Judge it by what is known now; where it hangs, have it write its stacks to the log, and kill it."""
+        reason = self._hang_watch.why_hung(
+            self.client.beat_age_s,
+            is_loading=not self.child.ready.is_set(),
+            step_age_s=self.client.step_age_s,
+            step_allowance_s=self.client.step_allowance_s,
+        )
+        if not reason or self.child.exited.is_set():
+            return
+        log.error("engine core (pid %d) hangs: %s; it is killed", self.child.pid, reason)
+        self.child.send_signal(STACK_DUMP_SIGNAL)
+        if not await self.child.wait(_STACK_DUMP_S):
+            self._hung_because = reason
+            self.child.send_signal(signal.SIGKILL)

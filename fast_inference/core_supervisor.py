@@ -1,0 +1,143 @@
+"""Keeps one engine core running: starts it, follows its beats, kills it when it hangs and replaces it when it dies.
+
+Used by `launcher.py`, which is told of each change and of the failure that ends everything: a core that cannot start,
+or that crashes again and again. Invariant: of the cores that run, `active` is the one that clients are to use; a death
+of any other one is no crash.
+Next: `core_process.py` (one core), `restart_policy.py`, `hang_watch.py`.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from fast_inference.child import Child, stop_children
+from fast_inference.core_process import CoreProcess
+from fast_inference.restart_policy import CRASH_WINDOW_S, MAX_CORE_CRASHES, CoreRestartPolicy
+from fast_inference.status import CoreStatus
+from ipc.endpoints import RunDir
+from ipc.exit_codes import EXIT_CONFIG_ERROR
+
+log = logging.getLogger(__name__)
+
+CORE_GRACE_S = 5.0
+"""What a core gets for its end beyond the time for its requests."""
+_POLL_LOADING_S = 0.1
+_POLL_READY_S = 1.0
+
+
+class CoreSupervisor:
+    """All cores of one launcher."""
+
+    def __init__(
+        self,
+        run_dir: RunDir,
+        hang_timeout_s: float,
+        on_change: Callable[[], None],
+        on_failure: Callable[[str | None], None],
+    ) -> None:
+        """`on_failure` gets the reason, or None where the core has said it in one line itself."""
+        self._run_dir = run_dir
+        self._hang_timeout_s = hang_timeout_s
+        self._on_change = on_change
+        self._on_failure = on_failure
+        self._policy = CoreRestartPolicy()
+        self.active: CoreProcess | None = None
+        self.was_heard = asyncio.Event()
+        """Set when a core was first heard: it has begun to load."""
+        self._has_been_ready = False
+        self._is_stopping = False
+        self._last_exit = ""
+        self._last_epoch = 0
+
+    @property
+    def children(self) -> list[Child]:
+        """Every core process that was started and may still run."""
+        return [] if self.active is None else [self.active.child]
+
+    @property
+    def is_ready(self) -> bool:
+        """True while the active core accepts requests."""
+        return self.active is not None and self.active.is_ready
+
+    @property
+    def num_blocks(self) -> int:
+        """Of the active core's KV cache; 0 until it was ready."""
+        welcome = None if self.active is None else self.active.client.welcome
+        return 0 if welcome is None else welcome.num_blocks
+
+    @property
+    def stage(self) -> str:
+        """What loading is at, for people; empty where that is not known."""
+        return "" if self.active is None else self.active.client.detail
+
+    def status(self) -> CoreStatus:
+        """What `status.json` says of the active core."""
+        core = self.active
+        if core is None or core.child.exited.is_set():
+            return CoreStatus(epoch=self._last_epoch, last_exit=self._last_exit)
+        return CoreStatus(core.child.pid, core.epoch or self._last_epoch, core.state, self._last_exit)
+
+    async def run(self) -> None:
+        """Keep a core running until cancelled, or until `on_failure` was called."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            await self._start_core(0)
+            while not self._is_stopping:
+                await self._look()
+                await asyncio.sleep(_POLL_READY_S if self.is_ready else _POLL_LOADING_S)
+
+    async def stop(self, timeout_s: float) -> None:
+        """End every core: its requests get so many seconds; whoever takes longer is killed."""
+        self._is_stopping = True
+        if self.active is not None:
+            await self.active.client.close()
+        await stop_children(self.children, timeout_s)
+
+    async def _start_core(self, slot: int) -> None:
+        try:
+            core = CoreProcess(self._run_dir, self._run_dir.config_file, slot, self._hang_timeout_s)
+        except OSError as error:
+            self._on_failure(f"cannot start the engine core: {error}")
+            return
+        self.active = core
+        await core.client.start()
+        self._group.create_task(self._await_death(core))
+        self._on_change()
+
+    async def _look(self) -> None:
+        """Take in what the active core says of itself."""
+        core = self.active
+        if core is None or core.child.exited.is_set():
+            return
+        if core.is_ready:
+            core.child.ready.set()
+            self._has_been_ready = True
+            self._last_epoch = core.epoch
+        if core.client.state is not None:
+            self.was_heard.set()
+        self._on_change()
+        await core.kill_if_it_hangs()
+
+    async def _await_death(self, core: CoreProcess) -> None:
+        """Replace the core when it has died, unless another one is active by then."""
+        await core.child.wait()
+        await core.client.close()
+        self._last_exit = core.exit_text
+        self._on_change()
+        if self._is_stopping or core is not self.active:
+            return
+        if core.child.exit_code == EXIT_CONFIG_ERROR:
+            self._on_failure(None)
+            return
+        if not self._has_been_ready:
+            self._on_failure(f"the engine core {core.exit_text} before it was ready")
+            return
+        delay_s = self._policy.on_crash(time.monotonic())
+        if delay_s is None:
+            self._on_failure(f"the engine core crashed {MAX_CORE_CRASHES} times in {CRASH_WINDOW_S:.0f} s")
+            return
+        log.error("engine core (pid %d) %s; restart in %.1f s", core.child.pid, core.exit_text, delay_s)
+        await asyncio.sleep(delay_s)
+        if core is self.active and not self._is_stopping:
+            await self._start_core(core.slot)
