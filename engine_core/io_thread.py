@@ -106,7 +106,9 @@ class IoThread(threading.Thread):
         self._stop_at: float | None = None
         self._own_sleep = OwnSleep()
         self._namespace = pid_namespace()
-        self._door = CoreSocket(socket_path, num_descriptors, remote)
+        self._door = CoreSocket(socket_path, num_descriptors)
+        if remote is not None:
+            self._door.open_remote(remote)
         self._socket = self._door.socket
         self._clients = ClientRegistry()
         self._sender = ClientSender(self._socket, self._clients, epoch, self._evict)
@@ -154,6 +156,8 @@ class IoThread(threading.Thread):
 
         def begin_draining() -> None:
             self._enter(state)
+            if state is CoreState.RETIRING:
+                self._door.close_remote()
             self._inbox.put(DrainBegun())
 
         self._post(begin_draining)
@@ -161,6 +165,10 @@ class IoThread(threading.Thread):
     def end_draining(self) -> None:
         """Accept requests again, and tell everybody at once."""
         self._post(lambda: self._enter(CoreState.READY))
+
+    def open_to_remote(self, remote: RemoteAccess) -> None:
+        """Listen for other hosts, as soon as the core before this one does so no longer."""
+        self._post(lambda: self._door.open_remote_when_free(remote))
 
     def publish_load(self) -> None:
         """Tell all clients at once, because the queue has become full, or is full no longer."""

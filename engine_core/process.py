@@ -86,9 +86,9 @@ class EngineCoreProcess:
         self._lock = self._run_dir.lock_core(slot, wait_s=_LOCK_TIMEOUT_S)
         self._epoch = time.time_ns()
         self._clock = StepClock(launcher_config.hang_timeout)
-        remote = RemoteAccess.of(load_section(config_file, EndpointConfig))
-        socket_path = self._run_dir.slot_socket(slot)
-        self._io = IoThread(socket_path, self._epoch, self._inbox, self._clock, raise_descriptor_limit(), remote)
+        self._remote = RemoteAccess.of(load_section(config_file, EndpointConfig))
+        socket_path, remote_now = self._run_dir.slot_socket(slot), None if is_standby else self._remote
+        self._io = IoThread(socket_path, self._epoch, self._inbox, self._clock, raise_descriptor_limit(), remote_now)
         self._slot = slot
         self._is_standby = is_standby
         if not is_standby:
@@ -135,6 +135,8 @@ class EngineCoreProcess:
         )
         if self._is_standby:
             self._run_dir.publish_core(self._slot)
+            if self._remote is not None:
+                self._io.open_to_remote(self._remote)
         self._serve()
         grammars.close(timeout_s=0.0)  # this process ends by `os._exit`, which minds no threads
         self._io.stop("drained")

@@ -12,9 +12,7 @@ BANNED_MODULES = frozenset(
     {"pickle", "cPickle", "_pickle", "marshal", "dill", "cloudpickle", "shelve", "joblib", "jsonpickle"}
 )
 BANNED_CALLS = frozenset({"eval", "exec", "__import__"})
-BANNED_ATTRIBUTES = frozenset(
-    {"recv_pyobj", "send_pyobj", "load_module", "exec_module", "unsafe_load", "full_load", "read_pickle", "to_pickle"}
-)
+BANNED_ATTRIBUTES = frozenset({"recv_pyobj", "send_pyobj", "unsafe_load", "full_load", "read_pickle", "to_pickle"})
 RESTRICTED_UNPICKLER = "engine_core/model/restricted_unpickler.py"
 MAKES_PAYLOADS = "tests/engine_core/model/test_torch_checkpoint.py"
 """Makes what must be refused."""
