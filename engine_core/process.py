@@ -31,6 +31,7 @@ from engine_core.kv_cache.kv_cache_manager import KVCacheManager
 from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.quarantine import Quarantine, suspects_after
 from engine_core.request_intake import RequestIntake
+from engine_core.request_names import RequestNames
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.step_clock import StepClock
@@ -117,6 +118,7 @@ class EngineCoreProcess:
         drafts = Drafts.of(self._scheduling, kv_cache, runner.info.max_model_len)
         scheduler = Scheduler(self._scheduling, kv_cache, drafts)
         self._core = EngineCore(runner, scheduler, kv_cache, stop_check, admission, grammars, quarantine, self._clock)
+        RequestNames(self._core.name_of).install()
         gc.collect()
         gc.freeze()  # what is alive now stays alive: spare the collector from walking it
         gc.enable()
