@@ -335,6 +335,9 @@ class IoThread(threading.Thread):
     # --- what clients say ---
 
     def _on_hello(self, identity: bytes, hello: Hello, client: Client | None) -> None:
+        if client is not None and (client.live or client.num_steps_sent):  # it took this core for lost meanwhile
+            self._lives.evict(client, "it begins anew")
+            client = None
         if client is None:
             client = self._lives.try_register(identity, hello)
         if client is None:
