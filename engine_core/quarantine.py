@@ -78,7 +78,8 @@ class Quarantine:
 
     def may_run(self, request: Request) -> bool:
         """True if the request can be queued now; else it is held, and comes out of `released` later."""
-        if request.digest not in self._suspects:
+        suspect = self._suspects.get(request.digest)
+        if suspect is None or time.time() - suspect.crashed_at_s > WINDOW_S:
             return True
         if self._tried is None:
             self._tried = request

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from ipc.messages import FinishReason, RequestId
 from ipc.request_options import new_add
 from tests.factories import CoreHarness, make_fake_runner, make_params
 
-NOW = 10_000.0
+NOW = time.time()
 
 
 def digest_of(prompt, **params):
@@ -159,6 +160,15 @@ def test_a_suspect_that_was_aborted_stays_one(tmp_path):
     first, second = core.add([1]), core.add([1])
     core.step()
     assert [len(core.token_ids[item]) for item in (first, second)] == [1, 0]
+
+
+def test_nobody_is_a_suspect_for_longer_than_the_window(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: NOW + WINDOW_S + 1)
+    suspects = make_suspects([1], num_output_tokens=100)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    requests = [core.add([1]) for _ in range(4)]
+    core.step()
+    assert num_tokens_of(core, requests) == [1, 1, 1, 1]
 
 
 def test_requests_with_the_content_of_an_innocent_run_together(tmp_path):
