@@ -198,18 +198,19 @@ class EngineClient:
     async def call(
         self, method: CallMethod, arguments: dict[str, int | str] | None = None, timeout_s: float = 5.0
     ) -> dict[str, int | float | str]:
-        """Make a control call. One about requests goes to retiring cores too; the counts in the answers are added up.
+        """Make a control call. One about requests goes to all cores; the counts in the answers are added up.
 
         Raises:
             EngineUnavailableError: no answer within the time.
             ServerError: the core answered with an error.
         """
-        links = [self._link, *(self._retired_links if method in _OF_ALL_CORES else ())]
+        links = self._links if method in _OF_ALL_CORES else [self._link]
         call_id = next(self._call_ids)
         answers = self._calls[call_id] = asyncio.Queue()
         result: dict[str, int | float | str] = {}
         try:
-            num_sent = sum(link is not None and link.send(Call(call_id, method, arguments or {})) for link in links)
+            calling = Call(call_id, method, arguments or {})
+            num_sent = sum(link is not None and link.session.is_welcomed and link.send(calling) for link in links)
             if not num_sent:
                 raise EngineUnavailableError("The engine accepts no messages at the moment.")
             async with asyncio.timeout(timeout_s):

@@ -6,8 +6,9 @@ import pytest
 
 from ipc import codec
 from ipc.client import EngineClient
+from ipc.core_link import CoreLink
 from ipc.errors import EngineUnavailableError
-from ipc.messages import ClientRole, CoreBeat, CoreState, Dying, Load, RequestId
+from ipc.messages import Call, CallMethod, ClientRole, CoreBeat, CoreState, Dying, Load, RequestId
 from ipc.request_options import new_add
 from ipc.request_stream import RequestStream
 from tests.factories import make_params, make_welcome
@@ -27,8 +28,8 @@ class Turning:
         self.before.session.requests[RequestId(1)] = self.stream
         self.say(self.before, CoreBeat(1, CoreState.RETIRING, 1, 0, Load(), ""))
 
-    def turn(self):
-        self.say(self.client._next_link, make_welcome(epoch=2))
+    def turn(self, **fields):
+        self.say(self.client._next_link, make_welcome(epoch=2, **fields))
 
     def say(self, link, message):
         epoch = 1 if link is self.before else 2
@@ -76,5 +77,25 @@ def test_a_client_may_be_closed_by_two_at_once(tmp_path):
 
     async def conversation():
         await asyncio.gather(turning.client.close(), turning.client.close())
+
+    run(turning, conversation)
+
+
+def test_a_cancellation_reaches_the_next_core_before_the_requests_that_wait_for_it(tmp_path, monkeypatch):
+    turning, called = Turning(tmp_path), []
+
+    def send(link, message):
+        if isinstance(message, Call):
+            called.append(link)
+        return True
+
+    async def conversation():
+        turning.client.prepare_model = lambda core: asyncio.sleep(60)
+        turning.turn(model_fingerprint="other")
+        monkeypatch.setattr(CoreLink, "send", send)
+        with pytest.raises(EngineUnavailableError):
+            await turning.client.call(CallMethod.CANCEL, {"id": "x"}, timeout_s=0.01)
+        assert called == [turning.before, turning.client._next_link]
+        await turning.client.close()
 
     run(turning, conversation)
