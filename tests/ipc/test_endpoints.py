@@ -1,7 +1,7 @@
 import os
+import stat
 import subprocess
 import sys
-import stat
 import threading
 from pathlib import Path
 
