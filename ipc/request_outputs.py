@@ -89,7 +89,7 @@ class RequestOutputs:
 
     @property
     def timeout_ms(self) -> int:
-        """Time that the request has from when it was first sent: its own or the core's, whichever is less; 0 for any."""
+        """Time that it has from when it was first sent: its own or the core's, whichever is less; 0 for any."""
         limits_ms = (self.add.timeout_ms, self.core.request_timeout_ms if self.core is not None else 0)
         return min((limit_ms for limit_ms in limits_ms if limit_ms), default=0)
 
