@@ -258,7 +258,7 @@ class EngineCoreProcess:
         if isinstance(event, AddRequest):
             self._send(self._core.add_request(event.request))
         elif isinstance(event, AbortRequests):
-            self._send_last(self._core.abort_requests(event.keys))
+            self._send_last(self._core.abort_requests(event.keys, is_complete=event.is_complete))
         elif isinstance(event, GrammarCompiled):
             self._send_last(self._core.on_grammar(event.key, event.grammar, event.error_code, event.error_message))
         elif isinstance(event, ControlCall):

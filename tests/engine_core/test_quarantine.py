@@ -162,6 +162,17 @@ def test_a_suspect_that_was_aborted_stays_one(tmp_path):
     assert [len(core.token_ids[item]) for item in (first, second)] == [1, 0]
 
 
+def test_a_suspect_with_a_stop_string_is_innocent_when_its_client_has_found_it(tmp_path):
+    suspects = make_suspects([1], num_output_tokens=100)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    suspect = core.add([1])
+    core.step()
+    core.abort(suspect, is_complete=True)
+    again = [core.add([1]), core.add([1])]
+    core.step()
+    assert num_tokens_of(core, again) == [1, 1]
+
+
 def test_nobody_is_a_suspect_for_longer_than_the_window(tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: NOW + WINDOW_S + 1)
     suspects = make_suspects([1], num_output_tokens=100)
