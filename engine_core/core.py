@@ -26,7 +26,6 @@ from engine_core.outputs import (
 from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request, RequestStatus
 from engine_core.scheduler.scheduler import Scheduler
-from engine_core.step_clock import StepClock
 from engine_core.step_retry import OUT_OF_MEMORY, STEP_FAILED, StepOutcome, execute_step
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar, GrammarError
@@ -100,10 +99,8 @@ class EngineCore:
         admission: Admission,
         grammar_compiler: GrammarCompiler,
         quarantine: Quarantine,
-        step_clock: StepClock,
     ) -> None:
         """`grammar_compiler` tells its owner when it is done, who then calls `on_grammar` on this thread."""
-        self._step_clock = step_clock
         self._admission = admission
         self._grammar_compiler = grammar_compiler
         self._quarantine = quarantine
@@ -184,6 +181,11 @@ class EngineCore:
             self._queue_with_grammar(request, grammar, outputs)
         return outputs
 
+    def name_of(self, key: RequestKey) -> str:
+        """The name by which its user knows a request; empty where it has none, or has left."""
+        request = self._requests.get(key)
+        return request.external_ids[0] if request is not None and request.external_ids else ""
+
     def keys_of_flow(self, flow: str | None) -> list[RequestKey]:
         """The requests of a flow in any state; all for None."""
         return [key for key, request in self._requests.items() if flow is None or request.flow == flow]
@@ -254,16 +256,13 @@ class EngineCore:
         for new in plan.new_requests:
             self._start(self._requests[new.key])
         self._quarantine.begin_step(plan, self._requests)
-        self._step_clock.plan(plan)
         started_at = time.monotonic()
         outcome = execute_step(self._runner, plan, self._requests, self._kv_cache)
         if outcome.has_failed:
             self._after_failure(outcome, outputs)
         else:
-            seconds = time.monotonic() - started_at
             self._num_failed_in_a_row = 0
-            self._scheduler.observe_step(seconds)
-            self._step_clock.observe(seconds)
+            self._scheduler.observe_step(time.monotonic() - started_at)
         self._update(outcome.executed, outcome.result, outputs)
         self._queue_released()
         return outputs
@@ -356,7 +355,9 @@ class EngineCore:
 
     def _fail(self, requests: list[Request], error_code: str, error_message: str, outputs: EngineCoreOutputs) -> None:
         is_trusted = error_code not in _CODES_OF_WRONG_CONTENT
+        level = logging.INFO if is_trusted else logging.WARNING
         for request in requests:
+            log.log(level, "request %d ends: %s", request.key, error_code, extra={"request_key": request.key})
             finished = request.finished(FinishReason.ERROR, error_code=error_code, error_message=error_message)
             self._finish(request, finished, outputs, is_trusted=is_trusted)
 

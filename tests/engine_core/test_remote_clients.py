@@ -5,6 +5,8 @@ import contextlib
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -15,7 +17,7 @@ from ipc.client import EngineClient
 from ipc.curve import CurveDir
 from ipc.endpoints import RemoteCore, connect_to_core
 from ipc.errors import EngineUnavailableError
-from ipc.messages import ClientRole
+from ipc.messages import CallMethod, ClientRole
 from ipc.sync_client import SyncEngineClient
 from tests.factories import make_params
 from tests.junk_frames import junk_messages
@@ -168,6 +170,40 @@ def test_a_remote_core_that_says_nothing_is_lost_until_it_speaks_again(core, add
             await client.close()
 
     asyncio.run(stop_and_go_on())
+
+
+def test_a_core_that_takes_the_place_of_another_takes_the_endpoint_too(tmp_path, keys):
+    """Connections to the first one end, and what ran there goes on at the second."""
+    port, params = free_port(), make_params(max_tokens=400)
+    address = RemoteCore(f"tcp://127.0.0.1:{port}", keys.path)
+    settings = {"core_endpoint": address.endpoint, "curve_dir": str(keys.path), "fake_step_ms": 3}
+    with core_process(tmp_path, **settings) as first:
+        command = [sys.executable, "-m", "engine_core", "--config", str(first.run_dir.config_file)]
+        admin = first.connect()
+        second = subprocess.Popen([*command, "--slot", "1", "--standby"])
+
+        async def generate():
+            client = EngineClient(address, name="remote", role=ClientRole.BATCH)
+            await client.start()
+            try:
+                assert (await client.wait_ready(20)).core_pid == first.process.pid
+                stream = client.submit([7], params)
+                token_ids = [*(await anext(stream)).token_ids]
+                admin.call(CallMethod.RETIRE)
+                async for output in stream:
+                    token_ids += output.token_ids
+                return token_ids, client.welcome.core_pid
+            finally:
+                await client.close()
+
+        try:
+            wait_until(lambda: first.run_dir.core_socket.resolve() == first.run_dir.slot_socket(1).resolve())
+            token_ids, core_pid = asyncio.run(generate())
+            assert core_pid == second.pid
+            assert token_ids == first.connect().generate([7], params).token_ids
+        finally:
+            second.kill()
+            second.wait()
 
 
 def test_a_taken_port_is_one_line(core, tmp_path, keys, port):
