@@ -60,6 +60,8 @@ CONTROL_STREAMS = 4
 CONTROL_TOKENS = 25
 LONG_NAME = "a-model-of-a-long-name-" * 170
 """In every chunk of its streams, so that they are 4 KiB long and fill buffers fast."""
+SLICE_S = 0.5
+"""Of the control load beside others, until these are over."""
 BATCH = 100
 """Sockets that are looked at before others get their turn."""
 
@@ -95,7 +97,7 @@ class Control:
         results: list[LoadResult] = []
         task = asyncio.ensure_future(other)
         while not task.done():
-            results.append(await self.run(1.0))
+            results.append(await self.run(SLICE_S))
         await task
         requests = tuple(request for result in results for request in result.requests)
         return LoadResult(requests, sum(result.duration_s for result in results), 0.0)
@@ -330,12 +332,15 @@ async def measure_readers(arguments: argparse.Namespace, server: OwnServer, targ
 
 
 async def num_running(target: Target) -> int:
-    """Requests in the core, once it has had a moment."""
-    await asyncio.sleep(1.0)
+    """Requests in the core; where there are some, once it has had a moment."""
+    deadline = time.monotonic() + 2.0
     async with target.client(RequestOptions()) as client:
-        exchange = await client.exchange(b"GET /load HTTP/1.1\r\nhost: localhost\r\n\r\n")
-    load = orjson.loads(exchange.body)
-    return int(load["running"]) + int(load["waiting"])
+        while True:
+            load = orjson.loads((await client.exchange(b"GET /load HTTP/1.1\r\nhost: localhost\r\n\r\n")).body)
+            number = int(load["running"]) + int(load["waiting"])
+            if not number or time.monotonic() > deadline:
+                return number
+            await asyncio.sleep(0.1)
 
 
 Scenario = Callable[[argparse.Namespace, OwnServer, Target], Awaitable[list[Figure]]]
