@@ -21,6 +21,7 @@ from tests.chaos.scenarios.mixture import mixture
 from tests.chaos.scenarios.pauses import core_stop, frontend_pause, launcher_stop, long_prefill
 from tests.chaos.scenarios.poison import FLAGS as POISON_FLAGS
 from tests.chaos.scenarios.poison import poison
+from tests.chaos.scenarios.reload import reload
 from tests.chaos.scenarios.soak import soak
 
 
@@ -66,15 +67,16 @@ SCENARIOS = (
     Scenario(core_stop, Scale(rounds=10, pause_s=8), Scale(streams=30, pause_s=1)),
     Scenario(frontend_pause, Scale(rounds=10, pause_s=8), Scale(streams=30, pause_s=0.5)),
     Scenario(launcher_stop, Scale(rounds=10, pause_s=8), Scale(streams=30, pause_s=0.5)),
-    Scenario(junk, Scale(rounds=1, total=10_000), Scale(streams=20, total=1000)),
+    Scenario(reload, Scale(rounds=5, streams=32)),
+    Scenario(junk, Scale(rounds=1, total=10_000)),
     Scenario(mixture, Scale(rounds=3, seconds=120), Scale(streams=20, seconds=4)),
     Scenario(soak, Scale(streams=24, seconds=720), Scale(streams=20, seconds=2)),
     Scenario(drain, Scale(rounds=10), Scale(streams=30)),
-    Scenario(interrupt_twice, Scale(rounds=10), Scale(streams=30)),
-    Scenario(drain_limit, Scale(rounds=10), Scale(streams=12)),
+    Scenario(interrupt_twice, Scale(rounds=10)),
+    Scenario(drain_limit, Scale(rounds=10)),
     Scenario(core_kill_fail, Scale(rounds=20), flags=("--on-core-loss", "fail")),
     Scenario(poison, Scale(rounds=3), flags=POISON_FLAGS, needs_fake=True),
-    Scenario(launcher_kill, Scale(rounds=10), Scale(streams=30)),
+    Scenario(launcher_kill, Scale(rounds=10)),
     Scenario(frontend_kill, Scale(rounds=10), Scale(streams=15), fake_flags=("--fake-step-ms", "75"), tokens=100),
     Scenario(frontend_stop, Scale(rounds=10, pause_s=12), tokens=600),
     Scenario(core_hang, Scale(rounds=3), flags=("--hang-timeout", str(HANG_TIMEOUT_S))),
