@@ -181,6 +181,11 @@ class EngineCore:
             self._queue_with_grammar(request, grammar, outputs)
         return outputs
 
+    def name_of(self, key: RequestKey) -> str:
+        """The name by which its user knows a request; empty where it has none, or has left."""
+        request = self._requests.get(key)
+        return request.external_ids[0] if request is not None and request.external_ids else ""
+
     def keys_of_flow(self, flow: str | None) -> list[RequestKey]:
         """The requests of a flow in any state; all for None."""
         return [key for key, request in self._requests.items() if flow is None or request.flow == flow]
@@ -350,7 +355,9 @@ class EngineCore:
 
     def _fail(self, requests: list[Request], error_code: str, error_message: str, outputs: EngineCoreOutputs) -> None:
         is_trusted = error_code not in _CODES_OF_WRONG_CONTENT
+        level = logging.INFO if is_trusted else logging.WARNING
         for request in requests:
+            log.log(level, "request %d ends: %s", request.key, error_code, extra={"request_key": request.key})
             finished = request.finished(FinishReason.ERROR, error_code=error_code, error_message=error_message)
             self._finish(request, finished, outputs, is_trusted=is_trusted)
 

@@ -35,11 +35,9 @@ class RemoteAccess:
     keys: KeyPair
     allowed: dict[bytes, str]
     """Names by public key."""
-    may_wait: bool = False
-    """True where another core may have the endpoint until it ends, whose place this one takes."""
 
     @classmethod
-    def of(cls, config: EndpointConfig, *, may_wait: bool = False) -> "RemoteAccess | None":
+    def of(cls, config: EndpointConfig) -> "RemoteAccess | None":
         """Read the keys; None where there is no such endpoint.
 
         Raises:
@@ -48,30 +46,24 @@ class RemoteAccess:
         if config.core_endpoint is None or config.curve_dir is None:
             return None
         folder = CurveDir(config.curve_dir)
-        return cls(config.core_endpoint, folder.server_keys(), folder.allowed_clients(), may_wait)
+        return cls(config.core_endpoint, folder.server_keys(), folder.allowed_clients())
 
 
 class CoreSocket:
     """A bound ROUTER; public methods are for the thread that owns it."""
 
-    def __init__(self, path: Path, num_descriptors: int, remote: RemoteAccess | None = None) -> None:
-        """Bind to `path`, and to the endpoint of `remote`.
-
-        Raises:
-            ConfigError: libzmq is too old, or the tcp endpoint cannot be bound.
-        """
+    def __init__(self, path: Path, num_descriptors: int) -> None:
+        """Bind to `path`; raises `ConfigError` where libzmq is too old."""
         if zmq.zmq_version_info() < MIN_LIBZMQ_VERSION:
             raise ConfigError(f"libzmq {zmq.zmq_version()} is too old: 4.3.5 or later is needed (pyzmq 27)")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = make_core_socket(self._context)
         self._guard = ConnectionGuard(self._context, self.socket, num_descriptors)
-        self._zap: _ZapHandler | None = None
+        self._zap = _ZapHandler(self._context)
+        self._remote: RemoteAccess | None = None
+        """What is listened on, or waited for."""
+        self._is_remote_open = False
         self.socket.bind(f"ipc://{path}")
-        self._unbound = remote
-        """What is still to be bound."""
-        if remote is not None:
-            self._zap = _ZapHandler(self._context, remote.allowed)
-            self.bind_remote()
 
     @property
     def num_ended(self) -> int:
@@ -81,51 +73,65 @@ class CoreSocket:
     @property
     def stats(self) -> dict[str, int]:
         """Connections of now, those that were more than allowed, and those without an allowed key."""
-        num_refused = 0 if self._zap is None else self._zap.num_refused
         return {
             "num_connections": self._guard.num_open,
             "num_cut_connections": self._guard.num_cut,
-            "num_refused_keys": num_refused,
+            "num_refused_keys": self._zap.warning.num,
         }
+
+    def open_remote(self, remote: RemoteAccess) -> None:
+        """Listen for other hosts; raises `ConfigError` where the endpoint cannot be had."""
+        self._remote = remote
+        self._zap.allow(remote.allowed)
+        self._bind_remote(remote)
+
+    def open_remote_when_free(self, remote: RemoteAccess) -> None:
+        """The same once the core that has the endpoint now has let go of it: it is tried in each `report`."""
+        self._remote = remote
+        self._zap.allow(remote.allowed)
+        self._try_remote()
+
+    def close_remote(self) -> None:
+        """Leave the endpoint to another core; connections through it end, as libzmq has it."""
+        if self._remote is not None and self._is_remote_open:
+            self.socket.unbind(self._remote.endpoint)
+        self._remote, self._is_remote_open = None, False
 
     def register(self, poller: zmq.Poller) -> None:
         """Let a poller watch everything; its events are for `on_events`."""
         poller.register(self.socket, zmq.POLLIN)
         poller.register(self._guard.events, zmq.POLLIN)
-        if self._zap is not None:
-            poller.register(self._zap.socket, zmq.POLLIN)
+        poller.register(self._zap.socket, zmq.POLLIN)
 
     def on_events(self, sources: list[object]) -> None:
         """Take in what happened at the door; messages are not looked at."""
         if self._guard.events in sources:
             self._guard.take_events()
-        if self._zap is not None and self._zap.socket in sources:
+        if self._zap.socket in sources:
             self._zap.answer()
 
-    def bind_remote(self) -> None:
-        """Bind the tcp endpoint, if there is one that is not bound yet; to be called again and again where it may wait.
-
-        Raises:
-            ConfigError: it cannot be bound.
-        """
-        if self._unbound is not None and self._try_bind(self._unbound):
-            self._unbound = None
-
     def report(self) -> None:
-        """Log what has not been logged one by one; to be called now and then."""
+        """Log what has not been logged one by one, and try what could not be done; to be called now and then."""
         self._guard.report()
-        if self._zap is not None:
-            self._zap.warning.tell_rest()
+        self._zap.warning.tell_rest()
+        self._try_remote()
 
     def close(self) -> None:
         """Close everything, as soon as what was sent is delivered."""
         self._guard.close()
         self.socket.close()
-        if self._zap is not None:
-            self._zap.socket.close(linger=0)
+        self._zap.socket.close(linger=0)
         self._context.term()
 
-    def _try_bind(self, remote: RemoteAccess) -> bool:
+    def _try_remote(self) -> None:
+        if self._remote is None or self._is_remote_open:
+            return
+        try:
+            self._bind_remote(self._remote)
+        except ConfigError as error:
+            log.debug("%s; trying again", error.message)
+
+    def _bind_remote(self, remote: RemoteAccess) -> None:
         socket = self.socket
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, remote.keys.public)
@@ -137,28 +143,26 @@ class CoreSocket:
         try:
             socket.bind(remote.endpoint)
         except zmq.ZMQError as error:
-            if remote.may_wait and error.errno == zmq.EADDRINUSE:
-                return False
             raise ConfigError(
                 f"cannot listen on {remote.endpoint}: {zmq.strerror(error.errno or 0)} (--core-endpoint)"
             ) from error
+        self._is_remote_open = True
         log.info("listening on %s for %s", remote.endpoint, ", ".join(remote.allowed.values()))
-        return True
 
 
 class _ZapHandler:
     """Says to libzmq which keys may connect (ZAP, RFC 27)."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allowed: dict[bytes, str]) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """Nobody is allowed yet."""
         self.socket = context.socket(zmq.REP)
         self.socket.bind(_ZAP_ENDPOINT)
-        self._allowed = {_raw_key(key): name.encode() for key, name in allowed.items()}
+        self._allowed: dict[bytes, bytes] = {}
         self.warning = CountedWarning(log, "refused a client of another host")
 
-    @property
-    def num_refused(self) -> int:
-        """Connections without an allowed key."""
-        return self.warning.num
+    def allow(self, names: dict[bytes, str]) -> None:
+        """Let those with these keys in, and nobody else."""
+        self._allowed = {_raw_key(key): name.encode() for key, name in names.items()}
 
     def answer(self) -> None:
         """Answer everybody who waits at the door."""

@@ -103,7 +103,9 @@ class IoThread(threading.Thread):
         self._admission: Admission | None = None
         self._beat_sequence = 0
         self._stop_at: float | None = None
-        self._door = CoreSocket(socket_path, num_descriptors, remote)
+        self._door = CoreSocket(socket_path, num_descriptors)
+        if remote is not None:
+            self._door.open_remote(remote)
         self._socket = self._door.socket
         self._poller = zmq.Poller()
         self._clients = ClientRegistry()
@@ -152,6 +154,8 @@ class IoThread(threading.Thread):
 
         def begin_draining() -> None:
             self._enter(state)
+            if state is CoreState.RETIRING:
+                self._door.close_remote()
             self._inbox.put(DrainBegun())
 
         self._post(begin_draining)
@@ -159,6 +163,10 @@ class IoThread(threading.Thread):
     def end_draining(self) -> None:
         """Accept requests again, and tell everybody at once."""
         self._post(lambda: self._enter(CoreState.READY))
+
+    def open_to_remote(self, remote: RemoteAccess) -> None:
+        """Listen for other hosts, as soon as the core before this one does so no longer."""
+        self._post(lambda: self._door.open_remote_when_free(remote))
 
     def publish_load(self) -> None:
         """Tell all clients at once, because the queue has become full, or is full no longer."""
@@ -252,7 +260,6 @@ class IoThread(threading.Thread):
                 next_beat_at = time.monotonic() + BEAT_INTERVAL_S
                 self._send_beats()
                 self._lives.evict_silent(self._sender)
-                self._door.bind_remote()
                 self._dropped.tell_rest()
                 self._door.report()
         self._door.close()

@@ -31,6 +31,7 @@ from engine_core.kv_cache.kv_cache_manager import KVCacheManager
 from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.quarantine import Quarantine, suspects_after
 from engine_core.request_intake import RequestIntake
+from engine_core.request_names import RequestNames
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.step_clock import ClockedRunner, StepClock
@@ -86,10 +87,9 @@ class EngineCoreProcess:
         self._lock = self._run_dir.lock_core(slot, wait_s=_LOCK_TIMEOUT_S)
         self._epoch = time.time_ns()
         self._clock = StepClock(launcher_config.hang_timeout)
-        has_neighbour = any(self._run_dir.has_core(other) for other in CORE_SLOTS if other != slot)
-        remote = RemoteAccess.of(load_section(config_file, EndpointConfig), may_wait=has_neighbour)
-        socket_path = self._run_dir.slot_socket(slot)
-        self._io = IoThread(socket_path, self._epoch, self._inbox, self._clock, raise_descriptor_limit(), remote)
+        self._remote = RemoteAccess.of(load_section(config_file, EndpointConfig))
+        socket_path, remote_now = self._run_dir.slot_socket(slot), None if is_standby else self._remote
+        self._io = IoThread(socket_path, self._epoch, self._inbox, self._clock, raise_descriptor_limit(), remote_now)
         self._slot = slot
         self._is_standby = is_standby
         if not is_standby:
@@ -119,6 +119,7 @@ class EngineCoreProcess:
         scheduler = Scheduler(self._scheduling, kv_cache, drafts)
         clocked = ClockedRunner(runner, self._clock)
         self._core = EngineCore(clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine)
+        RequestNames(self._core.name_of).install()
         gc.collect()
         gc.freeze()  # what is alive now stays alive: spare the collector from walking it
         gc.enable()
@@ -137,6 +138,8 @@ class EngineCoreProcess:
         )
         if self._is_standby:
             self._run_dir.publish_core(self._slot)
+            if self._remote is not None:
+                self._io.open_to_remote(self._remote)
         self._serve()
         grammars.close(timeout_s=0.0)  # this process ends by `os._exit`, which minds no threads
         self._io.stop("drained")

@@ -182,7 +182,6 @@ class _Retry:
         )
 
     def _blame(self, item: ScheduledRequest, code: str) -> None:
-        log.error("request %d ends: %s", item.key, code)
         self._outcome.at_fault[item.key] = code
         first_block = item.num_computed_tokens // self._kv_cache.block_size
         self._unwritten.update(self._kv_cache.block_ids(self._requests[item.key])[first_block:])

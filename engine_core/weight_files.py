@@ -2,9 +2,12 @@
 
 Only headers are read here, so it needs no torch: `memory_plan.py` counts parameters, and `model/decoder/checkpoint.py`
 compares with what a network needs before it reads the tensors. Everything wrong with the files is a `ConfigError`.
+Invariant: the tensors that are returned fill their files without a gap and without sharing a byte.
 """
 
 import json
+import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,15 @@ from ipc.errors import ConfigError
 _WEIGHTS_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 100 * 2**20
+_BITS_BY_WIDTH = {
+    64: ("F64", "I64", "U64", "C64"),
+    32: ("F32", "I32", "U32"),
+    16: ("F16", "BF16", "I16", "U16"),
+    8: ("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
+    6: ("F6_E2M3", "F6_E3M2"),
+    4: ("F4",),
+}
+_BITS = {dtype: bits for bits, dtypes in _BITS_BY_WIDTH.items() for dtype in dtypes}
 _MAX_NAMED = 3
 """Names in a message; of more, the number."""
 
@@ -78,14 +90,40 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
             if length > _MAX_HEADER_BYTES:
                 raise ConfigError(f"malformed {path}: a header of {length} bytes")
             encoded = file.read(length)
+            num_data_bytes = os.fstat(file.fileno()).st_size - 8 - length
         if len(encoded) != length:
             raise ConfigError(f"malformed {path}: it ends inside its header")
-        header: dict[str, Any] = json.loads(encoded)
-        return {name: _stored(path, entry) for name, entry in header.items() if name != "__metadata__"}
+        header: dict[str, Any] = json.loads(encoded, object_pairs_hook=_without_repetition)
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        stored = {name: _stored(path, entry) for name, entry in entries.items()}
+        _check_places(path, entries, num_data_bytes)
+        return stored
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"malformed {path}") from error
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a name comes twice")
+    return values
+
+
+def _check_places(path: Path, entries: dict[str, dict[str, Any]], num_data_bytes: int) -> None:
+    """Raise `ConfigError` unless the tensors, in order of their places, fill the file's data."""
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: tuple(item[1]["data_offsets"])):
+        start, next_end = entry["data_offsets"]
+        if entry["dtype"] not in _BITS:
+            raise ConfigError(f"malformed {path}: {name[:60]!r} has the unknown type {entry['dtype'][:20]!r}")
+        num_bits = math.prod(entry["shape"]) * _BITS[entry["dtype"]]
+        if type(start) is not int or start != end or (next_end - start) * 8 != num_bits:
+            raise ConfigError(f"malformed {path}: the place of {name[:60]!r} does not fit its size or its neighbours")
+        end = next_end
+    if end != num_data_bytes:
+        raise ConfigError(f"malformed {path}: {num_data_bytes} bytes of data instead of {end}")
 
 
 def _stored(path: Path, entry: dict[str, Any]) -> StoredTensor:

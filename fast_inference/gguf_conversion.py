@@ -11,6 +11,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from fast_inference.gguf_header import check_gguf
+from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_USAGE
 from ipc.process import die_with_parent
 
@@ -19,8 +21,10 @@ def convert_gguf(source: Path, target: Path) -> None:
     """Write the model in `source` to the folder `target` (made if missing), dequantized to bf16.
 
     Raises:
+        ConfigError: the file's header contradicts the file.
         ValueError: the architecture is not known, or tensors of the model are missing in the file.
     """
+    check_gguf(source)
     import torch
     import transformers
     from transformers import modeling_gguf_pytorch_utils
@@ -77,6 +81,9 @@ def main(arguments: list[str]) -> int:
     try:
         die_with_parent()
         convert_gguf(Path(arguments[0]).absolute(), Path(arguments[1]))
+    except ConfigError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return EXIT_CONFIG_ERROR
     except Exception as error:  # noqa: BLE001 - the top of a process: whatever a malformed file does is one line
         sys.stderr.write(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}\n")
         return EXIT_CONFIG_ERROR

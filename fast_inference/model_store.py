@@ -29,6 +29,8 @@ from ipc.errors import ConfigError
 _CHUNK_BYTES = 2**20
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WEIGHTS_INDEX = "model.safetensors.index.json"
+_PICKLED = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
+_NO_PICKLES = "files of torch.save are programs that run when they are read (give a folder with *.safetensors)"
 _RUN_PIP = (
     "import runpy; from ipc.process import die_with_parent; die_with_parent(); "
     "runpy.run_module('pip', run_name='__main__', alter_sys=True)"
@@ -85,6 +87,8 @@ def _resolve(model: str, progress: Progress) -> str:
     if model and path.is_dir():
         return str(_checked_folder(path))
     if path.is_file():
+        if path.suffix.lower() in _PICKLED:
+            raise ConfigError(f"cannot load {model}: {_NO_PICKLES}")
         if path.suffix.lower() != ".gguf":
             raise ConfigError(f"cannot load {model}: a model is a folder with config.json or a .gguf file")
         return str(_convert_once(path.resolve(), progress))
@@ -143,7 +147,11 @@ def _is_model_folder(path: Path) -> bool:
 def _checked_folder(path: Path) -> Path:
     if not _is_model_folder(path):
         raise ConfigError(f"{path} is no model folder: config.json is missing")
-    if not any(path.glob("*.safetensors")):
+    has_weights = any(path.glob("*.safetensors"))
+    pickled = sorted(file.name for file in path.iterdir() if file.suffix.lower() in _PICKLED)
+    if not has_weights and pickled:
+        raise ConfigError(f"cannot load {path}: it has {pickled[0]} and no *.safetensors; {_NO_PICKLES}")
+    if not has_weights:
         raise ConfigError(f"{path} is no model folder: *.safetensors is missing")
     if missing := _missing_weights(path):
         raise ConfigError(f"{path} is not whole: {missing[0]} is missing")

@@ -22,6 +22,7 @@ from frontend.errors import (
     internal_error_body,
     json_response,
 )
+from ipc.log import current_request_id
 
 access_log = logging.getLogger("frontend.access")
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class RequestContextMiddleware:
             return
         began_at = time.perf_counter()
         request_id = scope[_ID_SCOPE_KEY] = request_id_of(Headers(scope=scope))
+        token = current_request_id.set(request_id)
         scope[_TIME_SCOPE_KEY] = time.time_ns() // 1000
         status = CLIENT_CLOSED_REQUEST
         is_started = False
@@ -97,6 +99,7 @@ class RequestContextMiddleware:
         finally:
             status = status if is_started else scope.get(REFUSED_STATUS_SCOPE_KEY, status)
             _log_access(scope, status, (time.perf_counter() - began_at) * 1e3, request_id)
+            current_request_id.reset(token)
 
 
 def _log_access(scope: Scope, status: int, elapsed_ms: float, request_id: str) -> None:

@@ -249,6 +249,7 @@ class LogConfig(_Section):
     """Logging of every process."""
 
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field("info", description="lowest level")
+    log_format: Literal["text", "json"] = Field("text", description="'json': one object per line")
 
 
 class LauncherConfig(_Section):

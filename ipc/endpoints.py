@@ -165,10 +165,6 @@ class RunDir:
         """True if a launcher runs on this run dir."""
         return _is_locked(self.launcher_lock_file)
 
-    def has_core(self, slot: int) -> bool:
-        """True if a core runs in this slot."""
-        return _is_locked(self.slot_lock_file(slot))
-
     def _lock(self, path: Path, name: str, wait_s: float) -> int:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

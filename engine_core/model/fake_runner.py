@@ -180,7 +180,8 @@ class FakeModelRunner:
             try:
                 self._generate(request, context, output)
             except GrammarError as error:
-                logger.info("request %d: %s", key, error)
+                logger.info("request %d: its grammar cannot go on", key, extra={"request_key": key})
+                logger.debug("the grammar of request %d: %s", key, error)  # which tells of the answer
                 output.failures[key] = "grammar_error"
 
     def _generate(self, request: _FakeRequest, context: bytes, output: ModelRunnerOutput) -> None:

@@ -140,7 +140,7 @@ class TorchModelRunner:
             try:
                 logprobs = self._add_prompt_chunk(request, span, hidden, is_last_chunk, output)
             except Exception:  # must not take the other requests with it
-                log.exception("request %d: no prompt logprobs", request.key)
+                log.exception("request %d: no prompt logprobs", request.key, extra={"request_key": request.key})
                 output.failures[request.key] = "sampler_error"
             else:
                 if logprobs is not None:

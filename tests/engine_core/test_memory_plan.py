@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from engine_core.memory_plan import ModelShape, format_bytes, plan_memory, plan_model, read_model_shape
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
+from tests.safetensors_files import write_safetensors
 
 SHAPE = ModelShape(
     num_layers=30,
@@ -178,9 +179,7 @@ def test_an_explicit_length_may_go_beyond_half_of_the_memory():
 
 def write_model(folder, config, shapes):
     (folder / "config.json").write_text(json.dumps(config))
-    header = {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in shapes.items()}
-    encoded = json.dumps(header | {"__metadata__": {"format": "pt"}}).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(encoded)) + encoded)
+    write_safetensors(folder / "model.safetensors", **shapes)
 
 
 CONFIG = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 50}

@@ -17,7 +17,7 @@ from ipc.client import EngineClient
 from ipc.curve import CurveDir
 from ipc.endpoints import RemoteCore, connect_to_core
 from ipc.errors import EngineUnavailableError
-from ipc.messages import Bye, CallMethod, ClientRole
+from ipc.messages import CallMethod, ClientRole
 from ipc.sync_client import SyncEngineClient
 from tests.factories import make_params
 from tests.junk_frames import junk_messages
@@ -172,19 +172,35 @@ def test_a_remote_core_that_says_nothing_is_lost_until_it_speaks_again(core, add
     asyncio.run(stop_and_go_on())
 
 
-def test_a_core_that_takes_over_has_the_endpoint_once_the_one_before_has_ended(tmp_path, keys):
-    endpoint = f"tcp://127.0.0.1:{free_port()}"
-    with core_process(tmp_path, core_endpoint=endpoint, curve_dir=str(keys.path)) as core:
-        client = core.connect()
-        arguments = ["--config", str(core.run_dir.config_file), "--slot", "1", "--standby"]
-        second = subprocess.Popen([sys.executable, "-m", "engine_core", *arguments])
+def test_a_core_that_takes_the_place_of_another_takes_the_endpoint_too(tmp_path, keys):
+    """Connections to the first one end, and what ran there goes on at the second."""
+    port, params = free_port(), make_params(max_tokens=400)
+    address = RemoteCore(f"tcp://127.0.0.1:{port}", keys.path)
+    settings = {"core_endpoint": address.endpoint, "curve_dir": str(keys.path), "fake_step_ms": 3}
+    with core_process(tmp_path, **settings) as first:
+        command = [sys.executable, "-m", "engine_core", "--config", str(first.run_dir.config_file)]
+        admin = first.connect()
+        second = subprocess.Popen([*command, "--slot", "1", "--standby"])
+
+        async def generate():
+            client = EngineClient(address, name="remote", role=ClientRole.BATCH)
+            await client.start()
+            try:
+                assert (await client.wait_ready(20)).core_pid == first.process.pid
+                stream = client.submit([7], params)
+                token_ids = [*(await anext(stream)).token_ids]
+                admin.call(CallMethod.RETIRE)
+                async for output in stream:
+                    token_ids += output.token_ids
+                return token_ids, client.welcome.core_pid
+            finally:
+                await client.close()
+
         try:
-            wait_until(lambda: core.run_dir.core_socket.readlink().name == "core-1.sock")
-            client.call(CallMethod.RETIRE)
-            client.send(Bye("closed"))
-            assert core.process.wait(5) == 0
-            with SyncEngineClient(RemoteCore(endpoint, keys.path), name="remote") as remote:
-                assert remote.wait_ready(10).core_pid == second.pid
+            wait_until(lambda: first.run_dir.core_socket.resolve() == first.run_dir.slot_socket(1).resolve())
+            token_ids, core_pid = asyncio.run(generate())
+            assert core_pid == second.pid
+            assert token_ids == first.connect().generate([7], params).token_ids
         finally:
             second.kill()
             second.wait()

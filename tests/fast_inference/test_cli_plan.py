@@ -2,7 +2,6 @@
 
 import json
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from ipc.sync_client import SyncEngineClient
 from tests.processes import core_process
+from tests.safetensors_files import write_safetensors
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {
@@ -40,8 +40,7 @@ def plan_json(*argv, **environment):
 def folder(tmp_path_factory):
     """A model of 1,000 parameters, all of them in the header."""
     folder = tmp_path_factory.mktemp("model")
-    header = json.dumps({"a": {"dtype": "BF16", "shape": [1000]}}).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    write_safetensors(folder / "model.safetensors", a=("BF16", [1000]))
     (folder / "config.json").write_text(json.dumps(CONFIG))
     return folder
 

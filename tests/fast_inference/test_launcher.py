@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -252,7 +253,7 @@ def is_importing(pid: int, module: str) -> bool:
 @pytest.fixture
 def converting(start, tmp_path) -> tuple[StartingServer, int]:
     """A server that converts a GGUF file (a broken one, but torch is imported first), and the process that does."""
-    (tmp_path / "model.gguf").write_bytes(b"GGUF" + b"\0" * 64)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))  # nothing in it
     server = start(model=str(tmp_path / "model.gguf"), XDG_CACHE_HOME=str(tmp_path / "cache"))
     pid = server.process.pid
     wait_until(lambda: any(is_importing(child, "gguf_conversion") for child in children_of(pid)))

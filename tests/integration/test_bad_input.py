@@ -24,6 +24,8 @@ CASES = [
     (CHAT, {"model": "fake", "messages": "hi"}, 400, "messages", None),
     (CHAT, {"model": "fake", "messages": [{"role": "user", "content": 5}]}, 400, None, None),
     (CHAT, {"model": "nope", "messages": HI}, 404, "model", "model_not_found"),
+    (CHAT, {"model": "../../etc/passwd", "messages": HI}, 404, "model", "model_not_found"),
+    (CHAT, {"model": "/etc/passwd", "messages": HI}, 404, "model", "model_not_found"),
     (CHAT, {"model": "fake", "messages": HI, "temperature": "1"}, 400, "temperature", None),
     (CHAT, {"model": "fake", "messages": HI, "temperature": True}, 400, "temperature", None),
     (CHAT, {"model": "fake", "messages": HI, "temperature": 3}, 400, "temperature", None),

@@ -98,7 +98,7 @@ class BatchSampler:
                 metadata = self._build_metadata([state])
                 sampled += sample(logits[row : row + 1], metadata, masks.of_row(row), self._picker)
             except Exception:  # lost alone
-                log.exception("request %d could not be sampled", state.key)
+                log.exception("request %d could not be sampled", state.key, extra={"request_key": state.key})
                 sampled.append(SampledToken(0, "sampler_error"))
         return sampled
 
@@ -109,10 +109,11 @@ class BatchSampler:
             try:
                 state.append(token.token_id)
             except GrammarError as error:
-                log.info("request %d: its grammar cannot go on: %s", state.key, error)
+                log.info("request %d: its grammar cannot go on", state.key, extra={"request_key": state.key})
+                log.debug("the grammar of request %d: %s", state.key, error)  # which tells of the answer
                 failure = "grammar_error"
             except Exception:  # lost alone
-                log.exception("request %d could not go on", state.key)
+                log.exception("request %d could not go on", state.key, extra={"request_key": state.key})
                 failure = "sampler_error"
         if failure:
             output.failures[state.key] = failure

@@ -78,10 +78,11 @@ class GrammarMaskFiller:
             try:
                 state.fill_mask(words)
             except GrammarError as error:
-                log.info("request %d: its grammar cannot go on: %s", state.key, error)
+                log.info("request %d: its grammar cannot go on", state.key, extra={"request_key": state.key})
+                log.debug("the grammar of request %d: %s", state.key, error)  # which tells of the answer
                 masks.failures[row] = "grammar_error"
             except Exception:  # must not take the other rows with it
-                log.exception("request %d: its mask could not be filled", state.key)
+                log.exception("request %d: no mask for its grammar", state.key, extra={"request_key": state.key})
                 masks.failures[row] = "sampler_error"
             else:
                 masks.words[row] = words

@@ -45,7 +45,20 @@ def test_one_name_which_may_have_slashes(core: CoreProcess, name: str):
     assert get(core, f"/v1/models/{name}").json() == card(name)
 
 
-@pytest.mark.parametrize("name", ["other", "org", "org/name/more", "Alias", "%00", "x" * 500])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "other",
+        "org",
+        "org/name/more",
+        "Alias",
+        "%00",
+        "x" * 500,
+        "%2e%2e%2fetc/passwd",
+        "..%2f..%2f",
+        "%2Fetc%2Fpasswd",
+    ],
+)
 def test_other_names_are_not_found(core: CoreProcess, name: str):
     answer = get(core, f"/v1/models/{name}")
     error = answer.json()["error"]

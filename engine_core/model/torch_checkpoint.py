@@ -1,0 +1,106 @@
+"""Reads checkpoints of `torch.save` (.pt, .pth, .bin) as plain data, without ever running what they say.
+
+A file is a zip archive: `NAME/data.pkl` describes, `NAME/data/KEY` holds the numbers. The description is read by
+`restricted_unpickler.py`; the numbers are taken by their size. `torch.load` is used nowhere.
+Invariant: memory is taken only for what the file really holds.
+"""
+
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine_core.model.restricted_unpickler import PlainObject, StorageRef, TensorRef, read_plain_pickle
+from ipc.errors import ConfigError
+
+MAX_ENTRIES = 2**17
+
+
+def read_torch_checkpoint(path: Path) -> Any:
+    """The value that was saved: containers, numbers, strings, CPU tensors, and `PlainObject` for instances of classes.
+
+    Raises:
+        ConfigError: the file is damaged, of the form before torch 1.6, or holds anything else; one line.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _read(archive)
+    except zipfile.BadZipFile as error:
+        raise ConfigError(f"cannot load {path}: no checkpoint of torch.save (of torch 1.6 or later)") from error
+    except OSError as error:
+        raise ConfigError(f"cannot load {path}: {error.strerror or error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"cannot load {path}: refused {error.message}") from error
+
+
+def _read(archive: zipfile.ZipFile) -> Any:
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1 or len(entries) > MAX_ENTRIES:
+        raise ConfigError("an archive without one data.pkl")
+    root = pickles[0].removesuffix("data.pkl")
+    order = entries.get(f"{root}byteorder")
+    if order is not None and _content(archive, order) != b"little":
+        raise ConfigError("numbers that are not little-endian")
+    return _Tensors(archive, entries, root).put_into(read_plain_pickle(_content(archive, entries[pickles[0]])))
+
+
+def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """Of an entry as it lies in the file: compressed ones could unfold to anything."""
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        raise ConfigError(f"the compressed entry {entry.filename[:60]!r}")
+    try:
+        return archive.read(entry)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # also encrypted ones
+        raise ConfigError(f"the damaged entry {entry.filename[:60]!r}") from error
+
+
+class _Tensors:
+    """Makes tensors of their descriptions; those with one storage share its memory."""
+
+    def __init__(self, archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], root: str) -> None:
+        self._archive = archive
+        self._entries = entries
+        self._root = root
+        self._storages: dict[StorageRef, torch.Tensor] = {}
+        self._done: dict[int, Any] = {}
+
+    def put_into(self, value: Any) -> Any:
+        """The same value with tensors in place of `TensorRef`; what is shared stays shared."""
+        if not isinstance(value, TensorRef | PlainObject | list | tuple | dict):
+            return value
+        if id(value) not in self._done:
+            self._done[id(value)] = self._converted(value)
+        return self._done[id(value)]
+
+    def _converted(self, value: Any) -> Any:
+        if isinstance(value, TensorRef):
+            return self._tensor(value)
+        if isinstance(value, PlainObject):
+            return PlainObject(value.class_name, self.put_into(value.fields))
+        if isinstance(value, dict):
+            return {key: self.put_into(item) for key, item in value.items()}
+        return type(value)([self.put_into(item) for item in value])
+
+    def _tensor(self, ref: TensorRef) -> torch.Tensor:
+        storage = self._storage(ref.storage)
+        sizes = (ref.offset, *ref.shape, *ref.stride)
+        if len(ref.shape) != len(ref.stride) or not all(0 <= size < 2**48 for size in sizes):
+            raise ConfigError("a tensor of an impossible shape")
+        reach = sum((size - 1) * stride for size, stride in zip(ref.shape, ref.stride, strict=True))
+        num_items = math.prod(ref.shape)
+        if num_items > len(storage) or (num_items and ref.offset + reach >= len(storage)):
+            raise ConfigError("a tensor that is larger than its numbers")
+        return storage.as_strided(ref.shape, ref.stride, ref.offset if num_items else 0)
+
+    def _storage(self, ref: StorageRef) -> torch.Tensor:
+        if ref not in self._storages:
+            dtype: torch.dtype = getattr(torch, ref.dtype)
+            entry = self._entries.get(f"{self._root}data/{ref.key}")
+            if entry is None or not ref.key.isdecimal() or entry.file_size != ref.num_items * dtype.itemsize:
+                raise ConfigError(f"numbers of another size than {ref.num_items} of {ref.dtype}")
+            content = bytearray(_content(self._archive, entry))
+            self._storages[ref] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        return self._storages[ref]
