@@ -38,8 +38,8 @@ from engine_core.step_clock import StepClock
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
-from engine_core.weight_files import stored_tensors
 from engine_core.tokenizer_export import content_fingerprint
+from engine_core.weight_files import stored_tensors
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
