@@ -26,7 +26,6 @@ from engine_core.outputs import (
 from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request, RequestStatus
 from engine_core.scheduler.scheduler import Scheduler
-from engine_core.step_clock import StepClock
 from engine_core.step_retry import OUT_OF_MEMORY, STEP_FAILED, StepOutcome, execute_step
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar, GrammarError
@@ -100,10 +99,8 @@ class EngineCore:
         admission: Admission,
         grammar_compiler: GrammarCompiler,
         quarantine: Quarantine,
-        step_clock: StepClock,
     ) -> None:
         """`grammar_compiler` tells its owner when it is done, who then calls `on_grammar` on this thread."""
-        self._step_clock = step_clock
         self._admission = admission
         self._grammar_compiler = grammar_compiler
         self._quarantine = quarantine
@@ -259,16 +256,13 @@ class EngineCore:
         for new in plan.new_requests:
             self._start(self._requests[new.key])
         self._quarantine.begin_step(plan, self._requests)
-        self._step_clock.plan(plan)
         started_at = time.monotonic()
         outcome = execute_step(self._runner, plan, self._requests, self._kv_cache)
         if outcome.has_failed:
             self._after_failure(outcome, outputs)
         else:
-            seconds = time.monotonic() - started_at
             self._num_failed_in_a_row = 0
-            self._scheduler.observe_step(seconds)
-            self._step_clock.observe(seconds)
+            self._scheduler.observe_step(time.monotonic() - started_at)
         self._update(outcome.executed, outcome.result, outputs)
         self._queue_released()
         return outputs

@@ -20,8 +20,9 @@ from queue import SimpleQueue
 import zmq
 
 from engine_core.admission import Admission
+from engine_core.client_lives import ClientLives
 from engine_core.client_registry import Client, ClientRegistry
-from engine_core.client_sender import LEASE_S, ClientSender
+from engine_core.client_sender import ClientSender
 from engine_core.control_calls import why_refused
 from engine_core.core import EngineCoreOutputs
 from engine_core.core_socket import CoreSocket, RemoteAccess
@@ -55,8 +56,6 @@ from ipc.messages import (
     RequestId,
     Welcome,
 )
-from ipc.own_sleep import OwnSleep
-from ipc.process import open_pidfd, pid_namespace
 
 log = logging.getLogger(__name__)
 
@@ -104,16 +103,15 @@ class IoThread(threading.Thread):
         self._admission: Admission | None = None
         self._beat_sequence = 0
         self._stop_at: float | None = None
-        self._own_sleep = OwnSleep()
-        self._namespace = pid_namespace()
         self._door = CoreSocket(socket_path, num_descriptors)
         if remote is not None:
             self._door.open_remote(remote)
         self._socket = self._door.socket
-        self._clients = ClientRegistry()
-        self._sender = ClientSender(self._socket, self._clients, epoch, self._evict)
-        self._reconciliation = Reconciliation(self._sender, inbox)
         self._poller = zmq.Poller()
+        self._clients = ClientRegistry()
+        self._lives = ClientLives(self._clients, self._poller, inbox)
+        self._sender = ClientSender(self._socket, self._clients, epoch, self._lives.evict)
+        self._reconciliation = Reconciliation(self._sender, inbox)
         self._door.register(self._poller)
         self._poller.register(self._wake_fd, zmq.POLLIN)
 
@@ -261,7 +259,7 @@ class IoThread(threading.Thread):
             if time.monotonic() >= next_beat_at:
                 next_beat_at = time.monotonic() + BEAT_INTERVAL_S
                 self._send_beats()
-                self._evict_silent_clients()
+                self._lives.evict_silent(self._sender)
                 self._dropped.tell_rest()
                 self._door.report()
         self._door.close()
@@ -278,7 +276,7 @@ class IoThread(threading.Thread):
                 client = self._clients.by_pidfd(source)
                 if client is not None:
                     self._num_departures += 1
-                    self._evict(client, "its process ended")
+                    self._lives.evict(client, "its process ended")
         if self._socket in sources:
             self._receive()
         self._door.on_events(sources)
@@ -332,13 +330,13 @@ class IoThread(threading.Thread):
                 self._on_call(client, message)
             case Bye():
                 self._num_departures += 1
-                self._evict(client, f"it said good-bye ({message.reason})")
+                self._lives.evict(client, f"it said good-bye ({message.reason})")
 
     # --- what clients say ---
 
     def _on_hello(self, identity: bytes, hello: Hello, client: Client | None) -> None:
         if client is None:
-            client = self._try_register(identity, hello)
+            client = self._lives.try_register(identity, hello)
         if client is None:
             return
         client.heard_at = time.monotonic()
@@ -346,23 +344,6 @@ class IoThread(threading.Thread):
             self._sender.send_in_order(client, self._welcome)
         if self._state is not CoreState.READY:
             self._sender.send(client, self._beat())
-
-    def _try_register(self, identity: bytes, hello: Hello) -> Client | None:
-        """A client that is watched by pidfd where possible, else by its lease; None if its process is gone already."""
-        if not 0 <= hello.pid < 2**31:
-            raise ProtocolError(f"{hello.pid} is no pid")
-        pidfd = None
-        if hello.pid and hello.pid_namespace == self._namespace:
-            try:
-                pidfd = open_pidfd(hello.pid, hello.pid_start_ticks)
-            except OSError as error:
-                log.warning("client %s cannot be watched: %s", hello.client_name, error.strerror)
-            else:
-                if pidfd is None:
-                    return None
-                self._poller.register(pidfd, zmq.POLLIN)
-        log.debug("client %s (pid %d) connected", hello.client_name, hello.pid)
-        return self._clients.add(identity, hello, pidfd)
 
     def _on_add(self, client: Client, add: Add) -> None:
         if not 1 <= add.request_id < 2**64 or add.request_id in client.live:
@@ -395,7 +376,7 @@ class IoThread(threading.Thread):
     def _aborts(client: Client, request_ids: "array[int]") -> AbortRequests:
         return AbortRequests(tuple(client.live[item] for item in request_ids if item in client.live))
 
-    # --- beats, and clients that leave ---
+    # --- beats ---
 
     def _enter(self, state: CoreState) -> None:
         self._state = state
@@ -421,28 +402,7 @@ class IoThread(threading.Thread):
         self._sender.send_to_all(self._beat())
 
     def _forgive_own_sleep(self) -> None:
-        """What clients did not say, or take, while this process was stopped is not held against them."""
-        slept_s = self._own_sleep.slept_s()
+        slept_s = self._lives.forgive_own_sleep()
         if slept_s:
             log.log(logging.DEBUG if self._welcome is None else logging.WARNING, "did not run for %.1f s", slept_s)
-            self._clients.forgive(slept_s)
             self._clock.forgive(slept_s)
-
-    def _evict_silent_clients(self) -> None:
-        for client in self._clients.all():
-            is_needed = client.pidfd is None or client.live  # the death of an idle client shows in its pidfd
-            if is_needed and time.monotonic() - client.heard_at > LEASE_S:
-                self._sender.send(client, Bye("evicted", "silent for too long"))
-                self._evict(client, f"it was silent for {LEASE_S:.0f} s")
-
-    def _evict(self, client: Client, reason: str) -> None:
-        """Forget a client and abort all that it waits for; does nothing if it has left already."""
-        if self._clients.by_slot(client.slot) is None:
-            return
-        if client.live:
-            log.warning("client %s left with %d live requests: %s", client.name, len(client.live), reason)
-            self._inbox.put(AbortRequests(tuple(client.live.values())))
-        if client.pidfd is not None:
-            self._poller.unregister(client.pidfd)
-            os.close(client.pidfd)
-        self._clients.remove(client)

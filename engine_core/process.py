@@ -34,7 +34,7 @@ from engine_core.request_intake import RequestIntake
 from engine_core.request_names import RequestNames
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
-from engine_core.step_clock import StepClock
+from engine_core.step_clock import ClockedRunner, StepClock
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
@@ -118,7 +118,8 @@ class EngineCoreProcess:
         )
         drafts = Drafts.of(self._scheduling, kv_cache, runner.info.max_model_len)
         scheduler = Scheduler(self._scheduling, kv_cache, drafts)
-        self._core = EngineCore(runner, scheduler, kv_cache, stop_check, admission, grammars, quarantine, self._clock)
+        clocked = ClockedRunner(runner, self._clock)
+        self._core = EngineCore(clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine)
         RequestNames(self._core.name_of).install()
         gc.collect()
         gc.freeze()  # what is alive now stays alive: spare the collector from walking it

@@ -1,6 +1,7 @@
 """How long the running step takes, and how long it may: what beats say of the step loop.
 
-Written by the step loop (`process` and `core`), read by the I/O thread at any moment. The allowance grows with what a
+Written by the step loop, read by the I/O thread at any moment. `ClockedRunner` stands before the model runner, so that
+each part of a step which is done in parts after a failure counts for itself. The allowance grows with what a
 step computes, from the slowest steps seen lately, so that a long legal prefill is never taken for a hang. It does not
 end a step: the launcher does, and frontends stop sending requests.
 Invariant: `allowance_s` is never below `min_allowance_s`.
@@ -9,7 +10,7 @@ Invariant: `allowance_s` is never below `min_allowance_s`.
 import time
 from collections import deque
 
-from engine_core.outputs import SchedulerOutput
+from engine_core.outputs import ModelInfo, ModelRunner, ModelRunnerOutput, SchedulerOutput
 
 FACTOR = 10.0
 """A step may take so many times as long as the slowest of the steps lately says."""
@@ -61,7 +62,9 @@ class StepClock:
         self.started_at = None
 
     def plan(self, plan: SchedulerOutput) -> None:
-        """This is what the step that has begun will compute."""
+        """This is what will be computed next; the age of the step counts from here."""
+        if self.started_at is not None:
+            self.started_at = time.monotonic()
         self._work = _work_of(plan)
         expected_s = self._slowest.expected_s(self._work)
         if expected_s is None:
@@ -72,6 +75,27 @@ class StepClock:
     def observe(self, seconds: float) -> None:
         """What was planned took so long."""
         self._slowest.observe(self._work, seconds)
+
+
+class ClockedRunner:
+    """A model runner whose work is measured."""
+
+    def __init__(self, runner: ModelRunner, clock: StepClock) -> None:
+        self._runner = runner
+        self._clock = clock
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts about the loaded model."""
+        return self._runner.info
+
+    def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Run one step, or a part of one; raises whatever the runner raises."""
+        self._clock.plan(step)
+        started_at = time.monotonic()
+        output = self._runner.execute(step)
+        self._clock.observe(time.monotonic() - started_at)
+        return output
 
 
 class _SlowestSteps:

@@ -1,8 +1,8 @@
-"""The command `fast-inference`: `serve`, `pull`, `plan`, `bench`, `keys` and `--version`.
+"""The command `fast-inference`: `serve`, `reload`, `pull`, `plan`, `bench`, `keys` and `--version`.
 
 Owns the exit statuses: 0 stopped in order, 1 a wrong setting, model or port (one line on stderr), 2 wrong usage,
 130 interrupted. What is slow to import is imported by the command that needs it, so that `--help` is quick.
-Next: `flags.py`, `settings.py`, then `launcher.py`; `cli_plan.py`, `cli_bench.py`.
+Next: `flags.py`, `settings.py`, then `launcher.py`; `cli_reload.py`, `cli_plan.py`, `cli_bench.py`.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from fast_inference import __version__
 from fast_inference.cli_bench import add_bench
 from fast_inference.cli_keys import add_keys
 from fast_inference.cli_plan import add_plan
+from fast_inference.cli_reload import add_reload
 from fast_inference.flags import FlagParser, add_setting_flags, given_flags
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
@@ -68,6 +69,7 @@ def _parser() -> FlagParser:
     _add_serve(commands)
     _add_pull(commands)
     add_plan(commands)
+    add_reload(commands)
     add_bench(commands)
     add_keys(commands)
     return parser

@@ -6,7 +6,6 @@ that it is to this core whatever clients are told. Invariant: `is_ready` is abou
 
 import logging
 import signal
-from pathlib import Path
 
 from fast_inference.child import Child
 from fast_inference.hang_watch import HangWatch
@@ -24,13 +23,14 @@ _STACK_DUMP_S = 0.5
 class CoreProcess:
     """A started core; use it from the event loop that created it."""
 
-    def __init__(self, run_dir: RunDir, config_file: Path, slot: int, hang_timeout_s: float) -> None:
-        """Start it.
+    def __init__(self, run_dir: RunDir, slot: int, hang_timeout_s: float, *, is_standby: bool = False) -> None:
+        """Start it; clients find a standby core only once it is ready.
 
         Raises:
             OSError: it cannot be started.
         """
-        arguments = ["--config", str(config_file), "--slot", str(slot)]
+        config_file = run_dir.standby_config_file if is_standby else run_dir.config_file
+        arguments = ["--config", str(config_file), "--slot", str(slot), *(["--standby"] if is_standby else [])]
         self.child = Child("engine core", "engine_core", arguments)
         self.slot = slot
         self.client = EngineClient(run_dir.slot_socket(slot), name="launcher", role=ClientRole.ADMIN)

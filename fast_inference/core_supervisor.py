@@ -3,7 +3,7 @@
 Used by `launcher.py`, which is told of each change and of the failure that ends everything: a core that cannot start,
 or that crashes again and again. Invariant: of the cores that run, `active` is the one that clients are to use; a death
 of any other one is no crash.
-Next: `core_process.py` (one core), `restart_policy.py`, `hang_watch.py`.
+Next: `core_process.py` (one core), `restart_policy.py`, `hang_watch.py`; `core_reload.py` replaces a core that serves.
 """
 
 import asyncio
@@ -45,15 +45,21 @@ class CoreSupervisor:
         self.active: CoreProcess | None = None
         self.was_heard = asyncio.Event()
         """Set when a core was first heard: it has begun to load."""
-        self._has_been_ready = False
-        self._is_stopping = False
+        self._others: list[CoreProcess] = []
+        """One that stands by, or one that retires."""
+        self.has_been_ready = False
+        self.is_stopping = False
         self._last_exit = ""
         self._last_epoch = 0
 
     @property
     def children(self) -> list[Child]:
         """Every core process that was started and may still run."""
-        return [] if self.active is None else [self.active.child]
+        return [core.child for core in self._cores]
+
+    @property
+    def _cores(self) -> list[CoreProcess]:
+        return self._others if self.active is None else [self.active, *self._others]
 
     @property
     def is_ready(self) -> bool:
@@ -83,20 +89,52 @@ class CoreSupervisor:
         async with asyncio.TaskGroup() as group:
             self._group = group
             await self._start_core(0)
-            while not self._is_stopping:
+            while not self.is_stopping:
                 await self._look()
                 await asyncio.sleep(_POLL_READY_S if self.is_ready else _POLL_LOADING_S)
 
     async def stop(self, timeout_s: float) -> None:
         """End every core: its requests get so many seconds; whoever takes longer is killed."""
-        self._is_stopping = True
-        if self.active is not None:
-            await self.active.client.close()
+        self.is_stopping = True
+        await asyncio.gather(*(core.client.close() for core in self._cores))
         await stop_children(self.children, timeout_s)
+
+    # --- two cores at once ---
+
+    async def start_standby(self) -> CoreProcess:
+        """Start a core in the other slot, with the standby configuration.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        slot = 0 if self.active is None or self.active.slot else 1
+        core = CoreProcess(self._run_dir, slot, self._hang_timeout_s, is_standby=True)
+        self._others.append(core)
+        await core.client.start()
+        self._group.create_task(self._await_death(core))
+        return core
+
+    def promote(self, core: CoreProcess) -> CoreProcess:
+        """Make a standby core the active one; returns the one before, which may have ended."""
+        before, self.active = self.active, core
+        assert before is not None
+        self._others.remove(core)
+        if not before.child.exited.is_set():
+            self._others.append(before)
+        self.publish()
+        log.info("engine core (pid %d) takes the place of pid %d", core.child.pid, before.child.pid)
+        return before
+
+    def publish(self) -> None:
+        """Have clients find the active core, whatever cores that started meanwhile have done to the link."""
+        assert self.active is not None
+        self._run_dir.publish_core(self.active.slot)
+
+    # --- one core ---
 
     async def _start_core(self, slot: int) -> None:
         try:
-            core = CoreProcess(self._run_dir, self._run_dir.config_file, slot, self._hang_timeout_s)
+            core = CoreProcess(self._run_dir, slot, self._hang_timeout_s)
         except OSError as error:
             self._on_failure(f"cannot start the engine core: {error}")
             return
@@ -112,7 +150,7 @@ class CoreSupervisor:
             return
         if core.is_ready:
             core.child.ready.set()
-            self._has_been_ready = True
+            self.has_been_ready = True
             self._last_epoch = core.epoch
         if core.client.state is not None:
             self.was_heard.set()
@@ -123,14 +161,18 @@ class CoreSupervisor:
         """Replace the core when it has died, unless another one is active by then."""
         await core.child.wait()
         await core.client.close()
+        if core in self._others:
+            self._others.remove(core)
+        if core is not self.active:
+            return
         self._last_exit = core.exit_text
         self._on_change()
-        if self._is_stopping or core is not self.active:
+        if self.is_stopping:
             return
         if core.child.exit_code == EXIT_CONFIG_ERROR:
             self._on_failure(None)
             return
-        if not self._has_been_ready:
+        if not self.has_been_ready:
             self._on_failure(f"the engine core {core.exit_text} before it was ready")
             return
         delay_s = self._policy.on_crash(time.monotonic())
@@ -139,5 +181,5 @@ class CoreSupervisor:
             return
         log.error("engine core (pid %d) %s; restart in %.1f s", core.child.pid, core.exit_text, delay_s)
         await asyncio.sleep(delay_s)
-        if core is self.active and not self._is_stopping:
+        if core is self.active and not self.is_stopping:
             await self._start_core(core.slot)

@@ -2,7 +2,7 @@
 
 Called by `cli.py` with resolved settings. It owns the listening socket, the run dir with its lock and `status.json`,
 and the frontends: one that dies is replaced. The core is the business of `core_supervisor.py`. SIGTERM and SIGINT drain
-the frontends, then the core; a second signal ends all within two seconds.
+the frontends, then the core; a second signal ends all within two seconds. SIGHUP replaces the core (`core_reload.py`).
 Invariant: when `serve` returns, every child has been reaped; when this process is killed, the kernel kills them.
 Next: `core_supervisor.py`, `child.py` (one process), then `engine_core/process.py` and `frontend/__main__.py`.
 """
@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from fast_inference.child import Child, stop_children
+from fast_inference.core_reload import CoreReload
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
 from fast_inference.listener import bind_listener, local_url_of, port_of, url_of
 from fast_inference.model_store import resolve_model
@@ -57,6 +58,7 @@ def serve(settings: Settings) -> int:
         run_dir = RunDir(settings.run_dir) if settings.run_dir else RunDir.default(port)
         run_dir.create()
         run_dir.lock_launcher()
+        run_dir.forget_reload()
         run_dir.forget_crashes()  # whatever ended the server before, it was no request
         try:
             names = served_names(settings)
@@ -82,9 +84,13 @@ class Launcher:
         self._port = port_of(listener)
         self._url = url_of(settings.host, self._port)
         self._launcher_pid = os.getpid()
+        self._had_terminal = _has_terminal()
+        self._outlives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # `nohup` started us
         self._progress = progress
         self._status_file = StatusFile(run_dir.status_file)
         self._cores = CoreSupervisor(run_dir, settings.hang_timeout, self._refresh, self._fail)
+        self._reload = CoreReload(settings, run_dir, self._cores, self._refresh)
+        self._reload_asked = asyncio.Event()
         self._frontends: list[Child | None] = [None] * settings.frontends
         self._stopping = asyncio.Event()
         self._was_ready = False
@@ -95,9 +101,11 @@ class Launcher:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signum, self._on_signal, signum)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._cores.run())]
+                tasks.append(group.create_task(self._serve_reloads()))
                 tasks += [group.create_task(self._supervise_frontend(index)) for index in range(len(self._frontends))]
                 await self._stopping.wait()
                 await self._stop_children()
@@ -108,6 +116,12 @@ class Launcher:
                 child.kill()
             self._status_file.write_stopped()
         return self._exit_code
+
+    async def _serve_reloads(self) -> None:
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            await self._reload.run()
 
     # --- children ---
 
@@ -178,6 +192,14 @@ class Launcher:
         self._exit_code = SIGNAL_EXIT_BASE + signum if signum == signal.SIGINT else 0
         self._stopping.set()
 
+    def _on_hangup(self) -> None:
+        """Replace the core; but where nobody asked for that and the terminal was closed, its user wants an end."""
+        is_terminal_gone = self._had_terminal and not _has_terminal()
+        if not is_terminal_gone or self._run_dir.reload_file.exists():
+            self._reload_asked.set()
+        elif not self._outlives_terminal:
+            self._on_signal(signal.SIGHUP)
+
     def _kill_children(self) -> None:
         for child in self._children():
             child.send_signal(signal.SIGKILL)
@@ -243,7 +265,7 @@ class Launcher:
             state = ServerState.READY
         else:
             state = ServerState.RESTARTING if self._was_ready else ServerState.STARTING
-        return Status(state, LauncherStatus(self._launcher_pid), core, frontends, self._url)
+        return Status(state, LauncherStatus(self._launcher_pid), core, frontends, self._url, self._reload.status)
 
     def _frontend_status(self, frontend: Child | None) -> FrontendStatus:
         if frontend is None or frontend.exited.is_set():
@@ -261,6 +283,15 @@ class Launcher:
             sys.stdout.flush()
         except OSError as error:
             log.warning("cannot write the ready line: %s", error.strerror)  # nobody reads it; serve on
+
+
+def _has_terminal() -> bool:
+    """True while this process can reach its controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _write_config(settings: Settings, path: Path) -> None:

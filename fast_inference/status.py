@@ -54,6 +54,27 @@ class FrontendStatus:
     """starting, ready, draining or stopped."""
 
 
+class ReloadState(StrEnum):
+    """How far a reload has come."""
+
+    LOADING = "loading"
+    """The new core loads, the old one serves."""
+    RETIRING = "retiring"
+    """The new core serves, the old one finishes what it runs."""
+    DONE = "done"
+    FAILED = "failed"
+    """The old core serves on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadStatus:
+    """The latest reload; `reason` says in one line why it failed."""
+
+    id: str
+    state: ReloadState
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """Everything in the file."""
@@ -63,6 +84,7 @@ class Status:
     core: CoreStatus
     frontends: tuple[FrontendStatus, ...]
     url: str
+    reload: ReloadStatus | None = None
 
 
 class StatusFile:

@@ -148,7 +148,7 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
     counts = ConnectionCounts(
         RunDir(config_file.parent).connections_file, index, max(launcher_config.frontends, index + 1)
     )
-    state = FrontendState(frontend_config, client, created_at=int(config_file.stat().st_mtime))
+    state = FrontendState(frontend_config, client, created_at=int(config_file.stat().st_mtime), config_file=config_file)
     config = uvicorn.Config(
         create_app(state),
         http=HttpProtocol,

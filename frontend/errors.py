@@ -86,6 +86,12 @@ class UnsupportedMediaTypeError(ClientError):
     code = "unsupported_media_type"
 
 
+class TooManyBodiesError(QueueFullError):
+    """The bodies of all requests together are too large to be held."""
+
+    code = "too_many_bodies"
+
+
 class TokenizerBusyError(QueueFullError):
     """Too many requests to /tokenize and /detokenize are waiting."""
 
@@ -155,6 +161,7 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     RequestNotFoundError: HttpStatus(404, _INVALID_REQUEST),
     RequestCancelledError: HttpStatus(499, _INVALID_REQUEST),
     QueueFullError: HttpStatus(429, "rate_limit_error"),
+    TooManyBodiesError: HttpStatus(429, "rate_limit_error"),
     TokenizerBusyError: HttpStatus(429, "rate_limit_error"),
     FastInferenceError: HttpStatus(500, _SERVER_ERROR),
     ServerError: HttpStatus(500, _SERVER_ERROR),
@@ -203,7 +210,7 @@ def error_response(error: FastInferenceError) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, RequestQuarantinedError):
         headers["x-should-retry"] = "false"  # OpenAI's clients send a request again after other 5xx answers
-    if isinstance(error, BodyTooLargeError | TooManyConnectionsError):
+    if isinstance(error, BodyTooLargeError | TooManyBodiesError | TooManyConnectionsError):
         headers["connection"] = "close"  # the rest of the body is not read
     if isinstance(error, InvalidApiKeyError):
         headers["www-authenticate"] = 'Bearer realm="fast-inference"'

@@ -201,12 +201,18 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # ours counts
         self._wait()
 
+    def shutdown(self) -> None:
+        """The process ends: nobody is waited for who has had an answer."""
+        super().shutdown()
+        if self._is_lingering:
+            self.transport.abort()
+
     # --- deadlines and ends ---
 
     @property
     def is_receiving(self) -> bool:
         """True while a request has come in part, or was refused with more behind it."""
-        return self._phase is not _Phase.COMPLETE
+        return self._phase in (_Phase.HEAD, _Phase.BODY)
 
     def on_lingering(self) -> None:
         """Our side is closed; the client's is to follow."""

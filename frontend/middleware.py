@@ -14,12 +14,21 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from frontend.errors import BodyTooLargeError, ShuttingDownError, error_response, internal_error_body, json_response
+from frontend.errors import (
+    BodyTooLargeError,
+    ShuttingDownError,
+    TooManyBodiesError,
+    error_response,
+    internal_error_body,
+    json_response,
+)
 from ipc.log import current_request_id
 
 access_log = logging.getLogger("frontend.access")
 log = logging.getLogger(__name__)
 
+MAX_HELD_BODY_BYTES = 256 * 2**20
+"""Of all requests of a frontend together."""
 CLIENT_CLOSED_REQUEST = 499
 """The status in the access line when the client left before an answer."""
 
@@ -99,14 +108,19 @@ def _log_access(scope: Scope, status: int, elapsed_ms: float, request_id: str) -
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies over the limit: at once when their length is declared, else as soon as they exceed it."""
+    """Refuses bodies over the limit: at once when their length is declared, else as soon as they exceed it.
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    All bodies that are held at one time, for as long as their requests are served, have a limit together too.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_held_bytes: int = MAX_HELD_BODY_BYTES) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.max_held_bytes = max_held_bytes
+        self._num_held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; `receive` raises `BodyTooLargeError` past the limit."""
+        """Serve one request; `receive` raises `BodyTooLargeError` or `TooManyBodiesError` past a limit."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -120,12 +134,19 @@ class BodyLimitMiddleware:
             nonlocal num_bytes
             message = await receive()
             if message["type"] == "http.request":
-                num_bytes += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                num_bytes += size
+                self._num_held_bytes += size
                 if num_bytes > self.max_body_bytes:
                     raise self._error()
+                if self._num_held_bytes > self.max_held_bytes:
+                    raise TooManyBodiesError("The server holds too many large requests; try again later.")
             return message
 
-        await self.app(scope, receive_limited, send)
+        try:
+            await self.app(scope, receive_limited, send)
+        finally:
+            self._num_held_bytes -= num_bytes
 
     def _error(self) -> BodyTooLargeError:
         return BodyTooLargeError(f"The request body exceeds {self.max_body_bytes} bytes.")

@@ -15,7 +15,7 @@ from frontend.draining import Drain
 from frontend.model_tokenizers import ModelTokenizers
 from frontend.tokenizer import FrontendTokenizer
 from ipc.client import EngineClient
-from ipc.config import FrontendConfig
+from ipc.config import FrontendConfig, load_section
 from ipc.errors import EngineUnavailableError, InvalidRequestError, ModelNotFoundError, QueueFullError
 from ipc.messages import CoreState, Welcome
 from ipc.own_sleep import Silence
@@ -68,8 +68,13 @@ class ServedModel:
 class FrontendState:
     """The state of one frontend process."""
 
-    def __init__(self, config: FrontendConfig, client: EngineClient, *, created_at: int) -> None:
-        """`created_at` (seconds since the epoch) is what /v1/models shows; equal in all frontends of one server."""
+    def __init__(
+        self, config: FrontendConfig, client: EngineClient, *, created_at: int, config_file: Path | None = None
+    ) -> None:
+        """`created_at` (seconds since the epoch) is what /v1/models shows; equal in all frontends of one server.
+
+        A later model may have other names: they are read from `config_file`.
+        """
         self.config = config
         self.client = client
         self.created_at = created_at
@@ -82,6 +87,9 @@ class FrontendState:
         self.large_body_slot = asyncio.Semaphore(1)
         """Taken while a large body is parsed."""
         self._silence = Silence()
+        self._config_file = config_file
+        self._later_names: dict[str, tuple[str, ...]] = {}
+        """By fingerprint, of models that came after the first one."""
         self._tokenizers = ModelTokenizers(Path(config.chat_template) if config.chat_template else None)
         self._watcher: asyncio.Task[None] | None = None
 
@@ -157,7 +165,8 @@ class FrontendState:
 
     def _names(self, welcome: Welcome) -> tuple[str, ...]:
         """The names that the launcher wrote into the configuration; where it has none, the model's id."""
-        return self.config.served_model_name or (welcome.model_id,)
+        configured = self._later_names.get(welcome.model_fingerprint, self.config.served_model_name)
+        return configured or (welcome.model_id,)
 
     async def _watch_core(self) -> None:
         """Load the tokenizer of each core that introduces itself with a new fingerprint.
@@ -172,6 +181,9 @@ class FrontendState:
 
     async def _prepare_model(self, core: Welcome) -> None:
         if await self._tokenizers.load(core):
+            if self.became_ready.is_set() and self._config_file is not None:
+                names = load_section(self._config_file, FrontendConfig).served_model_name
+                self._later_names[core.model_fingerprint] = names
             self.became_ready.set()
             log.info("serving %s", ", ".join(self._names(core)))
 

@@ -161,6 +161,10 @@ class RunDir:
         """The same for the one launcher of this run dir."""
         return self._lock(self.launcher_lock_file, "launcher", 0.0)
 
+    def has_launcher(self) -> bool:
+        """True if a launcher runs on this run dir."""
+        return _is_locked(self.launcher_lock_file)
+
     def _lock(self, path: Path, name: str, wait_s: float) -> int:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -198,7 +202,7 @@ class RunDir:
             with suppress(OSError):
                 self.slot_journal_file(slot).unlink()
 
-    def remove_reload_files(self) -> None:
+    def forget_reload(self) -> None:
         """Remove what a reload leaves, or what is left of one that was cut off."""
         for path in (self.reload_file, self.standby_config_file, self.standby_error_file):
             with suppress(OSError):
@@ -209,9 +213,9 @@ class RunDir:
 
         Only the holder of the launcher's lock may call this; files that are not of the server stay.
         """
-        self.remove_reload_files()
+        self.forget_reload()
         mine = [self.config_file, self.core_socket, self.connections_file, self.status_file.with_suffix(".tmp")]
-        mine.append(self.reload_lock_file)
+        mine += [self.reload_file.with_suffix(".tmp"), self.reload_lock_file]
         for slot in CORE_SLOTS:
             mine += [self.slot_socket(slot), self.slot_lock_file(slot), self.slot_journal_file(slot)]
             mine.append(self._temporary_link(slot))
@@ -225,6 +229,20 @@ class RunDir:
         if self._is_new and not has_run:
             with suppress(OSError):
                 self.path.rmdir()
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _make_private_folder(path: Path) -> bool:

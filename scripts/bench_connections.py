@@ -144,15 +144,16 @@ def open_idle(target: Target, count: int) -> list[socket.socket]:
     """Connections that have made one request each; those that were answered with 200."""
     request = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
     connections = []
-    for first in range(0, count, BATCH):
-        batch = [connect(target, number) for number in range(first, min(first + BATCH, count))]
-        for connection in batch:
-            connection.settimeout(10)
-            connection.sendall(request)
-        connections += batch
     answered = []
+    for number in range(count):
+        connections.append(connect(target, number))
+        connections[-1].settimeout(10)
+        connections[-1].sendall(request)
     for connection in connections:
-        answer = connection.recv(4096)
+        try:
+            answer = connection.recv(4096)
+        except OSError:
+            answer = b""
         if answer.startswith(b"HTTP/1.1 200"):
             answered.append(connection)
         else:
@@ -163,7 +164,7 @@ def open_idle(target: Target, count: int) -> list[socket.socket]:
 async def measure_idle(arguments: argparse.Namespace, server: OwnServer, target: Target) -> list[Figure]:
     """Memory and descriptors of connections that keep quiet."""
     control = Control(target)
-    await control.run(2.0)
+    await control.run(arguments.control_seconds)
     memory, descriptors = memory_of(server), descriptors_of(server)
     connections = await asyncio.to_thread(open_idle, target, arguments.connections)
     kib_each = (memory_of(server) - memory) / 1024 / max(1, len(connections))
@@ -225,7 +226,7 @@ def sends_on(connection: socket.socket) -> bool:
 async def measure_requests(arguments: argparse.Namespace, _: OwnServer, target: Target) -> list[Figure]:
     """Slow heads and bodies."""
     control = Control(target)
-    await control.run(1.0)
+    await control.run(arguments.control_seconds / 10)
     alone = await control.run(arguments.control_seconds)
     starts = (
         b"GET /",
@@ -288,7 +289,7 @@ def _has_hung_up(connection: socket.socket) -> bool:
 async def measure_readers(arguments: argparse.Namespace, server: OwnServer, target: Target) -> list[Figure]:
     """Streams that nobody reads."""
     control = Control(target)
-    await control.run(1.0)
+    await control.run(arguments.control_seconds / 10)
     alone = await control.run(arguments.control_seconds)
     load = Load(1, 10, 3500, concurrency=1)
     request = Target("", target.host, target.port, target.root, LONG_NAME).request(

@@ -7,8 +7,8 @@
 
 In turn: the peak rate, with a closed loop that keeps every place taken; the normal latency, at half of that rate; the
 overload, an open loop of Poisson arrivals at `--factor` times the peak, whatever becomes of the requests before; and
-half the rate again, at once. Goodput are complete answers within `--deadline` seconds of the request, of those sent
-during the overload. The queue holds twice as many requests as run, so that who is accepted is answered in time.
+half the rate again, at once. Goodput are the complete answers that come during the overload, each within `--deadline`
+seconds of its request. The queue holds twice as many requests as run, so that who is accepted is answered in time.
 Exit status 1 if a goal is missed. Load generator and server share the machine: nothing else should run on it.
 """
 
@@ -52,7 +52,8 @@ NORMAL_LATENCY = 1.5
 HALF = 0.5
 """Of the peak: the normal load."""
 QUEUE_FACTOR = 2
-WARM_UP_S = 2.0
+WARM_UP_SHARE = 0.2
+"""Of the length of the phases before the overload."""
 DRAIN_S = 30.0
 """How long answers are waited for when the last request was sent."""
 
@@ -84,9 +85,10 @@ class Outcomes:
         else:
             self.failures[answer.failure.text] += 1
 
-    def num_in_time(self, deadline_s: float) -> int:
-        """Complete answers within so many seconds."""
-        return sum(latency_s <= deadline_s for latency_s in self.latencies_s)
+    def num_in_time(self, deadline_s: float, until: float) -> int:
+        """Complete answers within so many seconds, that came before this moment."""
+        answers = zip(self.sent_at, self.latencies_s, strict=True)
+        return sum(latency_s <= deadline_s and sent_at + latency_s <= until for sent_at, latency_s in answers)
 
     def recovered_after_s(self, began_at: float, normal_s: float) -> float:
         """From the beginning to the end of the last second whose median latency was not normal."""
@@ -102,17 +104,19 @@ class Overload:
 
     def __init__(self, arguments: argparse.Namespace, server: OwnServer, target: Target, client: Client) -> None:
         self._arguments, self._server, self._client = arguments, server, client
-        source, options = RandomPrompts(arguments.seed), RequestOptions()
+        source, options = RandomPrompts(arguments.seed), options_of(arguments)
         load = Load(1, arguments.input_len, arguments.output_len, concurrency=1)
         self._requests: Iterator[bytes] = (
             target.request(source.prompts(load, 1, turn)[0], options) for turn in itertools.count()
         )
+        self.ended_at = 0.0
+        """When the overload was over."""
         self._random = np.random.default_rng([arguments.seed, 1])
 
     async def peak_rate(self) -> float:
         """Answers per second with every place taken and as many requests waiting as half of them."""
-        concurrency = self._arguments.max_num_seqs * 3 // 2
-        await sustained_loop(self._client, self._requests, concurrency, WARM_UP_S, lambda _: None)
+        concurrency, seconds = self._arguments.max_num_seqs * 3 // 2, self._arguments.peak_seconds
+        await sustained_loop(self._client, self._requests, concurrency, WARM_UP_SHARE * seconds, lambda _: None)
         ended_at: list[float] = []
         failures: Counter[str] = Counter()
         began_at = time.perf_counter()
@@ -120,15 +124,16 @@ class Overload:
             self._client,
             self._requests,
             concurrency,
-            self._arguments.peak_seconds,
+            seconds,
             lambda result: (
                 failures.update([result.failure.text]) if result.failure else ended_at.append(result.ended_at)
             ),
         )
         if failures:
             raise ConfigError(f"requests fail without overload: {failures.most_common(1)[0][0]}")
-        seconds = self._arguments.peak_seconds
-        return sum(moment - began_at <= seconds for moment in ended_at) / seconds
+        if not (num_in_time := sum(moment - began_at <= seconds for moment in ended_at)):
+            raise ConfigError("no request was answered in time: use more --peak-seconds")
+        return num_in_time / seconds
 
     async def offer(self, rate: float, seconds: float) -> Outcomes:
         """Poisson arrivals for so long; returns when all are answered."""
@@ -151,7 +156,6 @@ class Overload:
             task = asyncio.create_task(exchange(request))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-        self.offered_until = time.perf_counter()
         if tasks:
             await asyncio.wait(tasks, timeout=DRAIN_S)
         outcomes.failures["not answered"] += len(tasks)
@@ -175,8 +179,8 @@ class Overload:
 
         async def recover() -> Outcomes:
             await asyncio.sleep(self._arguments.seconds)
-            self.recovering_at = time.perf_counter()
-            return await self.offer(HALF * rate, 2 * RECOVERY_S)
+            self.ended_at = time.perf_counter()
+            return await self.offer(HALF * rate, self._arguments.recovery_seconds)
 
         watching = asyncio.create_task(watch())
         recovering = asyncio.create_task(recover())
@@ -191,6 +195,11 @@ class Overload:
         return sum(resident_bytes(pid) or 0 for pid in pids if pid is not None)
 
 
+def options_of(arguments: argparse.Namespace) -> RequestOptions:
+    """Of all requests."""
+    return RequestOptions(keep_alive=not arguments.new_connections)
+
+
 def p99_ms(values_s: list[float]) -> float:
     """Of seconds; NaN where there are none."""
     return float(np.percentile(values_s, 99)) * 1e3 if values_s else float("nan")
@@ -198,8 +207,9 @@ def p99_ms(values_s: list[float]) -> float:
 
 async def measure(arguments: argparse.Namespace, server: OwnServer) -> list[Figure]:
     """All phases."""
-    target = await Target.parse(server.url).with_model(RequestOptions(), None)
-    async with target.client(RequestOptions()) as client:
+    options = options_of(arguments)
+    target = await Target.parse(server.url).with_model(options, None)
+    async with target.client(options) as client:
         run = Overload(arguments, server, target, client)
         peak = await run.peak_rate()
         print(f"peak: {peak:.1f} answers/s of {arguments.output_len} tokens", flush=True)
@@ -208,7 +218,7 @@ async def measure(arguments: argparse.Namespace, server: OwnServer) -> list[Figu
         print(f"normal latency at half of it: median {normal_s * 1e3:.0f} ms", flush=True)
         outcomes, num_bytes, recovered = await run.overload(peak)
     offered = len(outcomes.lags_s) / arguments.seconds
-    goodput = outcomes.num_in_time(arguments.deadline) / arguments.seconds
+    goodput = outcomes.num_in_time(arguments.deadline, run.ended_at) / arguments.seconds
     failures = outcomes.failures + normal.failures + recovered.failures
     num_refused = len(outcomes.refusals_s)
     print(
@@ -220,7 +230,7 @@ async def measure(arguments: argparse.Namespace, server: OwnServer) -> list[Figu
     for text, count in failures.most_common():
         if count:
             print(f"  {count} failed: {text}")
-    after_s = recovered.recovered_after_s(run.recovering_at, normal_s)
+    after_s = recovered.recovered_after_s(run.ended_at, normal_s)
     return [
         Figure("goodput over peak", goodput / peak, GOODPUT_SHARE, "x", is_minimum=True),
         Figure("requests offered over peak", offered / peak, 0.95 * arguments.factor, "x", is_minimum=True),
@@ -240,9 +250,11 @@ def main() -> None:
     parser.add_argument("--factor", type=float, default=10.0, help="offered rate over the peak")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the overload")
     parser.add_argument("--peak-seconds", type=float, default=10.0, help="of the phases before it, each")
+    parser.add_argument("--recovery-seconds", type=float, default=10.0, help="of half the peak after it")
     parser.add_argument("--deadline", type=float, default=5.0, help="seconds within which an answer is good")
     parser.add_argument("--input-len", type=int, default=20, help="words of each prompt")
     parser.add_argument("--output-len", type=int, default=32, help="tokens of each answer")
+    parser.add_argument("--new-connections", action="store_true", help="one for each request")
     parser.add_argument("--seed", type=int, default=0)
     own_flags, server_flags = split_at_dashes(sys.argv[1:])
     arguments = parser.parse_args(own_flags)
@@ -260,7 +272,7 @@ def main() -> None:
         print(f"error: {interrupted}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
     for figure in figures:
-        print(figure)
+        print(f"  {figure}")
     sys.exit(verdict_on(figures))
 
 

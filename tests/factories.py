@@ -19,7 +19,6 @@ from engine_core.request import ClientSlot, Request
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
-from engine_core.step_clock import StepClock
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from ipc.config import CacheConfig, FakeModelConfig, ModelConfig, SchedulerConfig
@@ -113,9 +112,7 @@ class CoreHarness:
         grammars = GrammarCompiler(
             Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *result: self._compiled.put(result)
         )
-        self.core = EngineCore(
-            runner, self.scheduler, self.kv_cache, stop_check, admission, grammars, self.quarantine, StepClock(30)
-        )
+        self.core = EngineCore(runner, self.scheduler, self.kv_cache, stop_check, admission, grammars, self.quarantine)
         self.keys: dict[int, RequestKey] = {}
         self.token_ids: dict[int, list[int]] = {}
         self.finished: dict[int, Finished] = {}

@@ -67,3 +67,8 @@ def core_process(folder: Path, *, command: Sequence[str] = ("-m", "engine_core")
 
 def stats(client: SyncEngineClient) -> dict[str, int | float | str]:
     return client.call(CallMethod.STATS)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time by the scheduler's own count, in nanosecond resolution."""
+    return sum(int((task / "schedstat").read_text().split()[0]) / 1e9 for task in Path(f"/proc/{pid}/task").iterdir())

@@ -28,6 +28,18 @@ def read_all(connection: socket.socket) -> bytes:
     return data
 
 
+def read_all_there_is(connection: socket.socket) -> bytes:
+    """Everything until the server closes or resets the connection, or says nothing more for half a second."""
+    connection.settimeout(0.5)
+    data = b""
+    try:
+        while received := connection.recv(65536):
+            data += received
+    except (ConnectionError, TimeoutError):
+        return data
+    return data
+
+
 def read_until(connection: socket.socket, end: bytes) -> bytes:
     """Everything up to these bytes, and what came with them; raises `TimeoutError` where they do not come."""
     data = b""

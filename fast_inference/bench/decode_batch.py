@@ -22,7 +22,6 @@ from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.scheduler import Scheduler
-from engine_core.step_clock import StepClock
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from ipc import codec
@@ -90,7 +89,6 @@ class DecodeBatch:
             admission,
             GrammarCompiler(Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *_: None),
             quarantine := Quarantine(),
-            StepClock(min_allowance_s=30.0),
         )
         intake = RequestIntake(info, hasher, admission, config, quarantine)
         self._keys: list[RequestKey] = []

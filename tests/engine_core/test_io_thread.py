@@ -3,20 +3,16 @@
 import os
 import subprocess
 import sys
-import time
 from queue import SimpleQueue
 
 import pytest
 import zmq
 
-from engine_core.client_sender import LEASE_S
 from engine_core.io_thread import IoThread
-from engine_core.outputs import RequestKey
 from engine_core.step_clock import StepClock
 from ipc import codec
 from ipc.endpoints import connect_to_core
 from ipc.messages import Bye, ClientRole, Hello
-from ipc.own_sleep import OwnSleep
 from ipc.process import pid_namespace, start_ticks
 
 
@@ -45,26 +41,3 @@ def test_a_good_bye_and_a_death_seen_together_are_one_departure(io_thread, tmp_p
             io_thread._on_events(order)
         dealer.close()
     assert io_thread._clients.all() == []
-
-
-@pytest.fixture
-def client(io_thread):
-    """A client with a request, which the core has not heard for longer than its lease."""
-    hello = Hello("far away", ClientRole.FRONTEND, 0, 0, 0)
-    client = io_thread._clients.add(b"nobody", hello, None)
-    client.live = {1: RequestKey(1)}
-    client.heard_at -= LEASE_S + 2
-    return client
-
-
-def test_a_client_that_was_silent_for_too_long_is_evicted(io_thread, client):
-    io_thread._forgive_own_sleep()
-    io_thread._evict_silent_clients()
-    assert io_thread._clients.all() == []
-
-
-def test_a_core_that_slept_holds_the_silence_of_that_time_against_nobody(io_thread, client):
-    io_thread._own_sleep = OwnSleep(time.monotonic() - LEASE_S - 2)
-    io_thread._forgive_own_sleep()
-    io_thread._evict_silent_clients()
-    assert io_thread._clients.all() == [client]

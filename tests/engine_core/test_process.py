@@ -24,6 +24,7 @@ from ipc.messages import (
     Bye,
     CallMethod,
     ClientRole,
+    CoreBeat,
     FinishReason,
     Hello,
     Live,
@@ -296,3 +297,17 @@ def cpu_seconds(pid):
     with open(f"/proc/{pid}/stat") as stat:
         fields = stat.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_prefill_that_takes_longer_than_the_hang_timeout_is_allowed_to(tmp_path):
+    """Two seconds for a prompt in one step, of which the core has seen shorter ones before."""
+    settings = {"hang_timeout": 1, "fake_token_us": 2000, "step_time_target": 10}
+    with core_process(tmp_path, **settings) as core:
+        client = core.connect()
+        client.generate([1] * 20, make_params())
+        request = client.submit([2] * 1000, make_params(max_tokens=1))
+        beats = []
+        while not request.is_terminated:
+            beats += [message for message in client.wait(0.1) if isinstance(message, CoreBeat)]
+        assert max(beat.step_age_ms for beat in beats) > 1000
+        assert all(beat.step_age_ms < beat.step_allowance_ms for beat in beats)

@@ -76,6 +76,15 @@ def test_the_slowest_of_the_latest_steps_counts():
     assert clock.allowance_s == pytest.approx(FACTOR * 0.5)
 
 
+def test_each_part_of_a_step_counts_for_itself():
+    clock = StepClock(30)
+    clock.begin()
+    assert clock.started_at is not None
+    clock.started_at -= 25
+    clock.plan(plan_of((0, 10)))
+    assert clock.age_s == pytest.approx(0, abs=0.5)
+
+
 def test_the_age_of_a_step_is_only_the_time_in_which_the_process_ran():
     clock = StepClock(30)
     clock.begin()

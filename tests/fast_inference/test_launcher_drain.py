@@ -1,8 +1,12 @@
 """SIGTERM under load with real children: every stream ends well, everybody else is told, and nothing is left behind."""
 
+import fcntl
 import json
 import os
 import signal
+import subprocess
+import sys
+import termios
 import threading
 import time
 from collections import Counter
@@ -11,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.servers import Server, is_running
+from tests.servers import ROOT, Server, is_running
 
 NUM_STREAMS = 20
 NUM_TOKENS = 60
@@ -73,6 +77,15 @@ def test_sigterm_under_load(server: Server):
     assert set(os.listdir(server.run_dir)) == {".fast-inference", "status.json"}
 
 
+def test_a_core_that_dies_during_the_drain_is_replaced_for_what_runs(server: Server):
+    streams = Streams(server)
+    server.process.terminate()
+    os.kill(server.core_pid, signal.SIGKILL)
+    streams.join()
+    assert [lines[-1] for lines in streams.lines] == ["data: [DONE]"] * NUM_STREAMS
+    assert server.process.wait(5) == 0
+
+
 def test_a_second_sigint_ends_streams_with_an_error_and_everything_within_two_seconds(server: Server):
     pids = server.child_pids
     streams = Streams(server)
@@ -85,3 +98,24 @@ def test_a_second_sigint_ends_streams_with_an_error_and_everything_within_two_se
     streams.join()
     assert [json.loads(lines[-1][6:])["error"]["code"] for lines in streams.lines] == ["shutting_down"] * NUM_STREAMS
     assert not any(is_running(pid) for pid in pids)
+
+
+def test_a_server_ends_with_its_terminal(tmp_path: Path):
+    terminal, its_side = os.openpty()
+    command = [sys.executable, "-m", "fast_inference", "serve", "fake", "--port", "0", "--frontends", "1"]
+    command += ["--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=its_side,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(its_side)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"ready: ")
+    os.close(terminal)
+    assert process.wait(10) == 0
+    process.communicate()

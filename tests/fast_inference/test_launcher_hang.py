@@ -18,7 +18,8 @@ HANG_STEP = 4
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Each of its cores hangs in its fourth step."""
     folder: Path = tmp_path_factory.mktemp("server")
-    server = Server(folder, "fake", "--frontends", "1", "--hang-timeout", "1.5", "--fake-faults", f"hang@{HANG_STEP}")
+    flags = ["--hang-timeout", "1.5", "--fake-faults", f"hang@{HANG_STEP}", "--on-core-loss", "fail"]
+    server = Server(folder, "fake", "--frontends", "1", *flags)
     yield server
     server.close()
 

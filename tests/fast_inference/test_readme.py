@@ -20,6 +20,7 @@ DOCUMENTS = [
     "docs/architecture.md",
     "docs/access.md",
     "docs/performance.md",
+    "docs/reliability.md",
 ]
 
 

@@ -17,6 +17,7 @@ def test_the_file_has_the_documented_fields(tmp_path):
         "core": {"pid": 2, "epoch": 7, "state": "ready", "last_exit": ""},
         "frontends": [{"pid": 3, "port": 80, "state": "ready"}],
         "url": "http://h:80",
+        "reload": None,
     }
 
 

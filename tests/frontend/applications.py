@@ -26,7 +26,7 @@ class Application:
 async def application(run_dir: RunDir, **settings) -> AsyncGenerator[Application, None]:
     """Ready to serve the model `fake`."""
     client = EngineClient(run_dir.core_socket, name="frontend-0", role=ClientRole.FRONTEND)
-    state = FrontendState(FrontendConfig(**settings), client, created_at=1)
+    state = FrontendState(FrontendConfig(**settings), client, created_at=1, config_file=run_dir.config_file)
     app = create_app(state)
     transport = httpx.ASGITransport(app=app)
     async with (

@@ -2,17 +2,22 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from frontend.connection_limit import RESERVED_DESCRIPTORS
 from frontend.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS
+from tests import raw_http
 from tests.processes import core_process
+from tests.waiting import wait_until
 
 
 def test_a_frontend_loads_neither_torch_nor_transformers():
@@ -186,3 +191,30 @@ def test_nothing_is_announced_while_there_is_no_core(tmp_path: Path):
     process.wait(timeout=20)
     assert os.read(reading, 10) == b""
     os.close(reading)
+
+
+def test_few_descriptors_are_survived(tmp_path: Path):
+    """Clients above what they suffice for hear 503, those below are served, and all are when others have left."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"drain_timeout": 1, "log_level": "error"}))
+    with socket.create_server(("127.0.0.1", 0)) as listening, ExitStack() as clients:
+        fd = listening.fileno()
+        command = [sys.executable, "-m", "frontend", "--config", str(config), "--fd", str(fd), "--index", "0"]
+        limit = RESERVED_DESCRIPTORS + 20
+        process = subprocess.Popen(
+            command, pass_fds=[fd], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        )
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        request = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+        answers = []
+        for _ in range(30):
+            client = clients.enter_context(raw_http.connect(url))
+            raw_http.send_all(client, request)
+            answers.append(raw_http.read_until(client, b"}"))
+        assert [raw_http.statuses(answer) for answer in answers] == [(200,)] * 20 + [(503,)] * 10
+        assert raw_http.error_of(answers[-1])["code"] == "too_many_connections"
+        clients.close()
+        wait_until(lambda: exchange(listening.getsockname(), head_of(2))[0].startswith(b"HTTP/1.1 200 "))
+        assert process.poll() is None
+        process.terminate()
+        process.wait(timeout=20)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from frontend.errors import BodyTooLargeError
+from frontend.errors import BodyTooLargeError, TooManyBodiesError
 from frontend.middleware import BodyLimitMiddleware, RequestContextMiddleware
 
 
@@ -43,6 +43,40 @@ def test_a_chunked_body_up_to_the_limit_passes():
 def test_a_chunked_body_over_the_limit_is_refused_while_it_comes():
     with pytest.raises(BodyTooLargeError):
         asyncio.run(post(num_chunks=10**9, limit=50))
+
+
+def test_bodies_that_are_held_together_have_a_limit_together():
+    """Two of 30 bytes where 50 may be held: the second is refused, and served when the first is gone."""
+
+    async def run() -> None:
+        is_served = asyncio.Event()
+
+        async def hold(scope: Scope, receive: Receive, send: Send) -> None:
+            while (await receive()).get("more_body"):
+                pass
+            await is_served.wait()
+
+        def body(num_chunks: int) -> Receive:
+            remaining = iter(range(num_chunks, 0, -1))
+
+            async def receive() -> Message:
+                return {"type": "http.request", "body": b"x" * 10, "more_body": next(remaining) > 1}
+
+            return receive
+
+        async def send(_: Message) -> None:
+            raise AssertionError("never")
+
+        limited = BodyLimitMiddleware(hold, max_body_bytes=100, max_held_bytes=50)
+        first = asyncio.create_task(limited(scope(), body(3), send))
+        await asyncio.sleep(0)
+        with pytest.raises(TooManyBodiesError):
+            await limited(scope(), body(3), send)
+        is_served.set()
+        await first
+        await limited(scope(), body(3), send)
+
+    asyncio.run(run())
 
 
 def test_a_request_cut_short_before_its_answer_is_told_so():

@@ -148,6 +148,27 @@ def test_what_nobody_foresaw_ends_the_watching_with_a_failure(core: CoreProcess,
     asyncio.run(run())
 
 
+def test_a_later_model_has_the_names_that_the_launcher_wrote_for_it(core: CoreProcess):
+    config = core.run_dir.config_file.read_text()
+
+    async def run() -> None:
+        async with application(core.run_dir, served_model_name=("old",)) as served:
+            core.run_dir.config_file.write_text('{"served_model_name": ["new"]}')
+            session = served.state.client._session
+            before = session.welcome
+            assert before is not None
+            later = replace(before, model_fingerprint="other")
+            await served.state._prepare_model(later)
+            assert served.state.model().names == ("old",)
+            session.welcome = later
+            assert served.state.model().names == ("new",)
+
+    try:
+        asyncio.run(run())
+    finally:
+        core.run_dir.config_file.write_text(config)
+
+
 # --- a core that is stalled ---------------------------------------------------------------------------------------
 
 

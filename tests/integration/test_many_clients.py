@@ -7,6 +7,8 @@ from pathlib import Path
 
 import openai
 
+from tests.processes import cpu_seconds
+
 
 async def stream_text(client, number):
     """One streamed completion, by a client with a connection of its own."""
@@ -50,8 +52,3 @@ def test_idle_processes_use_less_than_one_percent_of_a_cpu(fake_server):
     time.sleep(5)
     used = [cpu_seconds(pid) - then for pid, then in zip(pids, before, strict=True)]
     assert max(used) / 5 < 0.01, used
-
-
-def cpu_seconds(pid):
-    """Processor time by the scheduler's own count, in nanosecond resolution."""
-    return sum(int((task / "schedstat").read_text().split()[0]) / 1e9 for task in Path(f"/proc/{pid}/task").iterdir())

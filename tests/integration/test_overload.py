@@ -9,6 +9,7 @@ import pytest
 
 from ipc.errors import QueueFullError
 from ipc.messages import CallMethod, CoreBeat
+from tests import raw_http
 from tests.factories import make_params
 from tests.processes import core_process, stats
 from tests.servers import Server
@@ -49,11 +50,19 @@ def queued_and_refused(server):
                 started_at = time.monotonic()
                 answer = await http.post(url, json=body("one too many"))
                 refused.append((time.monotonic() - started_at, answer))
+            without_body = await asyncio.to_thread(refusal_before_the_body, server)
             for task in running:
                 task.cancel()
-            return await asyncio.gather(*queued), refused
+            return await asyncio.gather(*queued), refused, without_body
 
     return asyncio.run(run())
+
+
+def refusal_before_the_body(server):
+    """The answer to a request of which only the head was sent."""
+    with raw_http.connect(server.url) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n")
+        return raw_http.read_until(connection, b"}}")
 
 
 async def until(http, is_true):
@@ -63,10 +72,11 @@ async def until(http, is_true):
 
 
 def test_one_more_than_may_wait_is_refused_at_once_and_nothing_is_lost(server):
-    queued, refused = queued_and_refused(server)
+    queued, refused, without_body = queued_and_refused(server)
     for _, answer in refused:
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
         assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert raw_http.error_of(without_body)["code"] == "queue_full"
     median_s = statistics.median(seconds for seconds, _ in refused)
     print(f"refused after {median_s * 1e3:.1f} ms (median of {NUM_REFUSALS})")
     assert median_s < HANG_S

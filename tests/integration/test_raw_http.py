@@ -2,11 +2,15 @@
 
 import pytest
 
+from fast_inference.bench.process_sizes import resident_bytes
 from tests import raw_http
 from tests.http_corpus import BEHIND, BEHIND_PATH, CORPUS, RawRequest
+from tests.processes import cpu_seconds
 from tests.servers import Server
 
 GET = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+
+CHUNKED = b"POST /tokenize HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +59,31 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(server):
         for _ in range(50):
             connection.sendall(b" " * 100_000)
         assert raw_http.error_of(raw_http.read_all(connection))["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        GET[:-2] + b"x-a: " + b"a" * 2**20 + b"\r\n\r\n",
+        GET[:-2] + b"x-a: b\r\n" * 1000 + b"\r\n",
+        b"GET /" + b"a" * 2**20 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+        CHUNKED + b"1\r\n \r\n" * 4 * 2**20,
+        CHUNKED + b"400\r\n" + (b" " * 1024 + b"\r\n400\r\n") * 5 * 1024,
+        b"POST /tokenize HTTP/1.1\r\nhost: x\r\ncontent-length: 5242880\r\n\r\n" + b" " * 5 * 2**20,
+        b"POST /tokenize HTTP/1.1\r\nhost: x\r\ncontent-length: 4194304\r\n\r\n" + b"[" * 4 * 2**20,
+    ],
+    ids=["header", "headers", "target", "1-byte chunks", "chunks above the limit", "declared", "nested"],
+)
+def test_a_hostile_request_costs_little(server, data):
+    (frontend,) = server.frontend_pids
+    memory, cpu_s = resident_bytes(frontend), cpu_seconds(frontend)
+    with raw_http.connect(server.url) as connection:
+        raw_http.send_all(connection, data)
+        answer = raw_http.read_all_there_is(connection)
+    assert raw_http.statuses(answer)[:1] in {(400,), (413,), (431,)}
+    cpu_s = cpu_seconds(frontend) - cpu_s
+    assert memory is not None
+    grown_bytes = (resident_bytes(frontend) or 0) - memory
+    print(f"{raw_http.statuses(answer)}: {cpu_s:.2f} s of CPU, {grown_bytes / 2**20:+.1f} MiB")
+    assert cpu_s < 1
+    assert grown_bytes < 8 * 2**20

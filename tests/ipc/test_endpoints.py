@@ -141,6 +141,15 @@ def test_a_lock_is_waited_for_while_its_holder_ends(tmp_path):
     assert RunDir(tmp_path).lock_core(0, wait_s=5) > 0
 
 
+def test_it_shows_whether_a_launcher_runs(tmp_path):
+    run_dir = RunDir(tmp_path)
+    assert not run_dir.has_launcher()
+    descriptor = run_dir.lock_launcher()
+    assert run_dir.has_launcher()
+    os.close(descriptor)
+    assert not run_dir.has_launcher()
+
+
 def test_a_lock_that_cannot_be_made_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot make .*core-0\.lock"):
         RunDir(tmp_path / "absent").lock_core(0)

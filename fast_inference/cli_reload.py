@@ -1,0 +1,119 @@
+"""`fast-inference reload [MODEL]`: replaces the engine core of a running server, and waits for the outcome.
+
+It looks for the model where `serve` does, leaves a request in the run dir, sends SIGHUP to the launcher and follows
+`status.json`. Invariant: exit status 0 means that the new core serves and the old one is gone; where it fails, one line
+says why, and the old core serves on.
+Next: `core_reload.py`, the launcher's side.
+"""
+
+import argparse
+import json
+import os
+import signal
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fast_inference.flags import FlagParser
+from ipc.config import LauncherConfig
+from ipc.errors import ConfigError
+from ipc.process import start_ticks
+
+if TYPE_CHECKING:
+    from ipc.endpoints import RunDir
+
+_POLL_S = 0.1
+_UNDER_WAY = ("loading", "retiring")
+
+
+def add_reload(commands: "argparse._SubParsersAction[FlagParser]") -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "reload",
+        help="replace the engine core of a running server",
+        description="Load MODEL, or the model of the server anew, in a second engine core, and let it take the place "
+        "of the first: requests that run are finished, others go to the new core, no connection is dropped. Both "
+        "cores need their memory at the same time.",
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="another model, named as for serve")
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="run dir of the server (default: that of its port)")
+    default_port = LauncherConfig.model_fields["port"].default
+    parser.add_argument(
+        "--port", type=int, default=default_port, metavar="N", help=f"its port (default: {default_port})"
+    )
+
+    def run(namespace: argparse.Namespace) -> int:
+        from ipc.endpoints import RunDir
+
+        run_dir = RunDir(namespace.run_dir) if namespace.run_dir else RunDir.default(namespace.port)
+        print(reload(run_dir, namespace.model))
+        return 0
+
+    parser.set_defaults(run=run)
+
+
+def reload(run_dir: "RunDir", model: str | None) -> str:
+    """Replace the core of the server on this run dir; returns a line for people.
+
+    Raises:
+        ConfigError: no server runs there, there is no such model, or the new core did not become ready.
+    """
+    from fast_inference.core_reload import ReloadRequest
+    from fast_inference.model_store import resolve_model
+    from fast_inference.progress import StartProgress
+
+    before = _status_of_running(run_dir)
+    lock = run_dir.lock_reload()
+    try:
+        folder = None
+        if model is not None:
+            with StartProgress() as progress:
+                folder = resolve_model(model, progress)
+        before = _status_of_running(run_dir)
+        if before["state"] == "starting":
+            raise ConfigError("the server has not been ready yet")
+        if before["reload"] is not None and before["reload"]["state"] in _UNDER_WAY:
+            raise ConfigError("another reload is under way")
+        request = ReloadRequest(uuid.uuid4().hex, model, folder)
+        launcher_pid = before["launcher"]["pid"]
+        ticks = start_ticks(launcher_pid)
+        request.write(run_dir)
+        os.kill(launcher_pid, signal.SIGHUP)
+        after = _wait(run_dir, request.id, launcher_pid, ticks)
+    except OSError as error:
+        raise ConfigError(f"cannot reach the server on {run_dir.path}: {error.strerror}") from error
+    finally:
+        os.close(lock)
+    served = f"model {model}" if model is not None else "the same model"
+    return f"reloaded: {served}, engine core {after['core']['pid']} in place of {before['core']['pid']}"
+
+
+def _wait(run_dir: "RunDir", request_id: str, launcher_pid: int, ticks: int) -> dict[str, Any]:
+    """The status after the reload; raises `ConfigError` with the reason if it failed."""
+    while True:
+        is_launcher_gone = start_ticks(launcher_pid) != ticks
+        status = _read_status(run_dir)
+        outcome = status.get("reload") or {}
+        if outcome.get("id") == request_id and outcome["state"] not in _UNDER_WAY:
+            if outcome["state"] != "done":
+                raise ConfigError(outcome["reason"])
+            return status
+        if is_launcher_gone or status["state"] == "stopped":
+            raise ConfigError("the server ended during the reload")
+        time.sleep(_POLL_S)
+
+
+def _status_of_running(run_dir: "RunDir") -> dict[str, Any]:
+    """What the server says of itself; raises `ConfigError` where none runs."""
+    if not run_dir.has_launcher():
+        raise ConfigError(f"no server runs on {run_dir.path}")
+    return _read_status(run_dir)
+
+
+def _read_status(run_dir: "RunDir") -> dict[str, Any]:
+    try:
+        status: dict[str, Any] = json.loads(run_dir.status_file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no server runs on {run_dir.path}") from error
+    return status
