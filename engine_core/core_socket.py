@@ -126,6 +126,7 @@ class CoreSocket:
     def _try_remote(self) -> None:
         if self._remote is None or self._is_remote_open:
             return
+        self._guard.take_events()  # binding waits for libzmq's thread, which may wait for room among them
         try:
             self._bind_remote(self._remote)
         except ConfigError as error:
