@@ -72,8 +72,8 @@ class ConnectionGuard:
         return len(self._process_of)
 
     def take_events(self) -> None:
-        """Take in what happened, and cut what is too much."""
-        while True:
+        """Take in what happened, and cut what is too much; of a flood as much as the queue holds, then others' turn."""
+        for _ in range(NUM_EVENTS_AHEAD):
             try:
                 event = self.events.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
