@@ -61,11 +61,14 @@ def standby_pids(server: Server) -> list[int]:
 
 @contextmanager
 def stopped_standby(server: Server) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A reload whose new core does not get on, until the context ends."""
+    """A reload whose new core does not get on, until the context ends; it waits for its lock when it is stopped."""
+    run_dir = RunDir(server.run_dir)
+    lock = run_dir.lock_core(1 if os.readlink(run_dir.core_socket) == "core-0.sock" else 0)
     command = begin_reload(server.run_dir)
     wait_until(lambda: standby_pids(server))
     [pid] = standby_pids(server)
     os.kill(pid, signal.SIGSTOP)
+    os.close(lock)
     try:
         yield command, pid
     finally:
