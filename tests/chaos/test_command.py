@@ -13,6 +13,11 @@ async def broken_promise(arena, scale):
     return [Figure(99, "something", 2, 1), Figure(98, "something else", 1, 1)]
 
 
+async def stuck(arena, scale):
+    """It does not come to its end."""
+    raise TimeoutError
+
+
 def test_the_list_names_every_scenario(capsys):
     assert command.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -27,12 +32,12 @@ def test_an_unknown_scenario_is_refused(capsys):
 
 
 def test_a_broken_promise_is_exit_status_1_and_the_seed_is_told(capsys, monkeypatch):
-    scenario = Scenario(broken_promise, Scale(), tokens=3, num_questions=2)
-    monkeypatch.setattr(command, "SCENARIOS", (scenario,))
+    scenarios = [Scenario(run, Scale(), tokens=3, num_questions=2) for run in (broken_promise, stuck)]
+    monkeypatch.setattr(command, "SCENARIOS", tuple(scenarios))
     assert command.main(["--seed", "7"]) == 1
     out = capsys.readouterr().out
     assert out.startswith("seed 7, model fake\n")
     assert "  FAIL  99  something" in out
     assert "  pass  98  something else" in out
     assert "  pass  46  orderly SIGTERM afterwards" in out
-    assert "1 promises were not kept (seed 7):\n  broken-promise: something" in out
+    assert "2 promises were not kept (seed 7):\n  broken-promise: something\n  stuck: steps" in out
