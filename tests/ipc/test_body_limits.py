@@ -1,4 +1,5 @@
 import contextlib
+import time
 
 import msgpack
 import pytest
@@ -54,6 +55,12 @@ def test_the_depth_is_counted_behind_what_has_ended():
 def test_a_bomb_is_refused(body):
     with pytest.raises(ProtocolError):
         check_body(body)
+
+
+def test_what_follows_the_value_is_not_looked_at():
+    started_at = time.process_time()
+    check_body(b"\x92\x90\x90" + b"\x90" * 2**24)
+    assert time.process_time() - started_at < 1
 
 
 @given(st.binary(max_size=400))
