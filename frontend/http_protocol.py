@@ -43,7 +43,9 @@ MAX_PIPELINED = 16
 MAX_DISCARDED_BYTES = 16 * 2**20
 """What is read and thrown away for a client that still sends when its request has been answered."""
 LINGER_TIMEOUT_S = 2.0
-"""How long that goes on."""
+"""How long a client may be silent then, before its connection ends."""
+MAX_LINGERS = 15
+"""How many times so long it may go on sending."""
 MAX_CLOSED_AT_ONCE = 20
 """Whose ends take about a millisecond."""
 
@@ -102,6 +104,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._num_held_bytes = 0
         """Fed to the parser since it last called back."""
         self._num_discarded_bytes = 0
+        """Of the last request."""
+        self._num_lingers = 0
+        self._num_bytes_before_linger = 0
         self._refusal: ClientError | None = None
 
     # --- asyncio.Protocol ---
@@ -146,6 +151,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise self._refusal
         self._phase = _Phase.HEAD
         self._num_head_bytes = self._num_headers = self._num_chunks = self._num_held_bytes = 0
+        self._num_discarded_bytes = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -223,13 +229,22 @@ class HttpProtocol(HttpToolsProtocol):
         """The time for something is over."""
         self._waiting = None
         if waiting is Waiting.CLOSE:
-            self.transport.abort()
+            self._linger_on()
         elif waiting is Waiting.REQUEST or self._phase is _Phase.STARTING:
             self._phase = _Phase.COMPLETE
             self.transport.close()
         else:
             what = "head" if waiting is Waiting.HEAD else "body"
             self._refuse(RequestTimedOutError(f"The {what} of the request did not come in time."))
+
+    def _linger_on(self) -> None:
+        """A client that has sent something since the last deadline may read the answer only when it has sent all."""
+        self._num_lingers += 1
+        if self._num_discarded_bytes == self._num_bytes_before_linger or self._num_lingers >= MAX_LINGERS:
+            self.transport.abort()
+        else:
+            self._num_bytes_before_linger = self._num_discarded_bytes
+            self._wait()
 
     def _wait(self) -> None:
         """Set the deadline for what is waited for now; one that runs for the same thing already stays."""
