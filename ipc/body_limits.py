@@ -41,10 +41,10 @@ def check_body(body: bytes) -> None:
 
 def _check_structure(body: bytes) -> None:
     num_left = MAX_ITEMS_IN_ALL
-    open_counts: list[int] = []
-    """Items that each open array or map still wants."""
+    open_counts = [1]
+    """Items that each open array or map still wants, below the one value of the body; what is behind it is not read."""
     position, end = 0, len(body)
-    while position < end:
+    while open_counts and position < end:
         code = body[position]
         position += 1
         if code < 0x80 or code >= 0xE0:
@@ -67,7 +67,7 @@ def _check_structure(body: bytes) -> None:
         if count > 0:
             num_left -= count
             open_counts.append(count)
-            if num_left < 0 or len(open_counts) > MAX_DEPTH:
+            if num_left < 0 or len(open_counts) > MAX_DEPTH + 1:
                 raise ProtocolError("too many items" if num_left < 0 else "nested too deep")
             continue
         while open_counts:

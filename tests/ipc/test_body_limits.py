@@ -56,6 +56,10 @@ def test_a_bomb_is_refused(body):
         check_body(body)
 
 
+def test_what_is_behind_the_value_is_not_looked_at():
+    check_body(msgpack.packb([1, [2]]) + b"\xdd\xff\xff\xff\xff" * 20)
+
+
 @given(st.binary(max_size=400))
 def test_random_bytes_raise_nothing_else(body):
     with contextlib.suppress(ProtocolError):
