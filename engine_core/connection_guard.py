@@ -24,8 +24,9 @@ MAX_CONNECTIONS_OF_PROCESS = 64
 NUM_EVENTS_AHEAD = 1001
 """The queue of a libzmq monitor holds 1000 events, and ours one."""
 _NUM_OWN_DESCRIPTORS = 512
-"""Files, devices, pidfds and libraries of the core itself: more than were ever seen."""
-DESCRIPTORS_WANTED = MAX_CONNECTIONS + NUM_EVENTS_AHEAD + _NUM_OWN_DESCRIPTORS
+"""Files, devices and libraries of the core itself: more than were ever seen."""
+DESCRIPTORS_WANTED = 2 * MAX_CONNECTIONS + NUM_EVENTS_AHEAD + _NUM_OWN_DESCRIPTORS
+"""Each connection may be of a client, whose process has a pidfd."""
 _REMOTE = 0
 """Stands for the process of a connection from another host, or of one that is gone."""
 _ENDPOINT = "inproc://connections"
@@ -71,8 +72,8 @@ class ConnectionGuard:
         return len(self._process_of)
 
     def take_events(self) -> None:
-        """Take in what happened, and cut what is too much."""
-        while True:
+        """Take in what happened, and cut what is too much; of a flood as much as the queue holds, then others' turn."""
+        for _ in range(NUM_EVENTS_AHEAD):
             try:
                 event = self.events.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:

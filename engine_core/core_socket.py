@@ -62,7 +62,8 @@ class CoreSocket:
         self._zap = _ZapHandler(self._context)
         self._remote: RemoteAccess | None = None
         """What is listened on, or waited for."""
-        self._is_remote_open = False
+        self._bound_endpoint = ""
+        """As libzmq calls it, while it is listened on."""
         self.socket.bind(f"ipc://{path}")
 
     @property
@@ -93,9 +94,9 @@ class CoreSocket:
 
     def close_remote(self) -> None:
         """Leave the endpoint to another core; connections through it end, as libzmq has it."""
-        if self._remote is not None and self._is_remote_open:
-            self.socket.unbind(self._remote.endpoint)
-        self._remote, self._is_remote_open = None, False
+        if self._bound_endpoint:
+            self.socket.unbind(self._bound_endpoint)
+        self._remote, self._bound_endpoint = None, ""
 
     def register(self, poller: zmq.Poller) -> None:
         """Let a poller watch everything; its events are for `on_events`."""
@@ -124,8 +125,9 @@ class CoreSocket:
         self._context.term()
 
     def _try_remote(self) -> None:
-        if self._remote is None or self._is_remote_open:
+        if self._remote is None or self._bound_endpoint:
             return
+        self._guard.take_events()  # binding waits for libzmq's thread, which may wait for room among them
         try:
             self._bind_remote(self._remote)
         except ConfigError as error:
@@ -146,7 +148,7 @@ class CoreSocket:
             raise ConfigError(
                 f"cannot listen on {remote.endpoint}: {zmq.strerror(error.errno or 0)} (--core-endpoint)"
             ) from error
-        self._is_remote_open = True
+        self._bound_endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         log.info("listening on %s for %s", remote.endpoint, ", ".join(remote.allowed.values()))
 
 

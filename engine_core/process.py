@@ -39,6 +39,7 @@ from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from engine_core.tokenizer_export import content_fingerprint
+from engine_core.weight_files import stored_tensors
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
@@ -163,6 +164,7 @@ class EngineCoreProcess:
             from engine_core.model.fake_runner import FakeModelRunner
 
             return FakeModelRunner(self._model, self._cache, self._fake, self._run_dir.fake_tokenizer_dir)
+        stored_tensors(Path(self._model.model))  # wrong files are told at once
         self._io.report_loading("importing torch")
         from engine_core.model.loader import load_model_runner
 

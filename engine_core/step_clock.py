@@ -16,6 +16,8 @@ FACTOR = 10.0
 """A step may take so many times as long as the slowest of the steps lately says."""
 UNKNOWN_FACTOR = 10.0
 """So many times the minimum for a step of which nothing is known: it may load or compile something."""
+UNKNOWN_WORK = 30.0
+"""And the minimum once more for so many tokens: one a second, by default, is slower than any model that is of use."""
 NUM_REMEMBERED = 64
 """Steps of each size class that count as "lately"."""
 CONTEXT = 1024
@@ -68,7 +70,7 @@ class StepClock:
         self._work = _work_of(plan)
         expected_s = self._slowest.expected_s(self._work)
         if expected_s is None:
-            self.allowance_s = UNKNOWN_FACTOR * self._min_allowance_s
+            self.allowance_s = (UNKNOWN_FACTOR + self._work / UNKNOWN_WORK) * self._min_allowance_s
         else:
             self.allowance_s = max(self._min_allowance_s, FACTOR * expected_s)
 

@@ -37,10 +37,11 @@ def add_reload(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         "cores need their memory at the same time.",
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="another model, named as for serve")
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="run dir of the server (default: that of its port)")
+    server = parser.add_mutually_exclusive_group()
     default_port = LauncherConfig.model_fields["port"].default
-    parser.add_argument(
-        "--port", type=int, default=default_port, metavar="N", help=f"its port (default: {default_port})"
+    server.add_argument("--run-dir", type=Path, metavar="DIR", help="run dir of the server")
+    server.add_argument(
+        "--port", type=int, default=default_port, metavar="N", help=f"or its port (default: {default_port})"
     )
 
     def run(namespace: argparse.Namespace) -> int:

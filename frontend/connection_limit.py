@@ -5,6 +5,7 @@ Each is told so with a status and an end, for as little work as possible: no eve
 """
 
 import contextlib
+import logging
 import resource
 import socket
 import time
@@ -12,6 +13,8 @@ from collections import deque
 
 from frontend.errors import TooManyConnectionsError, error_response
 from ipc.config import ConnectionConfig
+
+log = logging.getLogger(__name__)
 
 RESERVED_DESCRIPTORS = 64
 """For sockets to the core, files, pipes, and connections that are turned away."""
@@ -25,7 +28,10 @@ def max_connections(config: ConnectionConfig) -> int:
     """As configured, or as many as descriptors are left for; at least one."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = config.max_connections or MAX_DEFAULT_CONNECTIONS
-    return wanted if soft == resource.RLIM_INFINITY else max(1, min(soft - RESERVED_DESCRIPTORS, wanted))
+    limit = wanted if soft == resource.RLIM_INFINITY else max(1, min(soft - RESERVED_DESCRIPTORS, wanted))
+    if config.max_connections and limit < config.max_connections:
+        log.warning("--max-connections: the system's limit of open files allows %d, not %d", limit, wanted)
+    return limit
 
 
 class TurnedAway:

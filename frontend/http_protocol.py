@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from frontend.client_transport import ClientTransport, SendWatch
 from frontend.deadlines import Deadlines, Waiting
@@ -102,6 +102,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._guards = guards
         self._phase = _Phase.STARTING
         self._waiting: Waiting | None = None
+        self._served: RequestResponseCycle | None = None
+        """The request that is answered, or was last; `cycle` is the one that came last."""
         self._is_lingering = False
         self._num_head_bytes = 0
         self._num_headers = 0
@@ -129,6 +131,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._guards.deadlines.change(self, self._waiting, None)
         self._waiting = None
         self._guards.sends.discard(cast("ClientTransport", self.transport))
+        self._end_application()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -209,6 +212,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     # --- uvicorn's hooks ---
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """It is a request's turn."""
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         """An answer was written."""
         super().on_response_complete()
@@ -271,7 +279,7 @@ class HttpProtocol(HttpToolsProtocol):
             return None
         if self._phase is _Phase.BODY:
             return Waiting.BODY
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering:
             return None  # the client waits for us
         return Waiting.REQUEST if self._phase is _Phase.COMPLETE else Waiting.HEAD
 
@@ -280,22 +288,31 @@ class HttpProtocol(HttpToolsProtocol):
 
         Nothing is written into or behind an answer that is in progress.
         """
-        cycle, is_body = self.cycle, self._phase is _Phase.BODY
-        is_answering = cycle is not None and not cycle.response_complete
-        can_answer = not cycle.response_started and not self.pipeline if is_body else not is_answering
         response = error_response(error)
+        is_of_served = self._phase is _Phase.BODY and not self.pipeline
+        if is_of_served and self._served is not None:
+            can_answer = not self._served.response_started
+            cast("dict[str, object]", self._served.scope)[REFUSED_STATUS_SCOPE_KEY] = response.status_code
+        else:
+            can_answer = not self._is_answering
+            log.info("refused a request that no application saw: %d %s", response.status_code, error.code)
         if can_answer:
             status_line = STATUS_LINE[response.status_code]
             headers = [*self.server_state.default_headers, *response.raw_headers]
             lines = b"".join(b"%b: %b\r\n" % header for header in headers if header[0] != b"connection")
             self.transport.write(b"%b%bconnection: close\r\n\r\n%b" % (status_line, lines, bytes(response.body)))
-        if is_answering:
-            cast("dict[str, object]", cycle.scope)[REFUSED_STATUS_SCOPE_KEY] = response.status_code
-            cycle.disconnected = True
-            cycle.message_event.set()
-        else:
-            log.info("refused a request that no application saw: %d %s", response.status_code, error.code)
+        self._end_application()
         self.transport.close()
+
+    @property
+    def _is_answering(self) -> bool:
+        return self._served is not None and not self._served.response_complete
+
+    def _end_application(self) -> None:
+        """Tell the application that the client is gone, if it still works for it."""
+        if self._served is not None and not self._served.response_complete:
+            self._served.disconnected = True
+            self._served.message_event.set()
 
     def _discard(self, num_bytes: int) -> None:
         self._num_discarded_bytes += num_bytes

@@ -40,34 +40,17 @@ def check_body(body: bytes) -> None:
 
 
 def _check_structure(body: bytes) -> None:
+    """Go over the items of the first value; what follows it is for the decoder to refuse."""
     num_left = MAX_ITEMS_IN_ALL
-    open_counts = [1]
-    """Items that each open array or map still wants, below the one value of the body; what is behind it is not read."""
-    position, end = 0, len(body)
-    while open_counts and position < end:
-        code = body[position]
-        position += 1
-        if code < 0x80 or code >= 0xE0:
-            count = -1
-        elif code < 0xA0:
-            count = (code & 0x0F) * (2 if code < 0x90 else 1)
-        elif code < 0xC0:
-            count, position = -1, position + (code & 0x1F)
-        elif code in _FIXED_SIZES:
-            count, position = -1, position + _FIXED_SIZES[code]
-        elif code in _LENGTH_SIZES:
-            size = _LENGTH_SIZES[code]
-            count, position = -1, position + size + int.from_bytes(body[position : position + size], "big")
-        elif code in _COUNT_SIZES:
-            size = _COUNT_SIZES[code]
-            count = int.from_bytes(body[position : position + size], "big") * (2 if code >= 0xDE else 1)
-            position += size
-        else:
-            raise ProtocolError("an extension type")
-        if count > 0:
+    open_counts: list[int] = []
+    """Items that each open array or map still wants."""
+    position = 0
+    while position < len(body):
+        count, position = _read_item(body, position)
+        if count:
             num_left -= count
             open_counts.append(count)
-            if num_left < 0 or len(open_counts) > MAX_DEPTH + 1:
+            if num_left < 0 or len(open_counts) > MAX_DEPTH:
                 raise ProtocolError("too many items" if num_left < 0 else "nested too deep")
             continue
         while open_counts:
@@ -75,3 +58,26 @@ def _check_structure(body: bytes) -> None:
             if open_counts[-1]:
                 break
             open_counts.pop()
+        if not open_counts:
+            return
+
+
+def _read_item(body: bytes, position: int) -> tuple[int, int]:
+    """How many items the one at this place contains, and where the next one begins."""
+    code = body[position]
+    position += 1
+    if code < 0x80 or code >= 0xE0:
+        return 0, position
+    if code < 0xA0:
+        return (code & 0x0F) * (2 if code < 0x90 else 1), position
+    if code < 0xC0:
+        return 0, position + (code & 0x1F)
+    if code in _FIXED_SIZES:
+        return 0, position + _FIXED_SIZES[code]
+    size = _LENGTH_SIZES.get(code) or _COUNT_SIZES.get(code)
+    if size is None:
+        raise ProtocolError("an extension type")
+    number = int.from_bytes(body[position : position + size], "big")
+    if code in _LENGTH_SIZES:
+        return 0, position + size + number
+    return number * (2 if code >= 0xDE else 1), position + size

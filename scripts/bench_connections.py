@@ -60,6 +60,10 @@ CONTROL_STREAMS = 4
 CONTROL_TOKENS = 25
 LONG_NAME = "a-model-of-a-long-name-" * 170
 """In every chunk of its streams, so that they are 4 KiB long and fill buffers fast."""
+FILLING_SHARE = 1 / 3
+"""Of the send timeout: until buffers are full, unread streams are as much work as others."""
+SLICE_S = 0.5
+"""Of the control load beside others, until these are over."""
 BATCH = 100
 """Sockets that are looked at before others get their turn."""
 
@@ -95,7 +99,7 @@ class Control:
         results: list[LoadResult] = []
         task = asyncio.ensure_future(other)
         while not task.done():
-            results.append(await self.run(1.0))
+            results.append(await self.run(SLICE_S))
         await task
         requests = tuple(request for result in results for request in result.requests)
         return LoadResult(requests, sum(result.duration_s for result in results), 0.0)
@@ -314,7 +318,9 @@ async def measure_readers(arguments: argparse.Namespace, server: OwnServer, targ
     limit_s = arguments.send_timeout + GRACE_S
     clients = await asyncio.to_thread(begin)
     first = next(iter(clients.open), -1)
-    beside = await control.run_beside(clients.watch(look, 0.2, 3 * limit_s))
+    watching = asyncio.create_task(clients.watch(look, 0.2, 3 * limit_s))
+    await control.run(FILLING_SHARE * arguments.send_timeout)
+    beside = await control.run_beside(watching)
     not_reset = len(clients.open)
     clients.close()
     mib_each = (peak - memory) / 2**20 / arguments.slow_readers
@@ -325,17 +331,20 @@ async def measure_readers(arguments: argparse.Namespace, server: OwnServer, targ
         Figure("memory of the frontends for each", mib_each, READER_MIB, "MiB"),
         Figure("requests still running in the core", await num_running(target), 0),
         Figure("failed control requests beside them", control.num_failed, 0),
-        Figure("control ITL p99 beside / alone", ratio, ITL_RATIO, "x"),
+        Figure("control ITL p99 beside them, once they stall / alone", ratio, ITL_RATIO, "x"),
     ]
 
 
 async def num_running(target: Target) -> int:
-    """Requests in the core, once it has had a moment."""
-    await asyncio.sleep(1.0)
+    """Requests in the core; where there are some, once it has had a moment."""
+    deadline = time.monotonic() + 2.0
     async with target.client(RequestOptions()) as client:
-        exchange = await client.exchange(b"GET /load HTTP/1.1\r\nhost: localhost\r\n\r\n")
-    load = orjson.loads(exchange.body)
-    return int(load["running"]) + int(load["waiting"])
+        while True:
+            load = orjson.loads((await client.exchange(b"GET /load HTTP/1.1\r\nhost: localhost\r\n\r\n")).body)
+            number = int(load["running"]) + int(load["waiting"])
+            if not number or time.monotonic() > deadline:
+                return number
+            await asyncio.sleep(0.1)
 
 
 Scenario = Callable[[argparse.Namespace, OwnServer, Target], Awaitable[list[Figure]]]

@@ -6,7 +6,6 @@ end of a request is in doubt, it never may be. `TOKENIZE` is a route that reads 
 
 from dataclasses import dataclass
 
-BEHIND_PATH = "/behind"
 BEHIND = b"GET /behind HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 """Answered with 404."""
 OK_BODY = b'{"prompt":"hi"}'

@@ -1,6 +1,6 @@
 """`scripts/chaos`: break a server in every way and check what it promises.
 
-    scripts/chaos                                        # every scenario, fake model, about half an hour
+    scripts/chaos                                        # every scenario, fake model, about an hour
     scripts/chaos core-kill-fail drain --rounds 3        # some of them
     scripts/chaos --model smollm2-135m-instruct drain    # with a real model; answers are compared just the same
     scripts/chaos --list

@@ -24,7 +24,13 @@ def test_every_test_that_it_names_exists():
     assert missing == []
 
 
+def test_every_script_that_it_names_exists():
+    scripts = set(re.findall(r"`(scripts/[\w.]+)", TEXT))
+    assert "scripts/chaos" in scripts
+    assert [script for script in sorted(scripts) if not (ROOT / script).exists()] == []
+
+
 def test_it_names_every_scenario_and_no_other():
-    named = {name for row in ROWS for name in re.findall(r"`([\w-]+)`", row[3])}
-    named |= set(re.findall(r"`([\w-]+)`", TEXT.rpartition("Beside the list:")[2])) - {"fast-inference"}
+    named = {name for row in ROWS for name in re.findall(r"`([a-z-]+)`", row[3])}
+    named |= set(re.findall(r"`([a-z-]+)`", TEXT.rpartition("Beside the list:")[2])) - {"fast-inference"}
     assert named == {scenario.name for scenario in SCENARIOS}

@@ -5,18 +5,17 @@ import socket
 import pytest
 import zmq
 
-from engine_core import connection_guard
-from engine_core.connection_guard import MAX_CONNECTIONS_OF_PROCESS, ConnectionGuard
+from engine_core.connection_guard import DESCRIPTORS_WANTED, MAX_CONNECTIONS_OF_PROCESS, ConnectionGuard
 from tests.waiting import wait_until
 
 
 @pytest.fixture
-def guarded(tmp_path):
-    """A guard, and a function that connects."""
+def guarded(tmp_path, request):
+    """A guard, and a function that connects; a parameter is the number of descriptors."""
     path, connections = str(tmp_path / "socket"), []
     with zmq.Context() as context:
         router = context.socket(zmq.ROUTER)
-        guard = ConnectionGuard(context, router, connection_guard.DESCRIPTORS_WANTED)
+        guard = ConnectionGuard(context, router, getattr(request, "param", DESCRIPTORS_WANTED))
         router.bind(f"ipc://{path}")
 
         def connect():
@@ -78,6 +77,14 @@ def test_what_was_cut_is_told_once(guarded, caplog):
     guard.report()
     guard.report()
     assert caplog.messages == ["cut 3 connections: more than are allowed at once"]
+
+
+@pytest.mark.parametrize("guarded", [128], indirect=True)
+def test_where_descriptors_are_few_all_connections_together_have_a_limit(guarded, caplog):
+    guard, connect = guarded
+    for _ in range(30):
+        connect()
+    taken(guard, lambda: (guard.num_open, guard.num_cut) == (16, 14))
 
 
 def test_few_descriptors_are_told_at_the_start(caplog):

@@ -106,6 +106,19 @@ def test_nan_logits_end_one_request_and_the_others_stay_exact(tmp_path):
     assert [harness.token_ids[ids[n]] for n in others] == [expected_tokens([n], 9) for n in others]
 
 
+def test_what_a_request_with_nan_logits_left_is_not_found_again(tmp_path):
+    harness = make_harness(tmp_path, faults="nan@2")
+    prompt = list(range(50))
+    first, poisoned = harness.add([9]), harness.add(prompt)
+    harness.run()
+    assert harness.finished[poisoned].error_code == "nan_logits"
+    again = harness.add(prompt)
+    harness.run()
+    assert harness.finished[again].num_cached_tokens == 0
+    assert harness.token_ids[again] == expected_tokens(prompt, 8)
+    assert harness.token_ids[first] == expected_tokens([9], 8)
+
+
 def test_an_embedding_is_computed_in_chunks_without_the_prefix_cache(tmp_path):
     harness = make_harness(tmp_path, max_num_batched_tokens=16, max_num_seqs=4)
     ids = [harness.add(range(100), task=Task.EMBED) for _ in range(2)]

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from engine_core.connection_guard import DESCRIPTORS_WANTED
 from tests.factories import make_params
 from tests.junk_frames import send_junk
 from tests.processes import CoreProcess, core_process, stats
@@ -84,7 +85,7 @@ def test_a_flood_of_connections_ends_neither_the_core_nor_its_clients(core):
     client = core.connect()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    resource.prlimit(core.process.pid, resource.RLIMIT_NOFILE, (2100, 2100))
+    resource.prlimit(core.process.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS_WANTED, DESCRIPTORS_WANTED))
     control = client.submit([7], PARAMS)
     try:
         with many_connections(core, 4000):

@@ -20,10 +20,11 @@ def run(clock: StepClock, plan: SchedulerOutput, seconds: float) -> None:
     clock.observe(seconds)
 
 
-def test_a_first_step_is_allowed_much():
+@pytest.mark.parametrize("num_tokens", [1, 10, 2048])
+def test_a_first_step_is_allowed_much_and_more_for_each_token(num_tokens: int):
     clock = StepClock(30)
-    clock.plan(plan_of((0, 10)))
-    assert clock.allowance_s == UNKNOWN_FACTOR * 30
+    clock.plan(plan_of((0, num_tokens)))
+    assert clock.allowance_s >= UNKNOWN_FACTOR * 30 + num_tokens
 
 
 def test_short_steps_leave_the_minimum():

@@ -64,7 +64,13 @@ def test_children_do_not_inherit_keys(monkeypatch: pytest.MonkeyPatch):
         ({"host": "0.0.0.0", "admin_api_key": ["k"]}, True),
         ({"host": "0.0.0.0", "api_key": ["k"]}, False),
         ({"host": "127.0.0.1"}, False),
+        ({"host": "127.8.9.10"}, False),
         ({"host": "::1"}, False),
+        ({"host": "localhost"}, False),
+        ({"host": ""}, True),
+        ({"host": "::"}, True),
+        ({"host": "127.example.com"}, True),
+        ({"host": "localhost.example.com"}, True),
     ],
 )
 def test_an_open_server_is_warned_of(flags: dict[str, object], is_warned: bool):
@@ -78,6 +84,8 @@ def test_an_open_server_is_warned_of(flags: dict[str, object], is_warned: bool):
         ({"allowed_origins": ["*"], "allow_credentials": True}, "every web page"),
         ({"allow_credentials": True}, "needs --allowed-origins"),
         ({"allowed_origins": ["https://a.example/path"]}, "is no origin"),
+        ({"allowed_hosts": ["https://a.example"]}, "is no name"),
+        ({"allowed_hosts": ["a.example:8000"]}, "without a port"),
         ({"allowed_origins": ["null"]}, "is no origin"),
         ({"isolate_cache_by_key": True}, "needs --api-key"),
     ],

@@ -122,23 +122,6 @@ def test_sigterm_ends_everything_in_order(start):
     assert set(os.listdir(server.run_dir)) == {".fast-inference", "status.json"}
 
 
-def test_a_second_signal_kills(start):
-    server = start("--fake-step-ms", "200")
-    url = server.wait_ready()[1]
-    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
-        body = b'{"model": "fake", "prompt": "a", "max_tokens": 300, "ignore_eos": true, "stream": true}'
-        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
-        client.sendall(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
-        assert b"200 OK" in client.recv(100)
-        pids = server.child_pids
-        server.process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
-        assert server.process.poll() is None
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(2) == 130
-    assert not any(is_running(pid) for pid in pids)
-
-
 def test_a_killed_launcher_leaves_nothing_that_hinders_the_next_one(start):
     server = start()
     port = server.wait_ready()[1].rpartition(":")[2]

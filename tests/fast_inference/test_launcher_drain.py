@@ -71,7 +71,7 @@ def test_sigterm_under_load(server: Server):
     assert set(answers) == {(503, "draining"), (503, "draining", "close")}
     streams.join()
     assert server.process.wait(5) == 0
-    assert time.monotonic() - max(streams.ended_at) < 1
+    assert time.monotonic() - max(streams.ended_at) < 2
     assert [lines[-1] for lines in streams.lines] == ["data: [DONE]"] * NUM_STREAMS
     assert not any(is_running(pid) for pid in pids)
     assert set(os.listdir(server.run_dir)) == {".fast-inference", "status.json"}

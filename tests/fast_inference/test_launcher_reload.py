@@ -61,11 +61,14 @@ def standby_pids(server: Server) -> list[int]:
 
 @contextmanager
 def stopped_standby(server: Server) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A reload whose new core does not get on, until the context ends."""
+    """A reload whose new core does not get on, until the context ends; it waits for its lock when it is stopped."""
+    run_dir = RunDir(server.run_dir)
+    lock = run_dir.lock_core(1 if os.readlink(run_dir.core_socket) == "core-0.sock" else 0)
     command = begin_reload(server.run_dir)
     wait_until(lambda: standby_pids(server))
     [pid] = standby_pids(server)
     os.kill(pid, signal.SIGSTOP)
+    os.close(lock)
     try:
         yield command, pid
     finally:
@@ -152,23 +155,9 @@ def test_the_old_core_may_die_while_the_new_one_loads_and_nobody_else_may_reload
     wait_until(lambda: serves(server))
 
 
-def test_sigterm_during_a_reload_ends_both_cores(mortal_server: Server):
-    server = mortal_server
-    with stopped_standby(server) as (command, standby):
-        pids = [*server.child_pids, standby]
-        server.process.terminate()
-        os.kill(standby, signal.SIGCONT)
-        assert server.process.wait(10) == 0
-        status, _, stderr = outcome(command)
-    assert (status, stderr.count("\n")) == (1, 1)
-    assert not any(is_running(pid) for pid in pids)
-    assert set(os.listdir(server.run_dir)) == {".fast-inference", "status.json"}
-
-
-def test_the_new_core_may_die_while_the_old_one_retires(mortal_server: Server):
-    server = mortal_server
-    pid = server.core_pid
-    with SyncEngineClient(server.run_dir / "core-0.sock", name="old") as old:
+def test_the_new_core_may_die_while_the_old_one_retires(server: Server):
+    pid, old_socket = server.core_pid, server.run_dir / os.readlink(server.run_dir / "core.sock")
+    with SyncEngineClient(old_socket, name="old") as old:
         old.wait_ready(READY_TIMEOUT_S)
         old.submit([1], make_params(max_tokens=4000))
         old.wait(0.1)
@@ -180,6 +169,19 @@ def test_the_new_core_may_die_while_the_old_one_retires(mortal_server: Server):
     assert outcome(command)[0] == 0
     wait_until(all_gone([pid]))
     wait_until(lambda: server.status["state"] == "ready" and serves(server))
+
+
+def test_sigterm_during_a_reload_ends_both_cores(mortal_server: Server):
+    server = mortal_server
+    with stopped_standby(server) as (command, standby):
+        pids = [*server.child_pids, standby]
+        server.process.terminate()
+        os.kill(standby, signal.SIGCONT)
+        assert server.process.wait(10) == 0
+        status, _, stderr = outcome(command)
+    assert (status, stderr.count("\n")) == (1, 1)
+    assert not any(is_running(pid) for pid in pids)
+    assert set(os.listdir(server.run_dir)) == {".fast-inference", "status.json"}
 
 
 def test_where_no_server_runs_it_says_so(tmp_path: Path):

@@ -28,6 +28,14 @@ def test_descriptors_are_left_for_other_things(monkeypatch, num_descriptors, con
     assert max_connections(ConnectionConfig(max_connections=configured)) == expected
 
 
+def test_more_than_the_system_allows_is_warned_of(monkeypatch, caplog):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
+    max_connections(ConnectionConfig())
+    assert not caplog.records
+    max_connections(ConnectionConfig(max_connections=5000))
+    assert "allows 960, not 5000" in caplog.text
+
+
 def test_who_is_turned_away_can_read_why():
     ours, theirs = socket.socketpair()
     turned_away = TurnedAway()

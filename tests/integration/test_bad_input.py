@@ -55,6 +55,8 @@ CASES = [
 
 
 CONTROL = {"model": "fake", "prompt": "control", "max_tokens": 100, "temperature": 0, "ignore_eos": True}
+HANG_S = 1.0
+"""A guard only; what is aimed at is 50 ms, and the test prints what it was."""
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,57 @@ def test_it_is_refused_in_the_envelope(fake_server, control, path, body, status,
         assert error["param"] == param
     if code is not None:
         assert error["code"] == code
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\xaf", rb"\ud800", rb"\udc00x"],
+    ids=["no UTF-8", "half a character", "surrogate", "above Unicode", "overlong", "escaped half", "other half"],
+)
+def test_what_is_no_text_is_refused(fake_server, text):
+    with fake_server.http() as http:
+        answer = http.post(TEXT, content=b'{"model": "fake", "prompt": "%b"}' % text)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a\0b", "\N{GRINNING FACE}", "\N{WOMAN}\u200d\N{ROCKET}", "\u202eright to left", "\ufeff\ufffe\uffff", "\x1b[31m"],
+    ids=["NUL", "emoji", "joined emoji", "RTL override", "noncharacters", "ESC"],
+)
+def test_any_text_is_served_and_streams_are_utf_8(fake_server, text):
+    body = {"model": "fake", "prompt": text, "max_tokens": 30, "stream": True, "echo": True}
+    with fake_server.http() as http:
+        answer = http.post(TEXT, json=body)
+    assert answer.status_code == 200
+    events = answer.content.decode("utf-8").strip().split("\n\n")
+    assert events.pop() == "data: [DONE]"
+    said = "".join(json.loads(item.removeprefix("data: "))["choices"][0]["text"] for item in events)
+    assert said.startswith(text)
+
+
+def test_a_prompt_of_4_mib_is_refused_and_holds_up_nobody(fake_server):
+    waits_s: list[float] = []
+    is_over = threading.Event()
+
+    def probe():
+        with fake_server.http() as http:
+            while not is_over.is_set():
+                began_at = time.perf_counter()
+                assert http.get("/health/live").status_code == 200
+                waits_s.append(time.perf_counter() - began_at)
+
+    prober = threading.Thread(target=probe)
+    prober.start()
+    began_at = time.perf_counter()
+    with fake_server.http() as http:
+        answer = http.post(TEXT, json={"model": "fake", "prompt": "word " * 838_000})
+    seconds = time.perf_counter() - began_at
+    is_over.set()
+    prober.join()
+    print(f"refused after {seconds:.2f} s; others waited for at most {max(waits_s) * 1e3:.0f} ms")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert max(waits_s) < HANG_S
 
 
 def test_a_body_over_the_limit_is_refused(fake_server):

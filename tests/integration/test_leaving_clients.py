@@ -44,3 +44,23 @@ def test_clients_that_leave_while_they_wait_leave_the_queue(tmp_path_factory, fa
             client.close()
         wait_until(lambda: stats(core)["num_running"] + stats(core)["num_waiting"] == 0, timeout_s=3)
         assert stats(core)["num_free_blocks"] == fake_server.num_blocks
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_sent_requests_ahead_leaves_nothing_running(fake_server, stream):
+    with fake_server.connect() as core:
+        client = send_request(fake_server, stream=stream)
+        client.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+        wait_until(lambda: stats(core)["num_running"] == 1)
+        client.close()
+        wait_until(lambda: stats(core)["num_running"] == 0, timeout_s=1)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_malformed_request_behind_a_running_one_leaves_nothing_running(fake_server, stream):
+    with fake_server.connect() as core:
+        client = send_request(fake_server, stream=stream)
+        wait_until(lambda: stats(core)["num_running"] == 1)
+        client.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\nmalformed\r\n\r\n")
+        wait_until(lambda: stats(core)["num_running"] == 0, timeout_s=1)
+        client.close()

@@ -1,5 +1,6 @@
 """Clients that keep connections busy with next to nothing, and clients that do not read what they asked for."""
 
+import resource
 import select
 import socket
 import time
@@ -20,13 +21,25 @@ MANY_TOKENS = 3500
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """One frontend with short deadlines, and a model that answers at 1 ms a token."""
+    """One frontend with short deadlines, and a model that answers at 1 ms a token; started with few descriptors."""
     flags = ["--frontends", "1", "--fake-step-ms", "1", "--keep-alive-timeout", str(KEEP_ALIVE_S)]
     for name in ("header", "body", "send"):
         flags += [f"--{name}-timeout", str(TIMEOUT_S)]
-    server = Server(tmp_path_factory.mktemp("slow"), "fake", *flags)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, soft), hard))
+    try:
+        server = Server(tmp_path_factory.mktemp("slow"), "fake", *flags)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     yield server
     server.close()
+
+
+def test_every_process_may_open_as_many_files_as_the_system_lets_it(server):
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] for pid in (server.process.pid, *server.child_pids)}
+    assert len(limits) == 3
+    assert set(limits.values()) == {hard}
 
 
 def trickle(connection: socket.socket, start: bytes, piece: bytes) -> tuple[bytes, float]:

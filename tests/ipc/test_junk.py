@@ -3,10 +3,14 @@
 import logging
 
 import pytest
+import zmq
 
 from ipc import codec
+from ipc.endpoints import make_core_socket
 from ipc.errors import ProtocolError
+from ipc.messages import ClientRole, Hello
 from ipc.session import Session
+from ipc.sync_client import SyncEngineClient
 from tests.factories import make_welcome
 from tests.junk_frames import _KINDS, _stale, hello_of_version, junk_messages
 
@@ -29,6 +33,22 @@ def test_a_client_drops_junk_and_counts_it(caplog):
             assert session.receive(frames) is None
     assert (session.num_bad_messages, session.is_ready) == (2000, True)
     assert len(caplog.records) < 20
+
+
+def test_a_client_that_hears_junk_from_its_core_goes_on(tmp_path):
+    with zmq.Context() as context, SyncEngineClient(tmp_path / "core.sock", name="client") as client:
+        router = make_core_socket(context)
+        router.bind(f"ipc://{tmp_path / 'core.sock'}")
+        client.wait(0.1)
+        while not router.poll(50):
+            client.send(Hello("client", ClientRole.FRONTEND, 0, 0, 0))
+        identity = router.recv_multipart()[0]
+        for frames in junk_messages(seed=8, count=500):
+            router.send_multipart([identity, *frames])
+        router.send_multipart([identity, *codec.encode(make_welcome(epoch=5), 5)])
+        assert client.wait_ready(10).epoch == 5
+        assert client.session.num_bad_messages == 500
+        router.close(linger=0)
 
 
 def test_a_hello_of_another_version_names_both():

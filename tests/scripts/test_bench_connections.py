@@ -12,7 +12,7 @@ TIMEOUTS = ("--header-timeout", "0.4", "--body-timeout", "0.4", "--send-timeout"
 
 
 def test_connections_cost_little_and_slow_ones_are_closed():
-    command = [sys.executable, str(SCRIPT), *COUNTS, *TIMEOUTS]
+    command = [sys.executable, str(SCRIPT), *COUNTS, *TIMEOUTS, "--", "--fake-step-ms", "5", "--frontends", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     figures = FIGURE.findall(done.stdout)
     assert len(figures) == 14, done.stdout + done.stderr

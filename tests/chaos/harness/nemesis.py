@@ -31,6 +31,7 @@ class Blow(Enum):
 
     KILL = "SIGKILL"
     STOP = "SIGSTOP, later SIGCONT"
+    RELOAD = "SIGHUP: reload the core"
     JUNK = "junk on its socket"
     FD_LIMIT = "no file descriptors left for a while"
 
@@ -54,6 +55,7 @@ _TARGETS = [
     *((Blow.KILL, role) for role in ("core", "frontend 0", "frontend 1")),
     *((Blow.STOP, role) for role in ("core", "launcher", "frontend 0", "frontend 1")),
     (Blow.JUNK, "core"),
+    (Blow.RELOAD, "launcher"),
     *((Blow.FD_LIMIT, role) for role in ("frontend 0", "frontend 1")),
 ]
 
@@ -100,12 +102,14 @@ class Nemesis:
         pid = self._arena.pid(strike.role)
         if strike.blow is Blow.KILL:
             self.kills.append((self._arena.send(signal.SIGKILL, strike.role), strike.role))
+        elif strike.blow is Blow.RELOAD:
+            self._arena.send(signal.SIGHUP, strike.role)
         elif strike.blow is Blow.STOP:
             self._arena.send(signal.SIGSTOP, strike.role)
             await asyncio.sleep(strike.for_s)
             self._arena.send(signal.SIGCONT, strike.role)
         elif strike.blow is Blow.JUNK:
-            with junk_sent(self._arena.server.run_dir / "core.sock", self._arena.rng(str(strike)), _NUM_JUNK):
+            with junk_sent(self._arena.server.run_dir / "core.sock", self._arena.seed, _NUM_JUNK):
                 await asyncio.sleep(0)
         else:
             soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)

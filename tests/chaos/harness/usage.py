@@ -1,12 +1,14 @@
 """What the processes of a server hold: file descriptors, threads, children, memory, files, and which connections."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.servers import Server
 
+_SLOT = re.compile(r"^core-\d\.")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -54,8 +56,9 @@ def usage_of(server: Server) -> dict[str, Usage]:
 
 
 def files_of(server: Server) -> set[str]:
-    """Names in the run dir; but for the temporary file that becomes `status.json`."""
-    return {name for name in os.listdir(server.run_dir) if not name.startswith("status.json.")}
+    """Names in the run dir, but for temporary ones; a core may be in either slot, and a slot keeps its lock."""
+    names = {_SLOT.sub("core.", name) for name in os.listdir(server.run_dir) if not name.startswith("status.json.")}
+    return names - {"reload.lock"}
 
 
 def peer_ports(pid: int, port: int) -> set[int]:

@@ -21,6 +21,7 @@ from tests.chaos.scenarios.mixture import mixture
 from tests.chaos.scenarios.pauses import core_stop, frontend_pause, launcher_stop, long_prefill
 from tests.chaos.scenarios.poison import FLAGS as POISON_FLAGS
 from tests.chaos.scenarios.poison import poison
+from tests.chaos.scenarios.reload import reload
 from tests.chaos.scenarios.soak import soak
 
 
@@ -58,24 +59,34 @@ class Scenario:
 
 _SLOW_PREFILL = ("--fake-token-us", "1700", "--max-prefill-chunk", "4096", "--max-num-batched-tokens", "4096")
 
+_LONG_ANSWERS = ("--fake-step-ms", "75")
+"""A request that nobody stops runs for much longer than it may take to stop it."""
+
 SCENARIOS = (
-    Scenario(cut_streams, Scale(streams=100, total=1000), Scale(streams=40, total=80), tokens=100),
-    Scenario(leave_early, Scale(streams=100, total=200), Scale(streams=50, total=50), tokens=100),
-    Scenario(cut_whole_requests, Scale(streams=100, total=200), Scale(streams=50, total=50), tokens=100),
     Scenario(core_kill_resume, Scale(rounds=20), Scale(streams=30)),
     Scenario(core_stop, Scale(rounds=10, pause_s=8), Scale(streams=30, pause_s=1)),
     Scenario(frontend_pause, Scale(rounds=10, pause_s=8), Scale(streams=30, pause_s=0.5)),
     Scenario(launcher_stop, Scale(rounds=10, pause_s=8), Scale(streams=30, pause_s=0.5)),
-    Scenario(junk, Scale(rounds=1, total=10_000), Scale(streams=20, total=1000)),
+    Scenario(reload, Scale(rounds=5, streams=32)),
+    Scenario(junk, Scale(rounds=1, total=10_000)),
     Scenario(mixture, Scale(rounds=3, seconds=120), Scale(streams=20, seconds=4)),
-    Scenario(soak, Scale(streams=24, seconds=720), Scale(streams=20, seconds=2)),
+    Scenario(
+        soak,
+        Scale(streams=24, seconds=720),
+        Scale(streams=20, seconds=2),
+        fake_flags=("--fake-step-ms", "5"),
+        tokens=60,
+    ),
     Scenario(drain, Scale(rounds=10), Scale(streams=30)),
-    Scenario(interrupt_twice, Scale(rounds=10), Scale(streams=30)),
-    Scenario(drain_limit, Scale(rounds=10), Scale(streams=12)),
+    Scenario(cut_streams, Scale(streams=100, total=1000), Scale(streams=40, total=40), fake_flags=_LONG_ANSWERS),
+    Scenario(leave_early, Scale(streams=100, total=200), Scale(streams=50, total=50), fake_flags=_LONG_ANSWERS),
+    Scenario(cut_whole_requests, Scale(streams=100, total=200), Scale(streams=50, total=50), fake_flags=_LONG_ANSWERS),
+    Scenario(frontend_kill, Scale(rounds=10), Scale(streams=15), fake_flags=_LONG_ANSWERS),
+    Scenario(interrupt_twice, Scale(rounds=10)),
+    Scenario(drain_limit, Scale(rounds=10)),
     Scenario(core_kill_fail, Scale(rounds=20), flags=("--on-core-loss", "fail")),
     Scenario(poison, Scale(rounds=3), flags=POISON_FLAGS, needs_fake=True),
-    Scenario(launcher_kill, Scale(rounds=10), Scale(streams=30)),
-    Scenario(frontend_kill, Scale(rounds=10), Scale(streams=15), fake_flags=("--fake-step-ms", "75"), tokens=100),
+    Scenario(launcher_kill, Scale(rounds=10)),
     Scenario(frontend_stop, Scale(rounds=10, pause_s=12), tokens=600),
     Scenario(core_hang, Scale(rounds=3), flags=("--hang-timeout", str(HANG_TIMEOUT_S))),
     Scenario(long_prefill, Scale(rounds=2, streams=8), fake_flags=_SLOW_PREFILL, num_questions=8),

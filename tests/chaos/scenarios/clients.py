@@ -5,21 +5,21 @@ import time
 
 from tests.chaos.harness.arena import Arena
 from tests.chaos.harness.exchange import Cut, CutKind
-from tests.chaos.harness.figures import Figure, all_of
+from tests.chaos.harness.figures import Figure
 from tests.chaos.harness.load import ChooseCut
 from tests.chaos.harness.oracle import Outcome
 from tests.chaos.harness.rounds import Rounds
 from tests.chaos.harness.scale import Scale
 
 _BYTES_PER_TOKEN = 220
-"""Of a stream, at least; a cut is somewhere in the answer."""
+"""Of a stream, at least; a cut is somewhere in the first third of the answer, so that what nobody stops shows."""
 _SHARE_OF_STAYERS = 0.1
 _ALLOWED = (Outcome.CUT, Outcome.EXACT)
 
 
 async def cut_streams(arena: Arena, scale: Scale) -> list[Figure]:
     """Streams are cut at a random byte, by FIN, RST and half-close; one in ten stays to the end."""
-    longest = arena.tokens * _BYTES_PER_TOKEN
+    longest = arena.tokens * _BYTES_PER_TOKEN // 3
     return await _leave(
         arena, scale, 1, lambda rng: Cut(_any_kind(rng), after_bytes=rng.randint(1, longest)), stream=True
     )
@@ -55,14 +55,7 @@ async def _leave(arena: Arena, scale: Scale, item: int, choose: ChooseCut, *, st
             await rounds.end_round(load, time.monotonic(), _ALLOWED)
         else:
             rounds.take(load, _ALLOWED)
-    control = arena.load(f"item {item}, afterwards")
-    await control.once(8, stream=None)
-    num_exact = len(control.with_outcome(Outcome.EXACT))
-    return [
-        Figure(item, "clients that left", num_left, 1, is_at_least=True),
-        *rounds.figures(),
-        all_of(item, "answered exactly afterwards", num_exact, 8, detail=control.counts()),
-    ]
+    return [Figure(item, "clients that left", num_left, 1, is_at_least=True), *rounds.figures()]
 
 
 def _any_kind(rng: random.Random) -> CutKind:

@@ -10,9 +10,12 @@ from tests.chaos.harness.oracle import Outcome
 from tests.chaos.harness.rounds import Rounds
 from tests.chaos.harness.scale import Scale
 from tests.chaos.harness.usage import Usage, roles
+from tests.junk_frames import send_oversized, send_raw_bytes
 from tests.processes import stats
 
 _GROWTH_GOAL_MIB = 64.0
+_NUM_OVERSIZED = 3
+"""Messages of 100 MiB, and connections that do not speak ZeroMQ's protocol."""
 
 
 async def junk(arena: Arena, scale: Scale) -> list[Figure]:
@@ -25,9 +28,12 @@ async def junk(arena: Arena, scale: Scale) -> list[Figure]:
         before, memory = roles(arena.server), Usage.of(arena.pid("core")).resident_bytes
         with arena.server.connect() as core:
             counted = int(stats(core)["num_bad_messages"])
-        rng = arena.rng(f"junk, round {number}")
-        with junk_sent(arena.server.run_dir / "core.sock", rng, scale.total):
+        socket = arena.server.run_dir / "core.sock"
+        with junk_sent(socket, arena.seed + number, scale.total):
             uncounted.append(await _num_uncounted(arena, counted + scale.total))
+        for _ in range(_NUM_OVERSIZED):
+            await asyncio.to_thread(send_oversized, socket)
+            await asyncio.to_thread(send_raw_bytes, socket, arena.rng(f"raw bytes, round {number}").randbytes(100))
         growth_mib.append((Usage.of(arena.pid("core")).resident_bytes - memory) / 2**20)
         enough.set()
         await clients

@@ -39,7 +39,8 @@ async def mixture(arena: Arena, scale: Scale) -> list[Figure]:
     await control.once(16, stream=None)
     return [
         Figure(0, "blows", len(history), scale.rounds, is_at_least=True),
-        Figure(0, f"exact answers ({counts(records)})", num_exact, scale.streams, is_at_least=True),
+        Figure(0, "exact answers", num_exact, scale.streams, is_at_least=True, detail=counts(records)),
+        none_of(0, "answers that ended in an error and need not have", [r for r in records if _is_needless(r)]),
         none_of(0, "connections that were lost without the kill of a frontend", lost),
         *rounds.figures(),
         all_of(0, "answered exactly afterwards", len(control.with_outcome(Outcome.EXACT)), 16, detail=control.counts()),
@@ -50,6 +51,14 @@ def _lost_without_a_kill(load: Load, nemesis: Nemesis) -> list[Record]:
     kills = [at for at, role in nemesis.kills if role.startswith("frontend")]
     lost = load.with_outcome(Outcome.LOST, Outcome.UNREACHED)
     return [record for record in lost if not any(record.exchange.is_under_way(at) for at in kills)]
+
+
+def _is_needless(record: Record) -> bool:
+    """An error, but not that there is no core at the moment, nor that this request was there when two of them died."""
+    if record.verdict is None or record.outcome not in (Outcome.FAILED, Outcome.REFUSED):
+        return False
+    is_begun = record.outcome is Outcome.FAILED
+    return "request_quarantined" not in record.verdict.detail and (is_begun or record.exchange.status != 503)
 
 
 def _choose_cut(rng: random.Random) -> Cut | None:

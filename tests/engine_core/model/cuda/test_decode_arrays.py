@@ -61,6 +61,21 @@ def test_padding_has_no_tokens_and_no_slots(arrays):
     assert positions.tolist() == [3, 0, 0, 0]
 
 
+def test_a_table_that_could_not_be_copied_is_copied_the_next_time(arrays, monkeypatch):
+    class FullDevice:
+        """Stands for tables on a device that takes nothing."""
+
+        def __getitem__(self, rows):
+            raise RuntimeError("CUDA error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arrays, "_tables", FullDevice())
+        with pytest.raises(RuntimeError):
+            decode(arrays, 1, [17], [[7, 3]])
+    _, _, step = decode(arrays, 1, [17], [[7, 3]])
+    assert step.block_tables[0, :2].tolist() == [7, 3]
+
+
 def test_a_table_that_grows_is_followed(arrays):
     decode(arrays, 1, [15], [[7]])
     _, _, step = decode(arrays, 1, [16], [[7, 9]])
