@@ -28,6 +28,8 @@ _BITS_BY_WIDTH = {
     4: ("F4",),
 }
 _BITS = {dtype: bits for bits, dtypes in _BITS_BY_WIDTH.items() for dtype in dtypes}
+_MAX_DIMENSIONS = 64
+_MAX_ITEMS = 2**48
 _MAX_NAMED = 3
 """Names in a message; of more, the number."""
 
@@ -128,6 +130,8 @@ def _check_places(path: Path, entries: dict[str, dict[str, Any]], num_data_bytes
 
 def _stored(path: Path, entry: dict[str, Any]) -> StoredTensor:
     dtype, shape = entry["dtype"], entry["shape"]
-    if not isinstance(dtype, str) or not all(type(size) is int and size >= 0 for size in shape):
+    if not isinstance(dtype, str) or not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS:
         raise ValueError("no dtype and shape")
+    if not all(type(size) is int and 0 <= size < _MAX_ITEMS for size in shape):
+        raise ValueError("an impossible size")
     return StoredTensor(path, dtype, tuple(shape))

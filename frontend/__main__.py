@@ -91,7 +91,9 @@ class FrontendServer(uvicorn.Server):
         self._watching.cancel()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
+        """Ten times a second; raises what ended the watching of connections."""
+        if self._watching.done():
+            self._watching.result()  # raises: without deadlines nobody is to be served
         self._counts.publish(self._num_connections())
         if self._drain.is_draining:
             self._go_on_draining()

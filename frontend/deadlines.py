@@ -1,10 +1,10 @@
 """Until when a connection may keep us waiting: for a head, for a body, for its next request, for its end.
 
 `http_protocol.py` says what each connection waits for; `__main__` calls `expire` ten times a second, and more often
-while many are over, so that closing them delays nobody. A timeout is the
-same for all connections, so those that began first are over first: a queue for each kind of waiting, where starting,
-stopping and looking for what is over take the same time with 10,000 connections as with one. Invariants: a connection
-waits for one thing at a time, and a deadline once set is never moved.
+while many are over, so that closing them delays nobody. A timeout is the same for all connections, so those that began
+first are over first: a queue for each kind of waiting, where starting, stopping and looking for what is over take the
+same time with 10,000 connections as with one. Invariants: a connection waits for one thing at a time, and a deadline
+once set is never moved; at its end the connection may begin another one.
 """
 
 import enum

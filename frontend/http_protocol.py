@@ -38,12 +38,16 @@ MAX_TARGET_BYTES = 8 * 1024
 MAX_HEADERS = 100
 MAX_CHUNKS = 65_536
 """Of a chunked body: each costs as much as a short header, however little is in it."""
+MIN_BODY_BYTES_PER_S = 16 * 1024
+"""A body that comes at least so fast may take longer than `--body-timeout`: it is large, not slow."""
 MAX_PIPELINED = 16
 """Requests that may wait behind one that is being answered."""
 MAX_DISCARDED_BYTES = 16 * 2**20
 """What is read and thrown away for a client that still sends when its request has been answered."""
 LINGER_TIMEOUT_S = 2.0
-"""How long that goes on."""
+"""How long a client may be silent then, before its connection ends."""
+MAX_LINGERS = 15
+"""How many times so long it may go on sending."""
 MAX_CLOSED_AT_ONCE = 20
 """Whose ends take about a millisecond."""
 
@@ -59,6 +63,8 @@ class ConnectionGuards:
     deadlines: Deadlines
     sends: SendWatch
     hosts: HostPolicy
+    min_body_bytes: int
+    """Of a body, in its time, for as much time again."""
 
     @classmethod
     def of(cls, config: ConnectionConfig, hosts: HostPolicy) -> "ConnectionGuards":
@@ -69,7 +75,8 @@ class ConnectionGuards:
             Waiting.REQUEST: config.keep_alive_timeout,
             Waiting.CLOSE: LINGER_TIMEOUT_S,
         }
-        return cls(Deadlines(timeouts_s), SendWatch(config.send_timeout), hosts)
+        min_body_bytes = max(1, round(config.body_timeout * MIN_BODY_BYTES_PER_S))
+        return cls(Deadlines(timeouts_s), SendWatch(config.send_timeout), hosts, min_body_bytes)
 
     def expire(self) -> bool:
         """Close some of what is over; True if there is more, for the next turn of the event loop."""
@@ -103,7 +110,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._num_chunks = 0
         self._num_held_bytes = 0
         """Fed to the parser since it last called back."""
+        self._num_body_bytes = 0
+        """Since the deadline of the body was set."""
         self._num_discarded_bytes = 0
+        """Of the last request."""
+        self._num_lingers = 0
+        self._num_bytes_before_linger = 0
         self._refusal: ClientError | None = None
 
     # --- asyncio.Protocol ---
@@ -149,6 +161,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise self._refusal
         self._phase = _Phase.HEAD
         self._num_head_bytes = self._num_headers = self._num_chunks = self._num_held_bytes = 0
+        self._num_discarded_bytes = self._num_body_bytes = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -185,6 +198,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._num_held_bytes = 0
+        self._num_body_bytes += len(body)
         if self.cycle.response_complete:
             self._discard(len(body))
         super().on_body(body)
@@ -231,13 +245,25 @@ class HttpProtocol(HttpToolsProtocol):
         """The time for something is over."""
         self._waiting = None
         if waiting is Waiting.CLOSE:
-            self.transport.abort()
+            self._linger_on()
+        elif waiting is Waiting.BODY and self._num_body_bytes >= self._guards.min_body_bytes:
+            self._num_body_bytes = 0
+            self._wait()
         elif waiting is Waiting.REQUEST or self._phase is _Phase.STARTING:
             self._phase = _Phase.COMPLETE
             self.transport.close()
         else:
             what = "head" if waiting is Waiting.HEAD else "body"
             self._refuse(RequestTimedOutError(f"The {what} of the request did not come in time."))
+
+    def _linger_on(self) -> None:
+        """A client that has sent something since the last deadline may read the answer only when it has sent all."""
+        self._num_lingers += 1
+        if self._num_discarded_bytes == self._num_bytes_before_linger or self._num_lingers >= MAX_LINGERS:
+            self.transport.abort()
+        else:
+            self._num_bytes_before_linger = self._num_discarded_bytes
+            self._wait()
 
     def _wait(self) -> None:
         """Set the deadline for what is waited for now; one that runs for the same thing already stays."""

@@ -208,7 +208,11 @@ class ConnectionConfig(_Section):
     """How long a connection may keep a frontend waiting, and how many it holds."""
 
     header_timeout: float = Field(10.0, ge=0, description="seconds for the head of a request; 0 for ever")
-    body_timeout: float = Field(30.0, ge=0, description="seconds from there for its body; 0 for ever")
+    body_timeout: float = Field(
+        30.0,
+        ge=0,
+        description="seconds from there for its body; again while it comes at 16 KiB/s; 0 for ever",
+    )
     keep_alive_timeout: float = Field(
         75.0, ge=0, description="seconds that a connection stays open without a request; 0 for ever"
     )

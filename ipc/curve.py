@@ -12,10 +12,12 @@ list is refused before a byte of it is read (CURVE, with `engine_core/core_socke
 import os
 import re
 import stat
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
+from zmq.utils import z85
 
 from ipc.errors import ConfigError
 
@@ -109,4 +111,8 @@ def _key(path: Path, kind: bytes) -> bytes:
         raise ConfigError(f"cannot read the key {path}: {error.strerror} (make it: fast-inference keys)") from error
     if kind not in found:
         raise ConfigError(f"{path} has no {kind.decode()} key")
+    try:
+        z85.decode(found[kind])
+    except struct.error as error:  # 40 right characters, but more than 32 bytes can say
+        raise ConfigError(f"the {kind.decode()} key in {path} is damaged") from error
     return found[kind]

@@ -1,73 +1,47 @@
-"""Reads a pickle as plain data: no class of the file is ever imported, and nothing in it is called.
+"""Reads a pickle as plain data: a machine that knows the opcodes which plain data needs, and nothing of Python.
 
-The one place that touches `pickle`; used by `torch_checkpoint.py` alone. What a pickle may name is a list: containers,
-tensors (as `TensorRef`, which only says what it was made of) and their storages. A class that is not on the list and
-of no known package is taken for a config: an instance becomes a `PlainObject` with its fields. All else is refused by
-its name. Invariant: what is returned consists of plain values, `TensorRef` and `PlainObject`; nothing that the pickle
-finds runs code of the file, or can be changed by it.
+Used by `torch_checkpoint.py` alone. The standard unpickler is no part of it: besides what it calls, a few bytes make it
+take gigabytes (a memo of 2**31 places) or end the process (the hash of a tuple inside of a million others).
+Invariants: what is returned consists of plain values, `TensorRef` and `PlainObject`; an opcode takes a bounded time,
+and no more memory than its own bytes need. Next: `pickle_names.py`, which says what each name becomes.
 """
 
 import io
-import pickle  # noqa: TID251 - only `pickle.Unpickler`, with a list of what it may find
-import sys
-from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Any, NoReturn
+import pickletools
+from collections.abc import Callable
+from typing import Any
 
+from engine_core.model.pickle_names import (
+    Instance,
+    PlainObject,
+    RefusedPickleError,
+    TensorRef,
+    called,
+    found,
+    give_state,
+    name_of,
+    new,
+    put,
+    storage,
+)
 from ipc.errors import ConfigError
 
 MAX_PICKLE_BYTES = 64 * 2**20
+MAX_OPCODES = 2**22
+"""Some 30 describe a tensor."""
 MAX_DEPTH = 64
-_KNOWN_PACKAGES = frozenset(sys.stdlib_module_names - {"__main__"}) | {
-    *("torch", "numpy", "transformers"),
-    *("__builtin__", "copy_reg", "cPickle", "commands", "exceptions"),  # what older protocols call modules
-}
-"""Where no config class of a user's own can be from."""
-_STORAGES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-}
 _PLAIN = (type(None), bool, int, float, str, bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class StorageRef:
-    """Numbers of the file that one or more tensors show."""
-
-    dtype: str
-    key: str
-    num_items: int
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRef:
-    """A tensor as the file describes it; nothing of it has been checked but the types."""
-
-    storage: StorageRef
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PlainObject:
-    """An instance of a class that was not looked at."""
-
-    class_name: str
-    """With its module."""
-    fields: dict[str, Any]
-
-
-class RefusedPickleError(ConfigError):
-    """The pickle names or does something that plain data does not need."""
+_MARK = object()
+_CONSTANTS: dict[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_IGNORED = frozenset({"PROTO", "FRAME", "STOP"})
+_PUSHED = frozenset(
+    {
+        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+        *("SHORT_BINSTRING", "BINSTRING", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+        *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+    }
+)
+"""Opcodes whose argument is a value."""
 
 
 def read_plain_pickle(content: bytes) -> Any:
@@ -80,117 +54,108 @@ def read_plain_pickle(content: bytes) -> Any:
     if len(content) > MAX_PICKLE_BYTES:
         raise RefusedPickleError(f"a pickle of {len(content)} bytes")
     try:
-        value = _Unpickler(io.BytesIO(content)).load()
-        return _Plain().of(value)
-    except ConfigError:
-        raise
-    except (
-        *(pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, KeyError, IndexError),
-        *(ImportError, OverflowError, MemoryError, RecursionError),
-    ) as error:
+        value = _Machine().run(content)
+    except (ValueError, LookupError, AttributeError) as error:
         raise ConfigError(f"a damaged pickle: {type(error).__name__}: {' '.join(str(error).split())[:100]}") from error
+    return _Plain().of(value)
 
 
-# --- what a pickle finds in place of what it names -----------------------------------------------------------------
+class _Machine:
+    """Runs one pickle."""
 
-
-class _Fixed:
-    """Something that a pickle can neither change nor build on."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> NoReturn:
-        raise RefusedPickleError(f"a state for {type(self).__name__}")
-
-
-class _StorageType(_Fixed):
-    __slots__ = ("dtype",)
-
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
-
-
-class _Rebuild(_Fixed):
-    """`torch._utils._rebuild_tensor_v2` and `_rebuild_parameter`: describe, where torch would make."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: object) -> object:
-        match arguments:
-            case (_TensorStandIn() as tensor, bool(), *_):  # a parameter
-                return tensor
-            case (StorageRef() as storage, int(offset), tuple(shape), tuple(stride), bool(), *_):
-                if all(type(size) is int for size in (*shape, *stride)):
-                    return _TensorStandIn(TensorRef(storage, offset, shape, stride))
-        raise RefusedPickleError("a malformed tensor")
-
-
-class _TensorStandIn(_Fixed):
-    __slots__ = ("ref",)
-
-    def __init__(self, ref: TensorRef) -> None:
-        self.ref = ref
-
-
-class _StandInType(type):
-    """Of classes that a pickle may make instances of, as `object.__reduce_ex__` does, but may not call."""
-
-    def __call__(cls, *arguments: object, **keywords: object) -> NoReturn:
-        raise RefusedPickleError(f"a call of {cls.__name__}")
-
-    def __setattr__(cls, name: str, value: object) -> NoReturn:
-        raise RefusedPickleError(f"a change of {cls.__name__}")
-
-
-def _new_stand_in(cls: type, *arguments: object) -> object:
-    if arguments:
-        raise RefusedPickleError(f"arguments for {cls.__name__}")
-    return object.__new__(cls)
-
-
-def _set_state(self: Any, state: object) -> None:
-    if type(state) is not dict or not all(type(name) is str for name in state):
-        raise RefusedPickleError(f"a state of {type(self).__name__} that is no map of names")
-    object.__setattr__(self, "state", state)
-
-
-def _stand_in_for(name: str) -> type:
-    return _StandInType(name, (), {"__slots__": ("state",), "__new__": _new_stand_in, "__setstate__": _set_state})
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
-        self._stand_ins: dict[str, type] = {}
-        self._found: dict[tuple[str, str], object] = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(),
-            ("torch._utils", "_rebuild_parameter"): _Rebuild(),
-            ("torch", "Size"): tuple,
-            **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGES.items()},
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._actions: dict[str, Callable[[Any], object]] = {
+            "MARK": lambda _: self._stack.append(_MARK),
+            "POP": lambda _: self._stack.pop(),
+            "POP_MARK": lambda _: self._pop_to_mark(),
+            "EMPTY_LIST": lambda _: self._stack.append([]),
+            "EMPTY_DICT": lambda _: self._stack.append({}),
+            "TUPLE": lambda _: self._stack.append(tuple(self._pop_to_mark())),
+            "TUPLE1": lambda _: self._tuple(1),
+            "TUPLE2": lambda _: self._tuple(2),
+            "TUPLE3": lambda _: self._tuple(3),
+            "APPEND": lambda _: self._append([self._pop()]),
+            "APPENDS": lambda _: self._append(self._pop_to_mark()),
+            "SETITEM": lambda _: self._set_items([self._pop(), self._pop()][::-1]),
+            "SETITEMS": lambda _: self._set_items(self._pop_to_mark()),
+            "MEMOIZE": lambda _: self._memoize(len(self._memo)),
+            "BINPUT": self._memoize,
+            "LONG_BINPUT": self._memoize,
+            "BINGET": lambda place: self._stack.append(self._memo[place]),
+            "LONG_BINGET": lambda place: self._stack.append(self._memo[place]),
+            "GLOBAL": lambda names: self._stack.append(found(*names.split(" ", 1))),
+            "STACK_GLOBAL": lambda _: self._two(self._find),
+            "REDUCE": lambda _: self._two(called),
+            "NEWOBJ": lambda _: self._two(new),
+            "BUILD": lambda _: self._build(),
+            "BINPERSID": lambda _: self._stack.append(storage(self._pop())),
         }
 
-    def find_class(self, module: str, name: str) -> Any:
-        """What the pickle gets for a name; the real one only for two containers."""
-        found = self._found.get((module, name))
-        if found is not None:
-            return found
-        if module.partition(".")[0] in _KNOWN_PACKAGES:
-            raise RefusedPickleError(f"{module}.{name}")
-        full_name = f"{module}.{name}"
-        if full_name not in self._stand_ins:
-            self._stand_ins[full_name] = _stand_in_for(full_name)
-        return self._stand_ins[full_name]
+    def run(self, content: bytes) -> object:
+        """The value; raises `RefusedPickleError`, and ValueError, LookupError or AttributeError for a damaged one."""
+        for num, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(content))):
+            name = opcode.name
+            if num >= MAX_OPCODES:
+                raise RefusedPickleError(f"more than {MAX_OPCODES} opcodes")
+            if name in _PUSHED:
+                self._stack.append(argument)
+            elif name in _CONSTANTS:
+                self._stack.append(_CONSTANTS[name])
+            elif name in self._actions:
+                self._actions[name](argument)
+            elif name not in _IGNORED:
+                raise RefusedPickleError(f"the opcode {name}")
+        return self._pop()
 
-    def persistent_load(self, pid: Any) -> StorageRef:
-        """A storage, as torch names it."""
-        match pid:
-            case ("storage", _StorageType(dtype=dtype), str(key), str(), int(num_items)):
-                return StorageRef(dtype, key, num_items)
-        raise RefusedPickleError("a persistent id that is no storage")
+    def _pop(self) -> Any:
+        value = self._stack.pop()
+        if value is _MARK:
+            raise ValueError("a mark in place of a value")
+        return value
 
+    def _pop_to_mark(self) -> list[Any]:
+        values = []
+        while (value := self._stack.pop()) is not _MARK:
+            values.append(value)
+        values.reverse()
+        return values
 
-# --- after it ----------------------------------------------------------------------------------------------------
+    def _top(self) -> Any:
+        top = self._pop()
+        self._stack.append(top)
+        return top
+
+    def _tuple(self, size: int) -> None:
+        self._stack.append(tuple([self._pop() for _ in range(size)][::-1]))
+
+    def _append(self, values: list[Any]) -> None:
+        target = self._top()
+        if type(target) is not list:
+            raise ValueError("items for what is no list")
+        target.extend(values)
+
+    def _set_items(self, pairs: list[Any]) -> None:
+        target = self._top()
+        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+            put(target, key, value)
+
+    def _memoize(self, place: int) -> None:
+        self._memo[place] = self._top()
+
+    def _two(self, act: Callable[[Any, Any], object]) -> None:
+        second = self._pop()
+        self._stack.append(act(self._pop(), second))
+
+    def _find(self, module: object, name: object) -> object:
+        if type(module) is not str or type(name) is not str:
+            raise ValueError("a name that is no text")
+        return found(module, name)
+
+    def _build(self) -> None:
+        state = self._pop()
+        give_state(self._top(), state)
 
 
 class _Plain:
@@ -200,7 +165,7 @@ class _Plain:
         self._done: dict[int, Any] = {}
 
     def of(self, value: object, depth: int = 0) -> Any:
-        """The value without stand-ins; raises `RefusedPickleError` for what is left of anything else."""
+        """The value as users get it; raises `RefusedPickleError` where there is anything else in it."""
         if type(value) in _PLAIN:
             return value
         if id(value) not in self._done:
@@ -214,12 +179,10 @@ class _Plain:
             return [self.of(item, depth) for item in value]
         if type(value) is tuple:
             return tuple([self.of(item, depth) for item in value])
-        if type(value) in (dict, OrderedDict):
-            assert isinstance(value, dict)
-            return {self.of(key, depth): self.of(item, depth) for key, item in value.items()}
-        if isinstance(value, _TensorStandIn):
-            return value.ref
-        if isinstance(type(value), _StandInType):
-            fields = self.of(value.state, depth) if hasattr(value, "state") else {}
-            return PlainObject(type(value).__name__, fields)
-        raise RefusedPickleError(f"a value of the type {type(value).__name__}")
+        if type(value) is dict:
+            return {key: self.of(item, depth) for key, item in value.items()}
+        if isinstance(value, TensorRef):
+            return value
+        if isinstance(value, Instance):
+            return PlainObject(value.class_name, self.of(value.state, depth))
+        raise RefusedPickleError(f"a value of the type {name_of(value)}")

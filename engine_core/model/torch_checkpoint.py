@@ -6,16 +6,20 @@ Invariant: memory is taken only for what the file really holds.
 """
 
 import math
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from engine_core.model.restricted_unpickler import PlainObject, StorageRef, TensorRef, read_plain_pickle
+from engine_core.model.pickle_names import PlainObject, StorageRef, TensorRef
+from engine_core.model.restricted_unpickler import read_plain_pickle
 from ipc.errors import ConfigError
 
 MAX_ENTRIES = 2**17
+_DAMAGED = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error)
+"""What zipfile raises: also NotImplementedError, and UnicodeDecodeError for names."""
 
 
 def read_torch_checkpoint(path: Path) -> Any:
@@ -25,18 +29,25 @@ def read_torch_checkpoint(path: Path) -> Any:
         ConfigError: the file is damaged, of the form before torch 1.6, or holds anything else; one line.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _read(archive)
-    except zipfile.BadZipFile as error:
-        raise ConfigError(f"cannot load {path}: no checkpoint of torch.save (of torch 1.6 or later)") from error
+        with _opened(path) as archive:
+            return _read(archive, path.stat().st_size)
     except OSError as error:
         raise ConfigError(f"cannot load {path}: {error.strerror or error}") from error
     except ConfigError as error:
         raise ConfigError(f"cannot load {path}: refused {error.message}") from error
 
 
-def _read(archive: zipfile.ZipFile) -> Any:
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except _DAMAGED as error:
+        raise ConfigError("what is no checkpoint of torch.save (of torch 1.6 or later)") from error
+
+
+def _read(archive: zipfile.ZipFile, num_file_bytes: int) -> Any:
     entries = {entry.filename: entry for entry in archive.infolist()}
+    if sum(entry.file_size for entry in entries.values()) > num_file_bytes:
+        raise ConfigError("entries that are larger than the file: compressed, or one inside of another")
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1 or len(entries) > MAX_ENTRIES:
         raise ConfigError("an archive without one data.pkl")
@@ -53,7 +64,7 @@ def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
         raise ConfigError(f"the compressed entry {entry.filename[:60]!r}")
     try:
         return archive.read(entry)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # also encrypted ones
+    except _DAMAGED as error:
         raise ConfigError(f"the damaged entry {entry.filename[:60]!r}") from error
 
 
@@ -65,6 +76,8 @@ class _Tensors:
         self._entries = entries
         self._root = root
         self._storages: dict[StorageRef, torch.Tensor] = {}
+        self._contents: dict[str, bytearray] = {}
+        """By key: of several types too, the numbers are read once."""
         self._done: dict[int, Any] = {}
 
     def put_into(self, value: Any) -> Any:
@@ -101,6 +114,8 @@ class _Tensors:
             entry = self._entries.get(f"{self._root}data/{ref.key}")
             if entry is None or not ref.key.isdecimal() or entry.file_size != ref.num_items * dtype.itemsize:
                 raise ConfigError(f"numbers of another size than {ref.num_items} of {ref.dtype}")
-            content = bytearray(_content(self._archive, entry))
+            if ref.key not in self._contents:
+                self._contents[ref.key] = bytearray(_content(self._archive, entry))
+            content = self._contents[ref.key]
             self._storages[ref] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
         return self._storages[ref]

@@ -85,6 +85,9 @@ def test_an_index_that_is_no_json_is_refused(folder):
         b'{"a": {"dtype": 3, "shape": [1], "data_offsets": [0, 4]}}',
         b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
         b'{"a": {"dtype": "F32", "shape": [1]}}',
+        b'{"a": {"dtype": "F32", "shape": {}, "data_offsets": [0, 0]}}',
+        b'{"a": {"dtype": "F32", "shape": [0, 281474976710656], "data_offsets": [0, 0]}}',
+        b'{"a": {"dtype": "F32", "shape": [0%s], "data_offsets": [0, 0]}}' % (b",1" * 64),
         b"[" * 100_000,
     ],
 )

@@ -64,8 +64,15 @@ def test_a_wrong_chat_template_is_one_line_and_exit_code_1(tmp_path: Path, templ
     assert "chat template" in process.stderr
 
 
-def test_an_unforeseen_failure_of_the_watching_is_exit_code_70(tmp_path: Path):
-    fault = "from frontend.tokenizer import FrontendTokenizer; FrontendTokenizer.load = lambda *_: 1 / 0"
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "from frontend.tokenizer import FrontendTokenizer; FrontendTokenizer.load = lambda *_: 1 / 0",
+        "from frontend.deadlines import Deadlines; Deadlines.expire = lambda *_: 1 / 0",
+    ],
+    ids=["core", "connections"],
+)
+def test_an_unforeseen_failure_of_the_watching_is_exit_code_70(tmp_path: Path, fault: str):
     process = run_on_a_core(tmp_path, "-c", f"{fault}; import sys, frontend.__main__ as f; sys.exit(f.main())")
     assert process.returncode == 70
     assert "ZeroDivisionError" in process.stderr

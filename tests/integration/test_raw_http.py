@@ -83,6 +83,16 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(server):
         assert raw_http.error_of(raw_http.read_all(connection))["code"] == "body_too_large"
 
 
+def test_refusals_whose_bodies_come_later_can_follow_each_other_on_one_connection(server):
+    num_refusals = 20
+    head = b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n"
+    with raw_http.connect(server.url) as connection:
+        for _ in range(num_refusals):
+            connection.sendall(head)
+            assert raw_http.statuses(raw_http.read_until(connection, b"}}")) == (404,)
+            connection.sendall(b" " * 1_000_000)
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -105,6 +105,18 @@ def test_a_request_that_was_refused_before_its_body_came_is_cut_off_too(server):
         assert raw_http.statuses(raw_http.read_all(connection)) == (404,)
 
 
+def test_a_large_body_may_take_as_long_as_it_comes_steadily(server):
+    pieces = [b" " * 5000] * 20 + [b'{"prompt":"hi"}']
+    with raw_http.connect(server.url) as connection:
+        began_at = time.monotonic()
+        connection.sendall(HEAD_OF_POST.replace(b"1000", b"%d" % sum(map(len, pieces))))
+        for piece in pieces:
+            time.sleep(0.06)
+            connection.sendall(piece)
+        assert raw_http.statuses(raw_http.read_until(connection, b"}")) == (200,)
+    assert time.monotonic() - began_at > 2 * TIMEOUT_S
+
+
 def test_an_answer_takes_as_long_as_it_takes(server):
     body = {"model": "fake", "prompt": "long", "max_tokens": 1000, "ignore_eos": True}
     with server.http() as http:

@@ -1,5 +1,4 @@
 import contextlib
-import time
 
 import msgpack
 import pytest
@@ -57,10 +56,8 @@ def test_a_bomb_is_refused(body):
         check_body(body)
 
 
-def test_what_follows_the_value_is_not_looked_at():
-    started_at = time.process_time()
-    check_body(b"\x92\x90\x90" + b"\x90" * 2**24)
-    assert time.process_time() - started_at < 1
+def test_what_is_behind_the_value_is_not_looked_at():
+    check_body(msgpack.packb([1, [2]]) + b"\xdd\xff\xff\xff\xff" * 20)
 
 
 @given(st.binary(max_size=400))

@@ -48,6 +48,12 @@ def test_a_damaged_key_is_one_line(folder, content):
     assert "\n" not in caught.value.message
 
 
+def test_a_key_of_more_than_32_bytes_is_one_line(folder):
+    (folder.path / "clients" / "client.key").write_text(f'public-key = "{"#" * 40}"')
+    with pytest.raises(ConfigError, match="is damaged"):
+        folder.allowed_clients()
+
+
 def test_keys_that_do_not_belong_together_are_refused(folder):
     folder.make("other")
     secrets = [folder.path / "clients" / f"{name}.key_secret" for name in ("client", "other")]

@@ -14,7 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_core.model.restricted_unpickler import PlainObject, read_plain_pickle
+from engine_core.model.pickle_names import PlainObject
+from engine_core.model.restricted_unpickler import read_plain_pickle
 from engine_core.model.torch_checkpoint import read_torch_checkpoint
 from ipc.errors import ConfigError
 
@@ -126,24 +127,38 @@ def name_of(module: str, name: str) -> bytes:
     [
         (pickle_of(name_of("own.module", "function"), b")R"), "a call of own.module.function"),
         (pickle_of(name_of("own.module", "function"), b"(U\x01xtR"), "a call of own.module.function"),
-        (pickle_of(b"(U\x01xiown.module\nClass\n"), "a call of own.module.Class"),
+        (pickle_of(b"(U\x01xiown.module\nClass\n"), "the opcode INST"),
         (pickle_of(name_of("own", "Class"), b"(U\x01xt\x81"), "arguments for own.Class"),
         (pickle_of(name_of("own", "Class"), b")\x81]b"), "a state of own.Class"),
-        (pickle_of(name_of("own", "Class"), b"}U\x08__call__U\x01xsb"), "own.Class|state|mappingproxy|damaged"),
-        (pickle_of(name_of("own", "Class"), b"N}U\x08__call__U\x01xs\x86b"), "a damaged pickle"),
-        (pickle_of(name_of("torch._utils", "_rebuild_tensor_v2"), b"}U\x01aK\x01sb"), "a state for _Rebuild"),
+        (pickle_of(name_of("own", "Class"), b"}U\x08__call__U\x01xsb"), "a state for own.Class"),
+        (pickle_of(name_of("own", "Class"), b"N}U\x08__call__U\x01xs\x86b"), "a state for own.Class"),
+        (
+            pickle_of(name_of("torch._utils", "_rebuild_tensor_v2"), b"}U\x01aK\x01sb"),
+            "a state for torch._utils._rebuild_tensor_v2",
+        ),
         (pickle_of(name_of("torch._utils", "_rebuild_tensor_v2"), b")R"), "a malformed tensor"),
-        (pickle_of(name_of("torch", "FloatStorage")), "a value of the type"),
-        (pickle_of(name_of("own", "Class")), "a value of the type _StandInType"),
-        (pickle_of(name_of("collections", "OrderedDict"), b"}U\x04evilK\x01sb"), "a damaged pickle"),
-        (pickle_of(name_of("collections", "OrderedDict"), b"N}U\x04evilK\x01s\x86b"), "a damaged pickle"),
+        (pickle_of(name_of("torch", "FloatStorage")), "a value of the type _StorageType"),
+        (pickle_of(name_of("own", "Class")), "a value of the type own.Class"),
+        (pickle_of(name_of("collections", "OrderedDict"), b"}U\x04evilK\x01sb"), "a state for collections"),
+        (
+            pickle_of(name_of("collections", "OrderedDict"), b"N}U\x04evilK\x01s\x86b"),
+            "a state for collections.OrderedDict",
+        ),
         (pickle_of(b"U\x01xQ"), "a persistent id"),
         (pickle_of(name_of("posix", "system"), b"Q"), "posix.system"),
         (pickle_of(b"(ccollections\nOrderedDict\ncposix\nsystem\ntQ"), "posix.system"),
         (pickle_of(b"]q\x00h\x00a"), "without end"),
-        (pickle_of(b"\x8f"), "a value of the type set"),
-        (pickle_of(b"\x82\x01"), "damaged"),
+        (pickle_of(b"\x8f"), "the opcode EMPTY_SET"),
+        (pickle_of(b"\x82\x01"), "the opcode EXT1"),
         (pickle_of(b"]" * 200 + b"a" * 199), "without end"),
+        (pickle_of(name_of("own", "Class"), b")}\x92"), "the opcode NEWOBJ_EX"),
+        (pickle_of(b"(cown\nClass\no"), "the opcode OBJ"),
+        (pickle_of(b"U\x02osU\x06system\x93"), "os.system"),
+        (pickle_of(b"U\x05a\nb.cU\x06system\x93"), r"the name 'a\\nb"),
+        (pickle_of(b"U\x05torchU\x0cSize.__new__\x93"), r"torch\.Size\.__new__"),
+        (pickle_of(b"K\x01U\x06system\x93"), "damaged"),
+        (pickle_of(b"(q\x00"), "damaged"),
+        (pickle_of(b"("), "damaged"),
         (b"", "damaged"),
         (b"\x80\x02X\xff\xff\xff\x7fx.", "damaged"),
         (b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"x.", "damaged"),
@@ -152,6 +167,48 @@ def name_of(module: str, name: str) -> bytes:
 def test_a_hand_made_pickle_is_refused(content, reason):
     with pytest.raises(ConfigError, match=reason):
         read_plain_pickle(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (pickle_of(b"}(", b")", b"\x85" * 1_000_000, b"Nu"), "a key of the type tuple"),
+        (pickle_of(b"}(", b")", b"2\x86" * 60, b"Nu"), "the opcode DUP"),
+        (pickle_of(b"}(", b")", b"".join(b"q%ch%c\x86" % (n, n) for n in range(60)), b"Nu"), "a key of the type tuple"),
+        (pickle_of(b"}\x8a\x0a", (2**61 - 1).to_bytes(10, "little"), b"Ns"), "a key of the type int"),
+        (pickle_of(b"}G", bytes(8), b"Ns"), "a key of the type float"),
+        (pickle_of(name_of("torch", "Size"), b"(", b"N" * 65, b"t\x85R"), "a call of torch.Size"),
+        (pickle_of(name_of("collections", "OrderedDict"), b"]\x85R"), "a call of collections.OrderedDict"),
+    ],
+    ids=["deep key", "wide key by DUP", "wide key", "key with a known hash", "number as key", "copy", "copy of items"],
+)
+def test_a_pickle_that_would_cost_much_is_refused(content, reason):
+    with pytest.raises(ConfigError, match=reason):
+        read_plain_pickle(content)
+
+
+def test_a_high_place_in_the_memo_takes_no_memory():
+    assert read_plain_pickle(pickle_of(b"K\x07r\xff\xff\xff\xff0j\xff\xff\xff\xff")) == 7
+
+
+def test_a_state_dict_of_a_module_comes_back(tmp_path):
+    layer = torch.nn.Linear(2, 3)
+    torch.save(layer.state_dict(), tmp_path / "m.pt")
+    assert torch.equal(read_torch_checkpoint(tmp_path / "m.pt")["weight"], layer.weight)
+
+
+def test_the_state_of_an_optimizer_comes_back(tmp_path):
+    layer = torch.nn.Linear(2, 3)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(2)).sum().backward()
+    optimizer.step()
+    torch.save(
+        {"optimizer": optimizer.state_dict(), "merges": {("a", "b"): 0}, "rng": torch.get_rng_state()},
+        tmp_path / "m.pt",
+    )
+    loaded = read_torch_checkpoint(tmp_path / "m.pt")
+    assert set(loaded["optimizer"]["state"][0]) == {"step", "exp_avg", "exp_avg_sq"}
+    assert loaded["merges"] == {("a", "b"): 0}
 
 
 def test_lists_that_name_a_list_twice_each_do_not_grow(tmp_path):
@@ -206,7 +263,8 @@ def test_the_entries_as_they_were_are_read(entries):
         ({"data_0": None}, "another size"),
         ({"data_pkl": None}, "without one data.pkl"),
         ({"byteorder": b"big"}, "little-endian"),
-        ({"compression": zipfile.ZIP_DEFLATED, "data_0": bytes(24)}, "compressed"),
+        ({"compression": zipfile.ZIP_DEFLATED}, "compressed"),
+        ({"compression": zipfile.ZIP_DEFLATED, "data_0": bytes(10**6)}, "larger than the file"),
     ],
 )
 def test_a_damaged_archive_is_refused(entries, changes, reason):
@@ -229,6 +287,49 @@ def test_a_tensor_beyond_its_numbers_is_refused(entries, shape, stride, offset):
     arguments = b"(" + storage + number(offset) + numbers(shape) + numbers(stride) + b"\x89Nt"
     content = pickle_of(name_of("torch._utils", "_rebuild_tensor_v2"), arguments, b"R")
     with pytest.raises(ConfigError, match=r"impossible shape|larger than its numbers"):
+        read_torch_checkpoint(entries(data_pkl=content))
+
+
+def test_entries_that_cannot_lie_beside_each_other_are_refused(tmp_path):
+    path = tmp_path / "m.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m/data.pkl", pickle_of(b"N"))
+        for num in range(10):
+            archive.writestr(f"m/data/{num}", bytes(100))
+            archive.filelist[-1].file_size = archive.filelist[-1].compress_size = 1000
+    with pytest.raises(ConfigError, match="larger than the file"):
+        read_torch_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [(b"PK\x01\x02\x00\x00\x00\x00", b"PK\x01\x02\x00\x00\xff\x00"), (b"data.pkl", b"d\xffta.pkl")],
+    ids=["version", "name"],
+)
+def test_a_directory_that_zipfile_cannot_read_is_refused(tmp_path, good, bad):
+    path = tmp_path / "m.pt"
+    torch.save({"a": torch.ones(3)}, path)
+    changed = path.read_bytes().replace(good, bad)
+    assert bad in changed
+    path.write_bytes(changed)
+    with pytest.raises(ConfigError, match="cannot load"):
+        read_torch_checkpoint(path)
+
+
+def test_numbers_that_are_named_with_two_types_are_held_once(entries):
+    def tensor(storage_type):
+        storage = b"(U\x07storage" + name_of("torch", storage_type) + b"U\x010U\x03cpuK\x06tQ"
+        return name_of("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + b"K\x00K\x06\x85K\x01\x85\x89NtR"
+
+    content = pickle_of(b"(" + tensor("FloatStorage") + tensor("IntStorage") + b"t")
+    floats, integers = read_torch_checkpoint(entries(data_pkl=content))
+    assert floats.data_ptr() == integers.data_ptr()
+
+
+def test_a_number_of_items_without_end_is_refused(entries):
+    size = b"\x8b" + struct.pack("<i", 10_000) + b"\x01" * 10_000
+    content = pickle_of(b"(U\x07storage" + name_of("torch", "FloatStorage") + b"U\x010U\x03cpu" + size + b"tQ")
+    with pytest.raises(ConfigError, match="no storage"):
         read_torch_checkpoint(entries(data_pkl=content))
 
 
