@@ -29,14 +29,13 @@ MAX_TOKENS_ALONE = 8
 
 def suspects_after(journals: Iterable[Path], max_tokens_per_step: int, now_s: float) -> dict[bytes, Suspect]:
     """Who is suspected by the journals of cores that died, by digest; journals of living cores tell nothing."""
-    suspects: dict[bytes, Suspect] = {}
-    for path in journals:
-        found = read_journal(path)
-        if found is None or found[0].is_alive:
-            continue
-        record, step = found
-        before = {item.digest: item for item in record.suspects if now_s - item.crashed_at_s < WINDOW_S}
-        suspects.update(before)
+    records = [found for found in map(read_journal, journals) if found is not None and not found[0].is_alive]
+    before: dict[bytes, Suspect] = {}
+    for suspect in sorted((item for record, _ in records for item in record.suspects), key=_crashed_at_s):
+        if now_s - suspect.crashed_at_s < WINDOW_S:
+            before[suspect.digest] = suspect
+    suspects = dict(before)
+    for record, step in records:
         num_steps_before = step - record.step  # without drafts: before and after those the record is written anew
         num_new_tokens = num_steps_before + 1 if num_steps_before else max_tokens_per_step
         for request in record.running:
@@ -47,6 +46,10 @@ def suspects_after(journals: Iterable[Path], max_tokens_per_step: int, now_s: fl
                 num_output_tokens = max(num_output_tokens, known.num_output_tokens)
             suspects[request.digest] = Suspect(request.digest, num_crashes, now_s, num_output_tokens)
     return suspects
+
+
+def _crashed_at_s(suspect: Suspect) -> float:
+    return suspect.crashed_at_s
 
 
 class Quarantine:

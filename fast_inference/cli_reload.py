@@ -99,7 +99,8 @@ def _wait(run_dir: "RunDir", request_id: str, launcher_pid: int, ticks: int) -> 
         if outcome.get("id") == request_id and outcome["state"] not in _UNDER_WAY:
             if outcome["state"] != "done":
                 raise ConfigError(outcome["reason"])
-            return status
+            if status["core"]["state"] == "ready":  # else it died at once, and is started again
+                return status
         if is_launcher_gone or status["state"] == "stopped":
             raise ConfigError("the server ended during the reload")
         time.sleep(_POLL_S)

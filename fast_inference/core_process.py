@@ -51,7 +51,7 @@ class CoreProcess:
 
     @property
     def state(self) -> str:
-        """starting, loading, ready, draining, retiring, dying or stopped."""
+        """starting, loading, ready, draining, dying or stopped; one that retires counts as ready."""
         if self.child.exited.is_set():
             return "stopped"
         state = self.client.state

@@ -39,7 +39,7 @@ class CoreStatus:
     pid: int | None = None
     epoch: int = 0
     state: str = "stopped"
-    """starting, loading, ready, draining, retiring, dying or stopped."""
+    """starting, loading, ready, draining, dying or stopped."""
     last_exit: str = ""
     """How the core before this one ended; empty while none has."""
 

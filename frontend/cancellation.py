@@ -57,7 +57,7 @@ class Cancellation:
 
     async def _cancel(self, external_id: str, caller: Caller) -> int:
         if self._client.state not in (CoreState.READY, CoreState.DRAINING):
-            raise EngineUnavailableError("The engine is not ready; nothing runs in it.")
+            raise EngineUnavailableError("The engine is not ready; what waits for it can be cancelled when it is.")
         arguments: dict[str, int | str] = {"id": external_id}
         if caller.key_id and not caller.is_admin:
             arguments["flow"] = caller.key_id

@@ -29,9 +29,9 @@ def make_suspects(*prompts, num_crashes=1, num_output_tokens=2, crashed_at_s=NOW
 @pytest.fixture
 def dead_journal(tmp_path, monkeypatch):
     """Writes the journal of a core that has died."""
-    path = tmp_path / "journal"
 
-    def write(running, suspects=(), written_at=1, died_at=1):
+    def write(running, suspects=(), written_at=1, died_at=1, name="journal"):
+        path = tmp_path / name
         journal = CrashJournal(path)
         journal.write(written_at, tuple(running), tuple(suspects))
         journal.set_step(died_at)
@@ -63,6 +63,14 @@ def test_a_crash_of_long_ago_is_forgotten(dead_journal):
     assert suspects_after(dead_journal([], [before]), 1, NOW) == {}
     [suspect] = suspects_after(dead_journal([RunningRequest(b"a", 0)], [before]), 1, NOW).values()
     assert suspect.num_crashes == 1
+
+
+def test_an_older_journal_does_not_hide_a_later_crash(dead_journal):
+    before = Suspect(b"a", 1, NOW - 100, 50)
+    latest = dead_journal([RunningRequest(b"a", 0)], [before], name="latest")
+    older = dead_journal([], [before], name="older")
+    for journals in (latest + older, older + latest):
+        assert suspects_after(journals, 1, NOW)[b"a"].num_crashes == 2
 
 
 def test_requests_with_the_same_content_count_once(dead_journal):
