@@ -156,6 +156,8 @@ class EngineCoreProcess:
         max_tokens_per_step = 1 + (self._scheduling.speculative_tokens if self._scheduling.speculative != "off" else 0)
         journals = [self._run_dir.slot_journal_file(slot) for slot in CORE_SLOTS]
         suspects = suspects_after(journals, max_tokens_per_step, time.time())
+        if suspects:
+            self._clock.suspect_first_step()
         journal: CrashJournal | None = None
         try:
             journal = CrashJournal(self._run_dir.slot_journal_file(self._slot))

@@ -29,6 +29,7 @@ class StepClock:
 
     def __init__(self, min_allowance_s: float) -> None:
         self._min_allowance_s = min_allowance_s
+        self._unknown_factor = UNKNOWN_FACTOR
         self._slowest = _SlowestSteps()
         self._work = 0.0
         self.step = 0
@@ -70,9 +71,13 @@ class StepClock:
         self._work = _work_of(plan)
         expected_s = self._slowest.expected_s(self._work)
         if expected_s is None:
-            self.allowance_s = (UNKNOWN_FACTOR + self._work / UNKNOWN_WORK) * self._min_allowance_s
+            self.allowance_s = (self._unknown_factor + self._work / UNKNOWN_WORK) * self._min_allowance_s
         else:
             self.allowance_s = max(self._min_allowance_s, FACTOR * expected_s)
+
+    def suspect_first_step(self) -> None:
+        """Steps worked before this process, and what ended the last one may come first: it gets no more than others."""
+        self._unknown_factor = 1.0
 
     def observe(self, seconds: float) -> None:
         """What was planned took so long."""

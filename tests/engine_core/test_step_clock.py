@@ -27,6 +27,13 @@ def test_a_first_step_is_allowed_much_and_more_for_each_token(num_tokens: int):
     assert clock.allowance_s >= UNKNOWN_FACTOR * 30 + num_tokens
 
 
+def test_a_first_step_that_may_have_ended_another_core_is_allowed_no_more_than_its_tokens():
+    clock = StepClock(30)
+    clock.suspect_first_step()
+    clock.plan(plan_of((0, 10)))
+    assert 40 <= clock.allowance_s < 41
+
+
 def test_short_steps_leave_the_minimum():
     clock = StepClock(30)
     run(clock, plan_of((100, 1)), 0.01)
