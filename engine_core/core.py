@@ -220,13 +220,19 @@ class EngineCore:
         keys = [key for key in self.keys_of_flow(flow) if external_id in self._requests[key].external_ids]
         return len(keys), self.abort_requests(keys, CANCELLED)
 
-    def abort_requests(self, keys: Iterable[RequestKey], error_code: str = "") -> EngineCoreOutputs:
-        """End these requests; unknown keys are ignored. The code tells their clients why, where they did not ask."""
+    def abort_requests(
+        self, keys: Iterable[RequestKey], error_code: str = "", *, is_complete: bool = False
+    ) -> EngineCoreOutputs:
+        """End these requests; unknown keys are ignored. The code tells their clients why, where they did not ask.
+
+        `is_complete`: their clients have the whole answer, which is an end like one by a stop token.
+        """
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
+        reason = FinishReason.STOP if is_complete else FinishReason.ABORT
         for key in keys:
             request = self._requests.get(key)
             if request is not None:
-                self._finish(request, request.finished(FinishReason.ABORT, error_code=error_code), outputs)
+                self._finish(request, request.finished(reason, error_code=error_code), outputs)
         return outputs
 
     def withdraw_unstarted(self) -> list[Request]:

@@ -72,12 +72,16 @@ class CrashJournal:
     """The journal of this core."""
 
     def __init__(self, path: Path) -> None:
-        """Begin a new journal in place of what is there."""
+        """Begin a new journal in place of what is there.
+
+        Raises:
+            OSError: there is no room for it.
+        """
         self._pid, self._pid_start_ticks = os.getpid(), start_ticks(os.getpid())
         self._half = 0
         size = _HEADER_BYTES + 2 * _HALF_BYTES
         with open(path, "w+b", opener=_open_private) as file:
-            file.truncate(size)
+            os.posix_fallocate(file.fileno(), 0, size)  # a write to a mapped file on a full disk ends the process
             self._map = mmap.mmap(file.fileno(), size)
         self.write(0, (), ())
         self._map[: len(_MAGIC)] = _MAGIC

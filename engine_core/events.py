@@ -20,6 +20,8 @@ class AbortRequests:
     """Requests to end; they may have ended already."""
 
     keys: tuple[RequestKey, ...]
+    is_complete: bool = False
+    """Their clients have the whole answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import time
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -38,6 +37,7 @@ from ipc.exit_codes import EXIT_INTERNAL_ERROR
 from ipc.messages import (
     CORE_RETIRED,
     PROTOCOL_VERSION,
+    STOP_STRING,
     Abort,
     Add,
     Bye,
@@ -321,7 +321,7 @@ class IoThread(threading.Thread):
             case Add():
                 self._on_add(client, message)
             case Abort():
-                self._inbox.put(self._aborts(client, message.request_ids))
+                self._inbox.put(self._aborts(client, message))
             case ClientBeat():
                 self._reconciliation.on_beat(client, message)
             case Live():
@@ -335,6 +335,9 @@ class IoThread(threading.Thread):
     # --- what clients say ---
 
     def _on_hello(self, identity: bytes, hello: Hello, client: Client | None) -> None:
+        if client is not None and (client.live or client.num_steps_sent):  # it took this core for lost meanwhile
+            self._lives.evict(client, "it begins anew")
+            client = None
         if client is None:
             client = self._lives.try_register(identity, hello)
         if client is None:
@@ -373,8 +376,9 @@ class IoThread(threading.Thread):
             self._inbox.put(ControlCall(client.slot, call))
 
     @staticmethod
-    def _aborts(client: Client, request_ids: "array[int]") -> AbortRequests:
-        return AbortRequests(tuple(client.live[item] for item in request_ids if item in client.live))
+    def _aborts(client: Client, abort: Abort) -> AbortRequests:
+        keys = tuple(client.live[item] for item in abort.request_ids if item in client.live)
+        return AbortRequests(keys, is_complete=abort.reason == STOP_STRING)
 
     # --- beats ---
 

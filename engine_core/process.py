@@ -156,7 +156,12 @@ class EngineCoreProcess:
         max_tokens_per_step = 1 + (self._scheduling.speculative_tokens if self._scheduling.speculative != "off" else 0)
         journals = [self._run_dir.slot_journal_file(slot) for slot in CORE_SLOTS]
         suspects = suspects_after(journals, max_tokens_per_step, time.time())
-        return Quarantine(CrashJournal(self._run_dir.slot_journal_file(self._slot)), suspects)
+        journal: CrashJournal | None = None
+        try:
+            journal = CrashJournal(self._run_dir.slot_journal_file(self._slot))
+        except OSError as error:
+            log.warning("cannot keep a journal (%s): a request that kills the core is not found out", error.strerror)
+        return Quarantine(journal, suspects)
 
     def _load_runner(self) -> ModelRunner:
         # The runners are imported here because that takes seconds, during which the I/O thread answers already.
@@ -255,7 +260,7 @@ class EngineCoreProcess:
         if isinstance(event, AddRequest):
             self._send(self._core.add_request(event.request))
         elif isinstance(event, AbortRequests):
-            self._send_last(self._core.abort_requests(event.keys))
+            self._send_last(self._core.abort_requests(event.keys, is_complete=event.is_complete))
         elif isinstance(event, GrammarCompiled):
             self._send_last(self._core.on_grammar(event.key, event.grammar, event.error_code, event.error_message))
         elif isinstance(event, ControlCall):

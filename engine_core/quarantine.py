@@ -37,7 +37,8 @@ def suspects_after(journals: Iterable[Path], max_tokens_per_step: int, now_s: fl
         record, step = found
         before = {item.digest: item for item in record.suspects if now_s - item.crashed_at_s < WINDOW_S}
         suspects.update(before)
-        num_new_tokens = (step - record.step + 1) * max_tokens_per_step
+        num_steps_before = step - record.step  # without drafts: before and after those the record is written anew
+        num_new_tokens = num_steps_before + 1 if num_steps_before else max_tokens_per_step
         for request in record.running:
             num_crashes = before[request.digest].num_crashes + 1 if request.digest in before else 1
             num_output_tokens = request.num_output_tokens + num_new_tokens
@@ -62,6 +63,8 @@ class Quarantine:
         self._held: deque[Request] = deque()
         """Suspects that wait for it."""
         self._step = 0
+        self._had_drafts = False
+        """In the last step, which then gave an unknown number of tokens."""
         self._is_written = True
         if suspects:
             log.warning("%d requests were running when a core died; they come back one at a time", len(suspects))
@@ -78,7 +81,8 @@ class Quarantine:
 
     def may_run(self, request: Request) -> bool:
         """True if the request can be queued now; else it is held, and comes out of `released` later."""
-        if request.digest not in self._suspects:
+        suspect = self._suspects.get(request.digest)
+        if suspect is None or time.time() - suspect.crashed_at_s > WINDOW_S:
             return True
         if self._tried is None:
             self._tried = request
@@ -133,6 +137,10 @@ class Quarantine:
                 self._running.pop(key, None)
             self._running.update({new.key: requests[new.key] for new in plan.new_requests})
             self._is_written = False
+        has_drafts = any(item.draft_token_ids for item in plan.scheduled)
+        if has_drafts or self._had_drafts:
+            self._is_written = False
+        self._had_drafts = has_drafts
         self._step = plan.step
         if not self._is_written:
             self._write(plan.step)

@@ -78,7 +78,7 @@ class RequestIntake:
             priority=add.priority,
             request_class=RequestClass.BATCH if role is ClientRole.BATCH else add.request_class,
             flow=add.flow,
-            queue_deadline=_deadline(now, add.queue_timeout_ms / 1000, self._config.queue_timeout),
+            queue_deadline=self._queue_deadline(add, now),
             deadline=_deadline(now, add.timeout_ms / 1000, self._config.request_timeout),
             arrived_at=now,
             cache_salt=add.cache_salt,
@@ -91,6 +91,11 @@ class RequestIntake:
         if self._hasher is not None:
             self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
         return request
+
+    def _queue_deadline(self, add: Add, now: float) -> float:
+        if add.num_resumed_tokens:  # it began to run in time, at another core
+            return math.inf
+        return _deadline(now, add.queue_timeout_ms / 1000, self._config.queue_timeout)
 
     def _check(self, add: Add) -> None:
         num_tokens, limit = len(add.prompt_token_ids), self._info.max_model_len

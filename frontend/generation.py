@@ -17,6 +17,7 @@ from frontend.output_processor import ABORT, Finish, OutputProcessor, TextDelta,
 from frontend.state import ServedModel
 from ipc.client import EngineClient, RequestStream
 from ipc.errors import RequestFailedError
+from ipc.messages import STOP_STRING
 from ipc.request_options import RequestOptions
 from ipc.request_outputs import TokenLogprobs
 
@@ -77,7 +78,7 @@ class _AnswerStream:
         if is_cancelled and self._has_prompt_logprobs and not self.answer.prompt_logprobs:
             raise RequestCancelledError()
         if delta.finish is not None:
-            self.stream.abort("stop_string")  # does nothing where the engine itself finished
+            self.stream.abort(STOP_STRING)  # does nothing where the engine itself finished
         return delta
 
 

@@ -65,6 +65,8 @@ class EngineClient:
         self._retired_links: list[CoreLink] = []
         """To cores that only finish what they run."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._farewells: set[asyncio.Task[None]] = set()
+        """Those that close a link; they are never cancelled."""
         self._is_recovering = False
         self._is_preparing = False
         self.prepare_model: PrepareModel | None = None
@@ -129,19 +131,19 @@ class EngineClient:
         self._link = self._open_link()
 
     async def close(self) -> None:
-        """Say BYE and let go of the socket; live streams end in `EngineUnavailableError`."""
+        """Say BYE and let go of the sockets; live streams end in `EngineUnavailableError`. Later calls do nothing."""
         if self._link is None:
             return
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        error = EngineUnavailableError("The client was closed.")
-        for link in self._links:
+        links, error = self._links, EngineUnavailableError("The client was closed.")
+        self._link, self._next_link, self._retired_links = None, None, []
+        for link in links:
             await link.close()
             link.session.fail_all(error)
         self._recovery.fail_all(error)
-        self._link, self._next_link, self._retired_links = None, None, []
-        self._context.term()
+        for task in self._tasks - self._farewells:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._context.term()  # would wait for ever for a socket that is not closed
 
     async def wait_ready(self, timeout_s: float | None = None) -> Welcome:
         """Wait until the core accepts requests.
@@ -196,18 +198,19 @@ class EngineClient:
     async def call(
         self, method: CallMethod, arguments: dict[str, int | str] | None = None, timeout_s: float = 5.0
     ) -> dict[str, int | float | str]:
-        """Make a control call. One about requests goes to retiring cores too; the counts in the answers are added up.
+        """Make a control call. One about requests goes to all cores; the counts in the answers are added up.
 
         Raises:
             EngineUnavailableError: no answer within the time.
             ServerError: the core answered with an error.
         """
-        links = [self._link, *(self._retired_links if method in _OF_ALL_CORES else ())]
+        links = self._links if method in _OF_ALL_CORES else [self._link]
         call_id = next(self._call_ids)
         answers = self._calls[call_id] = asyncio.Queue()
         result: dict[str, int | float | str] = {}
         try:
-            num_sent = sum(link is not None and link.send(Call(call_id, method, arguments or {})) for link in links)
+            calling = Call(call_id, method, arguments or {})
+            num_sent = sum(link is not None and link.session.is_welcomed and link.send(calling) for link in links)
             if not num_sent:
                 raise EngineUnavailableError("The engine accepts no messages at the moment.")
             async with asyncio.timeout(timeout_s):
@@ -242,7 +245,7 @@ class EngineClient:
                 self._begin_turning(session)
         elif link in self._retired_links and not session.requests:
             self._retired_links.remove(link)
-            self._run(link.close())
+            self._let_go(link)
 
     def _follow_core(self, session: Session) -> None:
         if session.state is CoreState.RETIRING:
@@ -282,13 +285,13 @@ class EngineClient:
         assert before is not None
         assert next_link is not None
         if before.session.is_ready:  # it found the new core by itself, after the one before had ended
-            self._run(next_link.close())
+            self._let_go(next_link)
             return
         self._link = next_link
-        if before.session.state is CoreState.RETIRING and before.session.requests:
+        if before.session.requests:  # it retires, or dies in a moment
             self._retired_links.append(before)
         else:
-            self._run(before.close())
+            self._let_go(before)
         self._ready.set()
         self._recover()
 
@@ -320,13 +323,18 @@ class EngineClient:
         if unsent:
             self._recovery.hold(unsent)
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _let_go(self, link: CoreLink) -> None:
+        self._farewells.add(self._run(link.close()))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
+        return task
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._farewells.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the link to the core failed", exc_info=error)
 

@@ -188,13 +188,10 @@ class RunDir:
         Raises:
             OSError: the link cannot be made.
         """
-        temporary = self._temporary_link(slot)
+        temporary = self.path / f"core-{os.getpid()}.link"  # a core and its launcher may do this at once
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.slot_socket(slot).name)
         os.replace(temporary, self.core_socket)
-
-    def _temporary_link(self, slot: int) -> Path:
-        return self.path / f"core-{slot}.link"
 
     def forget_crashes(self) -> None:
         """Remove what cores that died have left for their successors."""
@@ -215,10 +212,9 @@ class RunDir:
         """
         self.forget_reload()
         mine = [self.config_file, self.core_socket, self.connections_file, self.status_file.with_suffix(".tmp")]
-        mine += [self.reload_file.with_suffix(".tmp"), self.reload_lock_file]
+        mine += [self.reload_file.with_suffix(".tmp"), self.reload_lock_file, *self.path.glob("core-*.link")]
         for slot in CORE_SLOTS:
             mine += [self.slot_socket(slot), self.slot_lock_file(slot), self.slot_journal_file(slot)]
-            mine.append(self._temporary_link(slot))
         has_run = self.status_file.exists()
         if not has_run:
             mine.append(self.marker_file)

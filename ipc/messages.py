@@ -30,6 +30,9 @@ CANCELLED = "cancelled"
 CORE_RETIRED = "core_retired"
 """Code of a `Reject` or `Finished` of a core that another one has replaced: the request is for that one."""
 
+STOP_STRING = "stop_string"
+"""`Abort.reason` where the client has the whole answer: only clients look for stop strings."""
+
 RequestId = NewType("RequestId", int)
 """A client's own number for one of its requests: u64, from 1, never reused."""
 

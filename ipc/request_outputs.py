@@ -89,8 +89,9 @@ class RequestOutputs:
 
     @property
     def timeout_ms(self) -> int:
-        """Time that the request has from when it was first sent; 0 for any."""
-        return self.add.timeout_ms or (self.core.request_timeout_ms if self.core is not None else 0)
+        """Time that it has from when it was first sent: its own or the core's, whichever is less; 0 for any."""
+        limits_ms = (self.add.timeout_ms, self.core.request_timeout_ms if self.core is not None else 0)
+        return min((limit_ms for limit_ms in limits_ms if limit_ms), default=0)
 
     def next_add(self) -> Add:
         """What the next core is to hear: the request as it was, or what is left of it."""

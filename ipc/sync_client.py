@@ -70,7 +70,8 @@ class SyncEngineClient:
         while not self.session.is_ready:
             if time.monotonic() > deadline:
                 raise EngineUnavailableError(f"the engine is not ready: {self.session.detail or 'no answer'}")
-            self.send(self._hello)
+            if not self.session.is_welcomed:
+                self.send(self._hello)
             self.wait(_HELLO_INTERVAL_S)
         assert self.session.welcome is not None
         return self.session.welcome

@@ -138,8 +138,8 @@ class CoreHarness:
             self.take(self.core.on_grammar(*self._compiled.get(timeout=10)))
         return request_id
 
-    def abort(self, request_id: int) -> None:
-        self.take(self.core.abort_requests([self.keys[request_id]]))
+    def abort(self, request_id: int, **how) -> None:
+        self.take(self.core.abort_requests([self.keys[request_id]], **how))
 
     def step(self) -> None:
         self.take(self.core.step())

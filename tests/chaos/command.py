@@ -14,13 +14,15 @@ runs.
 import argparse
 import random
 import shutil
+import subprocess
 import sys
 import time
 from dataclasses import replace
 
 from fast_inference.bench.interruption import Interrupted, Interruption
+from ipc.errors import FastInferenceError
 from tests.chaos.harness.arena import FAKE_MODEL, Arena, arena_of
-from tests.chaos.harness.figures import Figure, all_of, table
+from tests.chaos.harness.figures import Figure, all_of, none_of, table
 from tests.chaos.scenarios.catalogue import SCENARIOS, Scenario
 
 _REAL_TOKENS_SHARE = 1 / 3
@@ -73,6 +75,8 @@ async def _run(scenario: Scenario, options: argparse.Namespace, seed: int) -> li
         try:
             figures = await scenario.run(arena, scale)
             figures.append(_orderly_end(arena))
+        except (TimeoutError, subprocess.TimeoutExpired, FastInferenceError, OSError) as error:
+            figures = [none_of(0, "steps of the scenario that could not be done", [repr(error)])]
         finally:
             if options.keep_log:
                 shutil.copy(arena.server.stderr_file, options.keep_log)

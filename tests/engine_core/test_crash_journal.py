@@ -37,6 +37,12 @@ def test_it_outlives_a_process_that_is_killed(tmp_path):
     assert (record.running, step, record.is_alive) == ((RunningRequest(b"x", 5),), 3, False)
 
 
+def test_its_room_on_the_disk_is_taken_at_once(tmp_path):
+    CrashJournal(tmp_path / "journal")
+    found = (tmp_path / "journal").stat()
+    assert found.st_blocks * 512 >= found.st_size > 2**20
+
+
 def test_a_new_journal_begins_empty(tmp_path):
     CrashJournal(tmp_path / "journal").write(1, RUNNING, SUSPECTS)
     CrashJournal(tmp_path / "journal")

@@ -3,16 +3,19 @@
 import os
 import subprocess
 import sys
+from array import array
 from queue import SimpleQueue
 
 import pytest
 import zmq
 
+from engine_core.events import AbortRequests
 from engine_core.io_thread import IoThread
+from engine_core.outputs import RequestKey
 from engine_core.step_clock import StepClock
 from ipc import codec
 from ipc.endpoints import connect_to_core
-from ipc.messages import Bye, ClientRole, Hello
+from ipc.messages import STOP_STRING, Abort, Bye, ClientRole, Hello
 from ipc.process import pid_namespace, start_ticks
 
 
@@ -41,3 +44,11 @@ def test_a_good_bye_and_a_death_seen_together_are_one_departure(io_thread, tmp_p
             io_thread._on_events(order)
         dealer.close()
     assert io_thread._clients.all() == []
+
+
+@pytest.mark.parametrize(("reason", "is_complete"), [(STOP_STRING, True), ("closed", False), ("", False)])
+def test_the_step_loop_hears_whether_an_aborted_answer_is_complete(io_thread, reason, is_complete):
+    client = io_thread._clients.add(b"client", Hello("client", ClientRole.FRONTEND, 0, 0, 0), None)
+    client.live[3] = RequestKey(7)
+    io_thread._on_message(b"client", Abort(array("Q", [3, 4]), reason), io_thread._epoch)
+    assert io_thread._inbox.get_nowait() == AbortRequests((RequestKey(7),), is_complete=is_complete)

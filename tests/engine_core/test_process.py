@@ -213,6 +213,14 @@ def test_a_core_whose_every_step_fails_gives_up(tmp_path):
         assert core.process.wait(5) == 70
 
 
+def test_a_core_that_cannot_keep_a_journal_says_so_and_serves(tmp_path):
+    (tmp_path / ".fast-inference").touch()
+    (tmp_path / "core-0.journal").mkdir()
+    with core_process(tmp_path) as core:
+        assert len(core.connect().generate([1, 2], make_params()).token_ids) == make_params().max_tokens
+        assert "cannot keep a journal" in core.stderr_file.read_text()
+
+
 def test_when_memory_runs_out_in_a_step_exactly_one_request_ends(tmp_path):
     with core_process(tmp_path, fake_faults="oom@20", fake_step_ms=1) as core:
         client = core.connect()

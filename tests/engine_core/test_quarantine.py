@@ -1,9 +1,12 @@
+import time
 from dataclasses import replace
+from itertools import takewhile
 
 import pytest
 
 from engine_core import crash_journal
 from engine_core.crash_journal import CrashJournal, RunningRequest, Suspect
+from engine_core.outputs import ModelRunnerOutput
 from engine_core.quarantine import MAX_CRASHES, MAX_TOKENS_ALONE, WINDOW_S, Quarantine, suspects_after
 from engine_core.request_intake import content_digest
 from ipc.errors import RequestQuarantinedError
@@ -11,7 +14,7 @@ from ipc.messages import FinishReason, RequestId
 from ipc.request_options import new_add
 from tests.factories import CoreHarness, make_fake_runner, make_params
 
-NOW = 10_000.0
+NOW = time.time()
 
 
 def digest_of(prompt, **params):
@@ -38,9 +41,10 @@ def dead_journal(tmp_path, monkeypatch):
     return write
 
 
-def test_what_was_running_is_suspected_up_to_where_it_can_have_come(dead_journal):
-    journals = dead_journal([RunningRequest(b"a", 5)], written_at=10, died_at=13)
-    assert suspects_after(journals, 2, NOW) == {b"a": Suspect(b"a", 1, NOW, 5 + 4 * 2)}
+@pytest.mark.parametrize(("died_at", "num_new_tokens"), [(10, 3), (11, 2), (13, 4)])
+def test_what_was_running_is_suspected_up_to_where_it_can_have_come(dead_journal, died_at, num_new_tokens):
+    journals = dead_journal([RunningRequest(b"a", 5)], written_at=10, died_at=died_at)
+    assert suspects_after(journals, 3, NOW) == {b"a": Suspect(b"a", 1, NOW, 5 + num_new_tokens)}
 
 
 def test_a_suspect_that_was_running_again_has_one_crash_more(dead_journal):
@@ -161,6 +165,26 @@ def test_a_suspect_that_was_aborted_stays_one(tmp_path):
     assert [len(core.token_ids[item]) for item in (first, second)] == [1, 0]
 
 
+def test_a_suspect_with_a_stop_string_is_innocent_when_its_client_has_found_it(tmp_path):
+    suspects = make_suspects([1], num_output_tokens=100)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    suspect = core.add([1])
+    core.step()
+    core.abort(suspect, is_complete=True)
+    again = [core.add([1]), core.add([1])]
+    core.step()
+    assert num_tokens_of(core, again) == [1, 1]
+
+
+def test_nobody_is_a_suspect_for_longer_than_the_window(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: NOW + WINDOW_S + 1)
+    suspects = make_suspects([1], num_output_tokens=100)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    requests = [core.add([1]) for _ in range(4)]
+    core.step()
+    assert num_tokens_of(core, requests) == [1, 1, 1, 1]
+
+
 def test_requests_with_the_content_of_an_innocent_run_together(tmp_path):
     core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=make_suspects([1], max_tokens=20)))
     requests = [core.add([1], max_tokens=20) for _ in range(4)]
@@ -200,3 +224,36 @@ def test_the_journal_names_what_runs_and_nobody_when_nothing_does(tmp_path):
     assert names() == [(digest_of([2], max_tokens=10), 2)]
     core.abort(second)
     assert names() == []
+
+
+class RepeatingRunner:
+    """Says the same token for ever, so that drafts are right."""
+
+    def __init__(self, info):
+        self.info = info
+
+    def execute(self, step):
+        output = ModelRunnerOutput()
+        for item in step.scheduled:
+            output.sampled_token_ids[item.key] = 7
+            if item.draft_token_ids:
+                right = takewhile(lambda draft: draft == 7, item.draft_token_ids)
+                output.further_token_ids[item.key] = list(right)
+        return output
+
+
+def test_no_drafts_lie_between_what_the_journal_says_and_what_is_computed(tmp_path):
+    """So that a suspect is not suspected for longer than it must be."""
+    path = tmp_path / "journal"
+    runner, quarantine = RepeatingRunner(make_fake_runner(tmp_path).info), Quarantine(CrashJournal(path))
+    core = CoreHarness(runner, quarantine=quarantine, speculative="ngram")
+    request = core.add([1, 2, 3], max_tokens=40)
+    distances = set()
+    while core.core.has_requests:
+        num_tokens = len(core.token_ids[request])
+        core.step()
+        record, step = crash_journal.read_journal(path)
+        if record.running:
+            distances.add(num_tokens - (record.running[0].num_output_tokens + step - record.step))
+    assert core.scheduler.num_accepted_tokens > 0
+    assert distances == {0}

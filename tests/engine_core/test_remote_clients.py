@@ -153,24 +153,32 @@ def test_a_remote_client_that_is_gone_is_given_up_by_its_lease(core, address):
 
 
 def test_a_remote_core_that_says_nothing_is_lost_until_it_speaks_again(core, address, monkeypatch):
+    """What ran there goes on, as it does with another core."""
     monkeypatch.setattr(core_link, "_REMOTE_LEASE_S", 0.8)
+    params = make_params(max_tokens=3000)
 
     async def stop_and_go_on():
         client = EngineClient(address, name="remote", role=ClientRole.BATCH)
         await client.start()
         try:
             await client.wait_ready(20)
+            stream = client.submit([1], params)
+            token_ids = [*(await anext(stream)).token_ids]
             core.process.send_signal(signal.SIGSTOP)
             async with asyncio.timeout(10):
                 while client.is_ready:  # noqa: ASYNC110 - nothing tells when it is not
                     await asyncio.sleep(0.02)
             core.process.send_signal(signal.SIGCONT)
             await client.wait_ready(20)
+            async for output in stream:
+                token_ids += output.token_ids
+            return token_ids
         finally:
             core.process.send_signal(signal.SIGCONT)
             await client.close()
 
-    asyncio.run(stop_and_go_on())
+    token_ids = asyncio.run(stop_and_go_on())
+    assert token_ids == core.connect().generate([1], params).token_ids
 
 
 def test_a_core_that_takes_the_place_of_another_takes_the_endpoint_too(tmp_path, keys):

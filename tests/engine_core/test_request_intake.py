@@ -90,3 +90,10 @@ def test_the_shorter_of_the_request_s_and_the_server_s_timeouts_holds(accept, ow
     after = time.monotonic()
     assert before + expected_s <= request.deadline <= after + expected_s
     assert request.queue_deadline == request.deadline
+
+
+def test_a_resumed_request_has_begun_to_run_in_time(accept):
+    config = SchedulerConfig(queue_timeout=2, request_timeout=3)
+    request = accept(num_resumed_tokens=1, queue_timeout_ms=500, config=config)
+    assert request.queue_deadline == math.inf
+    assert request.deadline < math.inf

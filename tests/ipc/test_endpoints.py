@@ -1,5 +1,7 @@
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -202,9 +204,22 @@ def test_whatever_lies_in_the_place_of_the_link_is_replaced(tmp_path, stale):
         run_dir.core_socket.write_text("")
     else:
         run_dir.core_socket.symlink_to(tmp_path if stale == "link" else "nothing")
-        (tmp_path / "core-0.link").symlink_to("nothing")
     run_dir.publish_core(0)
     assert os.readlink(run_dir.core_socket) == "core-0.sock"
+
+
+def test_a_core_and_its_launcher_may_publish_at_once(tmp_path, monkeypatch):
+    run_dir, replace = RunDir(tmp_path), os.replace
+
+    def replace_later(source, target):
+        monkeypatch.undo()
+        publish = f"from pathlib import Path; from ipc.endpoints import RunDir; RunDir(Path({str(tmp_path)!r}))"
+        subprocess.run([sys.executable, "-c", f"{publish}.publish_core(1)"], check=True)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_later)
+    run_dir.publish_core(1)
+    assert os.readlink(run_dir.core_socket) == "core-1.sock"
 
 
 # --- the end ------------------------------------------------------------------------------------------------------

@@ -103,8 +103,10 @@ def test_the_time_of_a_request_runs_on_without_a_core():
         error_of(request)
 
 
-def test_the_next_core_gets_the_time_that_is_left():
-    request = make_orphan(timeout_s=60)
+@pytest.mark.parametrize(("own_s", "setting_s"), [(60, 0), (0, 60), (60, 90), (90, 60)])
+def test_the_next_core_gets_the_time_that_is_left(own_s, setting_s):
+    request = make_orphan(timeout_s=own_s)
+    request.core = make_welcome(request_timeout_ms=setting_s * 1000)
     request.sent_at = time.monotonic() - 20
     assert 39_000 < request.next_add().timeout_ms <= 40_000
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.chaos.harness.load import Load
 from tests.chaos.harness.oracle import Oracle
+from tests.chaos.harness.prober import ALL_KINDS, Prober
 from tests.chaos.harness.questions import questions
 from tests.chaos.harness.usage import Usage, files_of, roles, usage_of
 from tests.processes import stats
@@ -68,9 +69,18 @@ class Arena:
         """Random numbers that only the seed and the purpose decide."""
         return random.Random(f"{self.seed}, {purpose}")
 
-    def load(self, purpose: str, *, hang_s: float = 60.0) -> Load:
+    @property
+    def hang_s(self) -> float:
+        """An exchange that has not ended after this time hangs; a real model on a busy machine is slow."""
+        return 60.0 if self.model == FAKE_MODEL else 300.0
+
+    def load(self, purpose: str) -> Load:
         """Clients of the server."""
-        return Load(self.port, self.oracle, f"{self.seed}, {purpose}", hang_s=hang_s)
+        return Load(self.port, self.oracle, f"{self.seed}, {purpose}", hang_s=self.hang_s)
+
+    def prober(self, *kinds: str) -> Prober:
+        """Probes of these kinds, or of all."""
+        return Prober(self.port, self.served_name, kinds or ALL_KINDS, hang_s=self.hang_s)
 
     def pid(self, role: str) -> int:
         """Of a process that runs."""
@@ -82,7 +92,7 @@ class Arena:
         os.kill(self.pid(role), signum)
         return now
 
-    async def until_ready(self, *, without: int = 0, timeout_s: float = 30.0) -> float:
+    async def until_ready(self, *, without: int = 0, timeout_s: float = 60.0) -> float:
         """Wait until the launcher says that all run and are ready, a killed process replaced; returns when that was.
 
         Raises:

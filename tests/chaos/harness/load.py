@@ -79,7 +79,7 @@ class Load:
 
         await asyncio.gather(*(client(self._next_rng()) for _ in range(count)))
 
-    async def until_begun(self, count: int, timeout_s: float = 30.0) -> None:
+    async def until_begun(self, count: int, timeout_s: float = 120.0) -> None:
         """Wait until so many exchanges have shown something of their answer.
 
         Raises:

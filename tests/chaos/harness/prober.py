@@ -13,7 +13,7 @@ from tests.chaos.harness.exchange import Ending, Exchange, ask
 from tests.chaos.harness.questions import get, post
 
 _INTERVAL_S = 0.025
-_HANG_S = 20.0
+ALL_KINDS = ("ready", "live", "request")
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,13 @@ class Probe:
 class Prober:
     """Probes until it is closed; a context manager."""
 
-    def __init__(self, port: int, model: str, *, kinds: tuple[str, ...] = ("ready", "live", "request")) -> None:
+    def __init__(self, port: int, model: str, kinds: tuple[str, ...], *, hang_s: float) -> None:
         self.probes: list[Probe] = []
         body = b'{"model": "%b", "prompt": "probe", "max_tokens": 1, "ignore_eos": true}' % model.encode()
         requests = {"ready": get("/health"), "live": get("/health/live"), "request": post("/v1/completions", body)}
         self._requests = {kind: requests[kind] for kind in kinds}
         self._port = port
+        self._hang_s = hang_s
         self._under_way: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -88,5 +89,5 @@ class Prober:
 
     async def _probe(self, kind: str, request: bytes) -> None:
         exchange = Exchange(time.monotonic())
-        await ask(self._port, request, exchange=exchange, hang_s=_HANG_S)
+        await ask(self._port, request, exchange=exchange, hang_s=self._hang_s)
         self.probes.append(Probe(kind, exchange))

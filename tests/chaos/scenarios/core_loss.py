@@ -82,7 +82,7 @@ async def core_hang(arena: Arena, scale: Scale) -> list[Figure]:
         load, enough = arena.load(f"core hangs, round {number}"), asyncio.Event()
         clients = asyncio.create_task(load.keep_busy(scale.streams, enough))
         await load.until_begun(scale.streams)
-        async with Prober(arena.port, arena.served_name, kinds=("ready", "request")) as prober:
+        async with arena.prober("ready", "request") as prober:
             core = arena.pid("core")
             stopped_at = arena.send(signal.SIGSTOP, "core")
             hit += load.under_way(stopped_at)
@@ -111,7 +111,7 @@ async def _kill_rounds(arena: Arena, scale: Scale) -> tuple[_Kills, Rounds]:
         clients = asyncio.create_task(load.keep_busy(scale.streams, enough))
         await load.until_begun(scale.streams)
         await asyncio.sleep(arena.rng(f"core kill, round {number}").uniform(0, 0.5))
-        async with Prober(arena.port, arena.served_name) as prober:
+        async with arena.prober() as prober:
             core = arena.pid("core")
             killed_at = arena.send(signal.SIGKILL, "core")
             hit = load.under_way(killed_at)

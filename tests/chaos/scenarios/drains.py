@@ -8,7 +8,7 @@ from tests.chaos.harness.arena import FAKE_MODEL, Arena
 from tests.chaos.harness.figures import Figure, all_of, at_most, none_of
 from tests.chaos.harness.load import Record, counts
 from tests.chaos.harness.oracle import Outcome
-from tests.chaos.harness.prober import Probe, Prober
+from tests.chaos.harness.prober import Probe
 from tests.chaos.harness.scale import Scale
 from tests.chaos.harness.usage import files_of, roles
 from tests.servers import is_running
@@ -36,7 +36,7 @@ class _Ends:
 
     async def wait(self, arena: Arena, pids: dict[str, int]) -> float:
         """Until the launcher has ended; returns when that was."""
-        self.statuses.append(await asyncio.to_thread(arena.server.process.wait, 90))
+        self.statuses.append(await asyncio.to_thread(arena.server.process.wait, 150))
         now = time.monotonic()
         self.left += [f"{role} runs" for role, pid in pids.items() if is_running(pid)]
         self.left += [f"file {name}" for name in files_of(arena.server) - _REMAINING_FILES]
@@ -64,7 +64,7 @@ async def drain(arena: Arena, scale: Scale) -> list[Figure]:
         await load.until_begun(scale.streams)
         pids = roles(arena.server)
         stopped_at = arena.send(signal.SIGTERM, "launcher")
-        async with Prober(arena.port, arena.served_name, kinds=("ready", "request")) as prober:
+        async with arena.prober("ready", "request") as prober:
             await clients
         late += prober.between(stopped_at + _TOLD_S, load.ended_at - _TOLD_S)
         ends.seconds.append(await ends.wait(arena, pids) - load.ended_at)

@@ -10,7 +10,6 @@ from tests.chaos.harness.exchange import ask
 from tests.chaos.harness.figures import Figure, all_of, none_of
 from tests.chaos.harness.load import Record, counts
 from tests.chaos.harness.oracle import Outcome
-from tests.chaos.harness.prober import Prober
 from tests.chaos.harness.questions import post
 from tests.chaos.harness.rounds import Rounds
 from tests.chaos.harness.scale import Scale
@@ -69,7 +68,7 @@ async def long_prefill(arena: Arena, scale: Scale) -> list[Figure]:
     clients = asyncio.create_task(load.keep_busy(scale.streams, enough))
     await load.until_begun(scale.streams)
     started_at, slowest_s = time.monotonic(), 0.0
-    async with Prober(arena.port, arena.served_name, kinds=("ready", "live")) as prober:
+    async with arena.prober("ready", "live") as prober:
         for number in range(scale.rounds):
             slowest_s = max(slowest_s, await _longest_prefill(arena, number))
     enough.set()
