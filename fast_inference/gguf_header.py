@@ -15,6 +15,8 @@ from ipc.errors import ConfigError
 
 MAX_FIELDS = 2**16
 MAX_TENSORS = 2**18
+MAX_STRINGS = 2**22
+"""In all arrays; a vocabulary has tokens and merges, some hundred thousand each."""
 MAX_NAME_BYTES = 2**16
 MAX_DIMENSIONS = 4
 _MAX_ITEMS = 2**48
@@ -53,6 +55,7 @@ class _Header:
         self._size = len(content)
         self._position = 0
         self._alignment = _DEFAULT_ALIGNMENT
+        self._num_strings = 0
 
     def check(self) -> None:
         """Everything, in the order of the file."""
@@ -95,6 +98,9 @@ class _Header:
         if kind == _STRING:
             if count * 8 > self._size - self._position:
                 raise ConfigError(f"{count} strings in the rest of the file")
+            self._num_strings += count
+            if self._num_strings > MAX_STRINGS:
+                raise ConfigError(f"{self._num_strings} strings")
             for _ in range(count):
                 self._string(self._size)
         else:

@@ -77,7 +77,9 @@ class FrontendServer(uvicorn.Server):
         if self.lifespan.should_exit:
             raise RuntimeError("the application did not start")
         self._acceptors = [
-            Acceptor(listening, self._create_protocol, self._counts, self._num_connections, self._max_connections)
+            Acceptor(
+                listening, self._create_protocol, self._counts, self.server_state.connections, self._max_connections
+            )
             for listening in sockets or ()
         ]
         self.servers = cast("list[asyncio.Server]", self._acceptors)  # what shutdown uses of them

@@ -10,7 +10,7 @@ would wait for nothing. Used by `__main__` in place of the servers that uvicorn 
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from frontend.connection_counts import ConnectionCounts
 from frontend.connection_limit import TurnedAway
@@ -36,17 +36,20 @@ class Acceptor:
         listening: socket.socket,
         create_protocol: Callable[[], asyncio.Protocol],
         counts: ConnectionCounts,
-        num_connections: Callable[[], int],
+        connections: Collection[object],
         max_connections: int,
     ) -> None:
+        """`connections` is where protocols add themselves when their connection is made."""
         self._loop = asyncio.get_running_loop()
         self._listening = listening
         self._create_protocol = create_protocol
         self._counts = counts
-        self._num_connections = num_connections
+        self._connections = connections
         self._max_connections = max_connections
         self._turned_away = TurnedAway()
         self._set_ups: set[asyncio.Task[object]] = set()
+        self._being_made: set[asyncio.Protocol] = set()
+        """Those of the set-ups; some of them may be among the connections already."""
         self._is_closed = False
         listening.setblocking(False)
         self._listen()
@@ -75,7 +78,7 @@ class Acceptor:
         self._loop.call_later(seconds, then)
 
     def _on_readable(self) -> None:
-        num_connections = self._num_connections() + len(self._set_ups)
+        num_connections = self._num_connections()
         self._counts.publish(num_connections)
         if self._counts.is_above_another(num_connections):
             is_full = num_connections >= self._max_connections
@@ -97,20 +100,28 @@ class Acceptor:
             log.error("cannot accept connections for %.1f s: %s", _PAUSE_S, error.strerror)
             self._pause(_PAUSE_S, self._listen)
             return
-        if self._num_connections() + len(self._set_ups) >= self._max_connections:
+        if self._num_connections() >= self._max_connections:
             self._turned_away.add(connection)
             return
         connection.setblocking(False)
-        set_up = self._loop.create_task(self._set_up(connection))
+        protocol = self._create_protocol()
+        self._being_made.add(protocol)
+        set_up = self._loop.create_task(self._set_up(connection, protocol))
         self._set_ups.add(set_up)
         set_up.add_done_callback(self._set_ups.discard)
-        self._counts.publish(self._num_connections() + len(self._set_ups))
+        self._counts.publish(self._num_connections())
 
-    async def _set_up(self, connection: socket.socket) -> None:
+    def _num_connections(self) -> int:
+        """Those that are being made too, each once."""
+        return len(self._connections) + sum(protocol not in self._connections for protocol in self._being_made)
+
+    async def _set_up(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-            await self._loop.connect_accepted_socket(self._create_protocol, connection)
+            await self._loop.connect_accepted_socket(lambda: protocol, connection)
         except OSError as error:
             log.debug("a connection broke at once: %s", error.strerror)
             connection.close()
+        finally:
+            self._being_made.discard(protocol)

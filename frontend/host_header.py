@@ -42,7 +42,7 @@ class HostPolicy:
             if hosts or is_required:
                 raise MalformedRequestError("A request must have exactly one Host header.")
             return
-        match = _HOST.fullmatch(hosts[0])
+        match = _HOST.fullmatch(hosts[0].rstrip(b" \t"))  # no part of the value; the parser leaves it there
         if match is None:
             raise MalformedRequestError("The Host header must be a name or an address, with or without a port.")
         if not self._is_open and not self._is_allowed(match[1].decode("ascii").lower().rstrip(".")):

@@ -27,6 +27,7 @@ from frontend.errors import (
 )
 from frontend.host_header import HostPolicy
 from frontend.middleware import REFUSED_STATUS_SCOPE_KEY
+from frontend.unframed_answers import OLD_VERSION, without_chunks
 from ipc.config import ConnectionConfig
 from ipc.errors import ClientError
 
@@ -53,7 +54,7 @@ MAX_CLOSED_AT_ONCE = 20
 
 _SEPARATOR_BYTES = 4
 """`: ` and the end of a line."""
-_VERSIONS = ("1.0", "1.1")
+_VERSIONS = (OLD_VERSION, "1.1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """It is a request's turn."""
         self._served = cycle
-        super()._start_asgi_task(cycle, app)
+        is_old = cycle.scope["http_version"] == OLD_VERSION
+        super()._start_asgi_task(cycle, without_chunks(cycle, app) if is_old else app)
 
     def on_response_complete(self) -> None:
         """An answer was written."""
@@ -335,7 +337,7 @@ class HttpProtocol(HttpToolsProtocol):
         if version not in _VERSIONS:
             raise MalformedRequestError("The version of a request must be HTTP/1.1 or HTTP/1.0.")
         codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
-        if codings and (version == "1.0" or codings != [b"chunked"]):
+        if codings and (version == OLD_VERSION or codings != [b"chunked"]):
             raise MalformedRequestError("The only Transfer-Encoding is chunked, in HTTP/1.1.")
         hosts = [value for name, value in self.headers if name == b"host"]
         self._guards.hosts.check(hosts, is_required=version == "1.1")

@@ -30,7 +30,7 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line itself."""
         request_id = request_id_of(record)
-        if request_id and request_id not in record.message:
+        if request_id and request_id not in record.message.split():
             record.message += f" [{request_id}]"
         record.message = record.message.translate(_ESCAPES)
         return super().formatMessage(record)

@@ -143,6 +143,7 @@ CORPUS = [
     _bad("name that anyone can register", _host(b"rebound.example.com"), 403),
     _good("address of IPv6 with a port", _host(b"[::1]:8000")),
     _good("address", _host(b"127.0.0.1:8000")),
+    _good("space behind a host", _host(b"127.0.0.1:8000 \t")),
     # --- limits ---
     _bad("target above 8 KiB", b"GET /" + b"a" * 8192 + b" HTTP/1.1\r\nhost: x\r\n\r\n", 431),
     _bad("1,000 headers", _LIVE + b"host: x\r\n" + b"x-a: b\r\n" * 1000 + b"\r\n", 431),

@@ -97,6 +97,15 @@ def test_a_lie_is_one_line(tmp_path, content, message):
     assert time.process_time() - started_at < 1
 
 
+def test_the_strings_of_all_arrays_have_a_limit(tmp_path, monkeypatch):
+    array = struct.pack("<IIQ", 9, 8, 3) + 3 * text(b"")
+    (tmp_path / "m.gguf").write_bytes(header(num_fields=2, rest=text(b"k") + array + text(b"l") + array))
+    check_gguf(tmp_path / "m.gguf")
+    monkeypatch.setattr(gguf_header, "MAX_STRINGS", 5)
+    with pytest.raises(ConfigError, match="6 strings"):
+        check_gguf(tmp_path / "m.gguf")
+
+
 @given(position=st.integers(0, 600), value=st.binary(min_size=1, max_size=8), cut=st.integers(0, 900))
 def test_wherever_bytes_are_wrong_nothing_but_a_config_error_comes(tmp_path_factory, good, position, value, cut):
     path = tmp_path_factory.getbasetemp() / "fuzzed.gguf"

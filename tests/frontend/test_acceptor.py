@@ -29,12 +29,10 @@ def listening():
         yield first, second
 
 
-def make_frontend(listening, run_dir, index, max_connections=1000):
+def make_frontend(listening, run_dir, index, max_connections=1000, num_frontends=2):
     connections: list[Counting] = []
-    counts = ConnectionCounts(run_dir / "connections", index, num_frontends=2)
-    acceptor = Acceptor(
-        listening[index], lambda: Counting(connections), counts, lambda: len(connections), max_connections
-    )
+    counts = ConnectionCounts(run_dir / "connections", index, num_frontends)
+    acceptor = Acceptor(listening[index], lambda: Counting(connections), counts, connections, max_connections)
     return acceptor, connections
 
 
@@ -69,6 +67,22 @@ def test_a_frontend_that_accepts_nothing_strands_nothing(listening, tmp_path):
         await asyncio.sleep(0.5)
         assert len(ours) == 20
         acceptor.close()
+        for connection in ours:
+            connection.transport.close()
+        for client in clients:
+            client.close()
+
+    run(scenario)
+
+
+def test_as_many_connections_at_once_as_there_may_be_are_all_taken(listening, tmp_path):
+    async def scenario() -> None:
+        acceptor, ours = make_frontend(listening, tmp_path, 0, max_connections=20, num_frontends=1)
+        clients = [socket.create_connection(listening[0].getsockname()) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        assert len(ours) == 20
+        acceptor.close()
+        await acceptor.wait_closed()
         for connection in ours:
             connection.transport.close()
         for client in clients:

@@ -53,10 +53,16 @@ class Connection:
 
 
 class WatchedTransport(ClientTransport):
-    """Says itself what the client has taken."""
+    """Says itself what the client has taken, and counts who asks."""
 
-    num_acknowledged_bytes = 0
+    num_taken = 0
+    num_looks = 0
     is_reset = False
+
+    @property
+    def num_acknowledged_bytes(self) -> int:
+        self.num_looks += 1
+        return self.num_taken
 
     def reset(self) -> None:
         self.is_reset = True
@@ -92,7 +98,7 @@ def test_each_byte_that_it_takes_gives_it_more_time(clock: Clock):
     transport, _ = watched(sends)
     for _ in range(5):
         clock.now += TIMEOUT_S - 1
-        transport.num_acknowledged_bytes += 1
+        transport.num_taken += 1
         sends.expire(10)
     assert not transport.is_reset
     clock.now += TIMEOUT_S
@@ -125,6 +131,15 @@ def test_not_all_of_many_are_reset_at_once(clock: Clock):
     assert sends.expire(3)
     assert sum(transport.is_reset for transport in transports) == 3
     assert not sends.expire(3)
+
+
+def test_clients_are_looked_at_a_few_times_within_the_timeout(clock: Clock):
+    sends = SendWatch(TIMEOUT_S)
+    transport, _ = watched(sends)
+    for _ in range(1000):
+        clock.now += TIMEOUT_S / 1001
+        assert not sends.expire(10)
+    assert 20 < transport.num_looks < 40
 
 
 def test_a_client_that_has_sent_everything_is_only_closed():

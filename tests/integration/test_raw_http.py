@@ -38,9 +38,9 @@ def test_raw_requests_are_answered_or_refused_as_they_should(server, case: RawRe
 def test_raw_requests_in_pieces_are_taken_the_same_way(server, case: RawRequest):
     with raw_http.connect(server.url) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for first in range(0, len(case.data), 5):
+        for first in range(0, len(case.data) - 5, 5):
             raw_http.send_all(connection, case.data[first : first + 5])
-        raw_http.send_all(connection, BEHIND)
+        raw_http.send_all(connection, case.data[first + 5 :] + BEHIND)  # later it could come after a close: a reset
         answer = raw_http.read_all(connection)
     assert raw_http.statuses(answer) == (*case.statuses, *([404] if case.is_followed else []))
 
@@ -81,6 +81,18 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(server):
         for _ in range(50):
             connection.sendall(b" " * 100_000)
         assert raw_http.error_of(raw_http.read_all(connection))["code"] == "body_too_large"
+
+
+def test_a_stream_to_http_1_0_has_no_chunks_and_ends_with_the_connection(server):
+    body = {"model": "fake", "prompt": "hi", "max_tokens": 5, "ignore_eos": True, "stream": True}
+    with raw_http.connect(server.url) as connection:
+        connection.sendall(raw_http.post("/v1/completions", body).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        head, _, events = raw_http.read_all(connection).partition(b"\r\n\r\n")
+    assert raw_http.statuses(head) == (200,)
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert all(event.startswith(b"data: ") for event in events.rstrip().split(b"\n\n"))
+    assert events.endswith(b"data: [DONE]\n\n")
 
 
 def test_refusals_whose_bodies_come_later_can_follow_each_other_on_one_connection(server):

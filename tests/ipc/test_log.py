@@ -33,6 +33,14 @@ def test_text_is_one_line_whatever_it_says():
     )
 
 
+@pytest.mark.parametrize(
+    ("message", "line_end"),
+    [("failed", "failed [a]"), ("request a failed", "request a failed"), ("200 a", "200 a"), ("", " [a]")],
+)
+def test_a_line_names_its_request_once(message, line_end):
+    assert TextFormatter("core").format(record_of(message, request_id="a")).endswith(line_end)
+
+
 def test_a_trace_is_indented_and_cannot_forge_a_line():
     first, *rest = TextFormatter("core").format(record_of("failed", exc_info=failure(FORGED))).splitlines()
     assert first.endswith("a.logger: failed")
