@@ -2,7 +2,6 @@
 
 import contextlib
 import struct
-import time
 
 import gguf
 import numpy as np
@@ -90,11 +89,9 @@ def tensor(name=b"t", shape=(32,), kind=0, offset=0):
 )
 def test_a_lie_is_one_line(tmp_path, content, message):
     (tmp_path / "m.gguf").write_bytes(content)
-    started_at = time.process_time()
     with pytest.raises(ConfigError, match=message) as caught:
         check_gguf(tmp_path / "m.gguf")
     assert "\n" not in caught.value.message
-    assert time.process_time() - started_at < 1
 
 
 def test_the_strings_of_all_arrays_have_a_limit(tmp_path, monkeypatch):
