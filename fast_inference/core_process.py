@@ -6,6 +6,7 @@ that it is to this core whatever clients are told. Invariant: `is_ready` is abou
 
 import logging
 import signal
+import time
 
 from fast_inference.child import Child
 from fast_inference.hang_watch import HangWatch
@@ -36,6 +37,18 @@ class CoreProcess:
         self.client = EngineClient(run_dir.slot_socket(slot), name="launcher", role=ClientRole.ADMIN)
         self._hang_watch = HangWatch(hang_timeout_s)
         self._hung_because = ""
+        self._ready_at: float | None = None
+
+    def note_ready(self) -> None:
+        """It has been seen to accept requests."""
+        self.child.ready.set()
+        if self._ready_at is None:
+            self._ready_at = time.monotonic()
+
+    @property
+    def served_s(self) -> float:
+        """Seconds since it first accepted requests; 0 before that."""
+        return 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
 
     @property
     def is_ready(self) -> bool:

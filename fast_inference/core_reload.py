@@ -147,7 +147,7 @@ class CoreReload:
                 raise ConfigError("the server stops")
             await standby.kill_if_it_hangs()
             await asyncio.sleep(_POLL_S)
-        standby.child.ready.set()
+        standby.note_ready()
 
     async def _check_tokenizer(self, standby: CoreProcess) -> None:
         """Load what the frontends will load, since after the change of cores it would be too late to find it wrong.

@@ -149,7 +149,7 @@ class CoreSupervisor:
         if core is None or core.child.exited.is_set():
             return
         if core.is_ready:
-            core.child.ready.set()
+            core.note_ready()
             self.has_been_ready = True
             self._last_epoch = core.epoch
         if core.client.state is not None:
@@ -175,7 +175,7 @@ class CoreSupervisor:
         if not self.has_been_ready:
             self._on_failure(f"the engine core {core.exit_text} before it was ready")
             return
-        delay_s = self._policy.on_crash(time.monotonic())
+        delay_s = self._policy.on_crash(time.monotonic(), core.served_s)
         if delay_s is None:
             self._on_failure(f"the engine core crashed {MAX_CORE_CRASHES} times in {CRASH_WINDOW_S:.0f} s")
             return

@@ -8,21 +8,23 @@ from collections import deque
 MAX_CORE_CRASHES = 5
 CRASH_WINDOW_S = 60.0
 MAX_CORE_DELAY_S = 30.0
+STABLE_S = 10.0
+"""A core that has served for so long did not die of its start."""
 _FIRST_CORE_DELAYS_S = (0.0, 0.5)
 _MIN_FRONTEND_DELAY_S = 0.1
 _MAX_FRONTEND_DELAY_S = 2.0
 
 
 class CoreRestartPolicy:
-    """Backoff 0, 0.5, 1, 2, 4 … 30 s, beginning anew after a quiet minute; gives up at 5 crashes in 60 s."""
+    """Backoff 0, 0.5, 1, 2, 4 … 30 s, beginning anew once a core has served for 10 s; gives up at 5 crashes in 60 s."""
 
     def __init__(self) -> None:
         self._crashes: deque[float] = deque(maxlen=MAX_CORE_CRASHES)
         self._streak = 0
 
-    def on_crash(self, now_s: float) -> float | None:
-        """Seconds to wait before the next start; None to give up."""
-        if self._crashes and now_s - self._crashes[-1] > CRASH_WINDOW_S:
+    def on_crash(self, now_s: float, served_s: float) -> float | None:
+        """Seconds to wait before the next start, of a core that served for so long; None to give up."""
+        if served_s >= STABLE_S:
             self._streak = 0
         self._crashes.append(now_s)
         if len(self._crashes) == MAX_CORE_CRASHES and now_s - self._crashes[0] <= CRASH_WINDOW_S:

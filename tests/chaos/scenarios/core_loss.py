@@ -1,9 +1,12 @@
 """The engine core is killed, again and again, while streams run."""
 
 import asyncio
+import math
 import signal
+import time
 from dataclasses import dataclass, field
 
+from fast_inference.restart_policy import CRASH_WINDOW_S, MAX_CORE_CRASHES
 from tests.chaos.harness.arena import Arena
 from tests.chaos.harness.figures import Figure, all_of, at_most, none_of
 from tests.chaos.harness.load import Record, counts
@@ -19,6 +22,8 @@ _ALLOWED = (Outcome.EXACT, Outcome.FAILED, Outcome.REFUSED)
 _UNREADY_GOAL_S = 6.0
 HANG_TIMEOUT_S = 10.0
 """Of its server; the usual one is longer."""
+_SPACING_S = CRASH_WINDOW_S / (MAX_CORE_CRASHES - 1) + 1
+"""Between two kills of many."""
 _AFTERWARDS_S = 0.5
 """So long the load goes on when the server is ready again."""
 
@@ -105,8 +110,10 @@ async def core_hang(arena: Arena, scale: Scale) -> list[Figure]:
 
 
 async def _kill_rounds(arena: Arena, scale: Scale) -> tuple[_Kills, Rounds]:
-    kills, rounds = _Kills(), Rounds(arena, 4)
+    kills, rounds, killed_at = _Kills(), Rounds(arena, 4), -math.inf
     for number in range(scale.rounds):
+        if scale.rounds >= MAX_CORE_CRASHES:  # so many in a minute would be a crash loop
+            await asyncio.sleep(killed_at + _SPACING_S - time.monotonic())
         load, enough = arena.load(f"core kill, round {number}"), asyncio.Event()
         clients = asyncio.create_task(load.keep_busy(scale.streams, enough))
         await load.until_begun(scale.streams)
