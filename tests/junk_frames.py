@@ -108,13 +108,25 @@ def junk_messages(seed: int, count: int) -> Iterator[Frames]:
         yield kind(generator)
 
 
-def send_junk(core_socket: Path, seed: int, count: int, num_oversized: int = 0, num_raw: int = 0) -> int:
-    """Send junk to a core; returns by how much its count of bad messages must grow at least."""
+def send_junk(
+    core_socket: Path,
+    seed: int,
+    count: int,
+    wait_counted: Callable[[int], object],
+    *,
+    num_oversized: int = 0,
+    num_raw: int = 0,
+) -> int:
+    """Send junk to a core; returns by how much its count of bad messages must grow at least.
+
+    `wait_counted` waits until so many are counted: libzmq may drop the last messages of a peer that closes at once.
+    """
     with zmq.Context() as context:
         dealer = connect_to_core(context, core_socket)
         for frames in junk_messages(seed, count):
             dealer.send_multipart(frames)
-        dealer.close(linger=10_000)
+        wait_counted(count)
+        dealer.close(linger=0)
     for _ in range(num_oversized):
         send_oversized(core_socket)
     generator = random.Random(seed)

@@ -51,8 +51,11 @@ def test_ten_thousand_junk_messages_are_counted_and_change_nothing(core):
     expected = client.generate([7], PARAMS).token_ids
     before, rss_before = stats(client)["num_bad_messages"], rss_bytes(core)
     control = client.submit([7], PARAMS)
-    num_sent = send_junk(core.run_dir.core_socket, seed=1, count=9_900, num_oversized=50, num_raw=50)
-    wait_until(lambda: stats(client)["num_bad_messages"] - before >= num_sent)
+
+    def wait_counted(num_sent):
+        wait_until(lambda: stats(client)["num_bad_messages"] - before >= num_sent)
+
+    wait_counted(send_junk(core.run_dir.core_socket, 1, 9_900, wait_counted, num_oversized=50, num_raw=50))
     assert client.collect(control).token_ids == client.generate([7], PARAMS).token_ids == expected
     assert core.process.poll() is None
     assert rss_bytes(core) - rss_before < 64 * MIB
@@ -61,8 +64,11 @@ def test_ten_thousand_junk_messages_are_counted_and_change_nothing(core):
 def test_junk_fills_no_log(core):
     client, lines_before = core.connect(), core.stderr_file.read_text().count("\n")
     before = stats(client)["num_bad_messages"]
-    num_sent = send_junk(core.run_dir.core_socket, seed=2, count=2_000)
-    wait_until(lambda: stats(client)["num_bad_messages"] - before >= num_sent)
+
+    def wait_counted(num_sent):
+        wait_until(lambda: stats(client)["num_bad_messages"] - before >= num_sent)
+
+    send_junk(core.run_dir.core_socket, 2, 2_000, wait_counted)
     assert core.stderr_file.read_text().count("\n") - lines_before < 20
 
 
