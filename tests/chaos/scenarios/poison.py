@@ -16,6 +16,7 @@ from tests.chaos.harness.scale import Scale
 
 FLAGS = ("--fake-faults", "poison@5")
 _NUM_TRIES = 5
+_UNREADY_S = 2.0
 _MAX_RESTARTS = 2
 _ALLOWED = (Outcome.EXACT, Outcome.REFUSED)
 """New requests are refused while there is no core."""
@@ -57,7 +58,12 @@ def _num_restarts(arena: Arena) -> int:
 
 async def _ask_poison(arena: Arena, number: int) -> Exchange:
     body = {"model": arena.served_name, "prompt": f"poison of round {number}", "max_tokens": 20, "ignore_eos": True}
-    return await ask(arena.port, post("/v1/completions", json.dumps(body).encode()))
+    deadline = time.monotonic() + _UNREADY_S
+    while True:
+        exchange = await ask(arena.port, post("/v1/completions", json.dumps(body).encode()))
+        if exchange.status != 503 or time.monotonic() > deadline:
+            return exchange
+        await asyncio.sleep(0.05)  # this frontend has not found the new core yet, although another one has
 
 
 def _is_quarantined(exchange: Exchange) -> bool:
