@@ -202,8 +202,6 @@ class Session:
         self.step_allowance_s = beat.step_allowance_ms / 1000
         if (self.is_welcomed and epoch == self.epoch) or beat.state is CoreState.LOADING:
             self.state = beat.state
-        if self.state is CoreState.RETIRING:
-            self.loss = EngineUnavailableError("Another engine takes the place of this one.", code=CORE_RETIRED)
 
     def _on_step(self, step: Step) -> None:
         self.load = step.load
