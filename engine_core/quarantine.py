@@ -77,21 +77,25 @@ class Quarantine:
 
     def refusal(self, digest: bytes) -> str:
         """Why a request with this content is refused; empty if it is not."""
-        suspect = self._suspects.get(digest)
-        if suspect is None or suspect.num_crashes < MAX_CRASHES or time.time() - suspect.crashed_at_s > WINDOW_S:
+        suspect = self._suspect(digest)
+        if suspect is None or suspect.num_crashes < MAX_CRASHES:
             return ""
         return f"The engine died {suspect.num_crashes} times while it computed this request."
 
     def may_run(self, request: Request) -> bool:
         """True if the request can be queued now; else it is held, and comes out of `released` later."""
-        suspect = self._suspects.get(request.digest)
-        if suspect is None or time.time() - suspect.crashed_at_s > WINDOW_S:
+        if self._suspect(request.digest) is None:
             return True
         if self._tried is None:
             self._tried = request
             return True
         self._held.append(request)
         return False
+
+    def _suspect(self, digest: bytes) -> Suspect | None:
+        """What is held against requests with this content, if it has happened lately."""
+        suspect = self._suspects.get(digest)
+        return None if suspect is None or time.time() - suspect.crashed_at_s > WINDOW_S else suspect
 
     @property
     def alone(self) -> Request | None:
