@@ -2,7 +2,7 @@
 
 Used by `torch_checkpoint.py` alone. The standard unpickler is no part of it: besides what it calls, a few bytes make it
 take gigabytes (a memo of 2**31 places) or end the process (the hash of a tuple inside of a million others).
-Invariants: what is returned consists of plain values, `TensorRef` and `PlainObject`; an opcode takes a bounded time,
+Invariants: what is returned consists of plain values, tensors and `PlainObject`; an opcode takes a bounded time,
 and no more memory than its own bytes need. Next: `pickle_names.py`, which says what each name becomes.
 """
 
@@ -44,8 +44,8 @@ _PUSHED = frozenset(
 """Opcodes whose argument is a value."""
 
 
-def read_plain_pickle(content: bytes) -> Any:
-    """The value of a pickle.
+def read_plain_pickle(content: bytes, make_tensor: Callable[[TensorRef], object] = lambda ref: ref) -> Any:
+    """The value of a pickle, with what `make_tensor` gives in place of each tensor; what is shared stays shared.
 
     Raises:
         RefusedPickleError: it is not plain data; names what is not.
@@ -57,7 +57,7 @@ def read_plain_pickle(content: bytes) -> Any:
         value = _Machine().run(content)
     except (ValueError, LookupError, AttributeError) as error:
         raise ConfigError(f"a damaged pickle: {type(error).__name__}: {' '.join(str(error).split())[:100]}") from error
-    return _Plain().of(value)
+    return _Plain(make_tensor).of(value)
 
 
 class _Machine:
@@ -161,7 +161,8 @@ class _Machine:
 class _Plain:
     """Turns what was unpickled into plain values; what is shared is done once, however often it is named."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_tensor: Callable[[TensorRef], object]) -> None:
+        self._make_tensor = make_tensor
         self._done: dict[int, Any] = {}
 
     def of(self, value: object, depth: int = 0) -> Any:
@@ -182,7 +183,7 @@ class _Plain:
         if type(value) is dict:
             return {key: self.of(item, depth) for key, item in value.items()}
         if isinstance(value, TensorRef):
-            return value
+            return self._make_tensor(value)
         if isinstance(value, Instance):
             return PlainObject(value.class_name, self.of(value.state, depth))
         raise RefusedPickleError(f"a value of the type {name_of(value)}")

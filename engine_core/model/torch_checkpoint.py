@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from engine_core.model.pickle_names import PlainObject, StorageRef, TensorRef
+from engine_core.model.pickle_names import StorageRef, TensorRef
 from engine_core.model.restricted_unpickler import read_plain_pickle
 from ipc.errors import ConfigError
 
@@ -55,7 +55,7 @@ def _read(archive: zipfile.ZipFile, num_file_bytes: int) -> Any:
     order = entries.get(f"{root}byteorder")
     if order is not None and _content(archive, order) != b"little":
         raise ConfigError("numbers that are not little-endian")
-    return _Tensors(archive, entries, root).put_into(read_plain_pickle(_content(archive, entries[pickles[0]])))
+    return read_plain_pickle(_content(archive, entries[pickles[0]]), _Tensors(archive, entries, root).make)
 
 
 def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
@@ -78,26 +78,9 @@ class _Tensors:
         self._storages: dict[StorageRef, torch.Tensor] = {}
         self._contents: dict[str, bytearray] = {}
         """By key: of several types too, the numbers are read once."""
-        self._done: dict[int, Any] = {}
 
-    def put_into(self, value: Any) -> Any:
-        """The same value with tensors in place of `TensorRef`; what is shared stays shared."""
-        if not isinstance(value, TensorRef | PlainObject | list | tuple | dict):
-            return value
-        if id(value) not in self._done:
-            self._done[id(value)] = self._converted(value)
-        return self._done[id(value)]
-
-    def _converted(self, value: Any) -> Any:
-        if isinstance(value, TensorRef):
-            return self._tensor(value)
-        if isinstance(value, PlainObject):
-            return PlainObject(value.class_name, self.put_into(value.fields))
-        if isinstance(value, dict):
-            return {key: self.put_into(item) for key, item in value.items()}
-        return type(value)([self.put_into(item) for item in value])
-
-    def _tensor(self, ref: TensorRef) -> torch.Tensor:
+    def make(self, ref: TensorRef) -> torch.Tensor:
+        """The tensor; raises `ConfigError` where the file does not hold its numbers."""
         storage = self._storage(ref.storage)
         sizes = (ref.offset, *ref.shape, *ref.stride)
         if len(ref.shape) != len(ref.stride) or not all(0 <= size < 2**48 for size in sizes):
