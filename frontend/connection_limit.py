@@ -11,7 +11,7 @@ import socket
 import time
 from collections import deque
 
-from frontend.errors import TooManyConnectionsError, error_response
+from frontend.errors import TooManyConnectionsError, closing_answer
 from ipc.config import ConnectionConfig
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,8 @@ class TurnedAway:
     """Connections that were told that there is no room; kept for a moment, so that they can read it."""
 
     def __init__(self) -> None:
-        response = error_response(TooManyConnectionsError("The server has as many connections as it can hold."))
-        lines = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
-        self._answer = b"HTTP/1.1 503 Service Unavailable\r\n%b\r\n%b" % (lines, bytes(response.body))
+        error = TooManyConnectionsError("The server has as many connections as it can hold.")
+        self._answer = closing_answer(error)
         self._lingering: deque[tuple[socket.socket, float]] = deque()
 
     def add(self, connection: socket.socket) -> None:

@@ -8,7 +8,9 @@ Invariant: messages of 5xx answers never contain paths, traces or other internal
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -216,6 +218,16 @@ def error_response(error: FastInferenceError) -> Response:
         headers["www-authenticate"] = 'Bearer realm="fast-inference"'
     body = error_body(error)
     return json_response(body, status=body["error"]["status"], headers=headers)
+
+
+def closing_answer(error: FastInferenceError, server_headers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """The same as bytes of HTTP/1.1, for where no application writes it; its connection ends with it."""
+    response = error_response(error)
+    headers = [*server_headers, *response.raw_headers]
+    lines = b"".join(b"%b: %b\r\n" % header for header in headers if header[0] != b"connection")
+    status = HTTPStatus(response.status_code)
+    head = b"HTTP/1.1 %d %b\r\n%bconnection: close\r\n\r\n" % (status, status.phrase.encode(), lines)
+    return head + bytes(response.body)
 
 
 def http_exception_response(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:

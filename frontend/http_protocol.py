@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from frontend.client_transport import ClientTransport, SendWatch
 from frontend.deadlines import Deadlines, Waiting
 from frontend.errors import (
+    HTTP_STATUSES,
     BodyTooLargeError,
     HeadTooLargeError,
     MalformedRequestError,
     RequestTimedOutError,
-    error_response,
+    closing_answer,
 )
 from frontend.host_header import HostPolicy
 from frontend.middleware import REFUSED_STATUS_SCOPE_KEY
@@ -290,19 +291,16 @@ class HttpProtocol(HttpToolsProtocol):
 
         Nothing is written into or behind an answer that is in progress.
         """
-        response = error_response(error)
+        status = HTTP_STATUSES[type(error)].status
         is_of_served = self._phase is _Phase.BODY and not self.pipeline
         if is_of_served and self._served is not None:
             can_answer = not self._served.response_started
-            cast("dict[str, object]", self._served.scope)[REFUSED_STATUS_SCOPE_KEY] = response.status_code
+            cast("dict[str, object]", self._served.scope)[REFUSED_STATUS_SCOPE_KEY] = status
         else:
             can_answer = not self._is_answering
-            log.info("refused a request that no application saw: %d %s", response.status_code, error.code)
+            log.info("refused a request that no application saw: %d %s", status, error.code)
         if can_answer:
-            status_line = STATUS_LINE[response.status_code]
-            headers = [*self.server_state.default_headers, *response.raw_headers]
-            lines = b"".join(b"%b: %b\r\n" % header for header in headers if header[0] != b"connection")
-            self.transport.write(b"%b%bconnection: close\r\n\r\n%b" % (status_line, lines, bytes(response.body)))
+            self.transport.write(closing_answer(error, self.server_state.default_headers))
         self._end_application()
         self.transport.close()
 
