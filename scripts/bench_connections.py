@@ -34,7 +34,7 @@ import orjson
 
 from fast_inference.bench.answer import RequestResult
 from fast_inference.bench.goals import Figure, verdict_on
-from fast_inference.bench.interruption import Interrupted, Interruption
+from fast_inference.bench.interruption import Interruption, errors_as_exits
 from fast_inference.bench.load import LoadResult, sustained_loop
 from fast_inference.bench.metrics import summarize
 from fast_inference.bench.own_server import OwnServer, own_server
@@ -388,21 +388,15 @@ def main() -> None:
         for text in (f"--{name}-timeout", str(getattr(arguments, f"{name}_timeout")))
     ]
     figures: list[Figure] = []
-    try:
-        with Interruption() as interruption:
-            for name in arguments.scenarios or SCENARIOS:
-                scenario, flags = SCENARIOS[name]
-                with own_server(["fake", *flags, *timeouts, *server_flags]) as server:
-                    measured = interruption.run(lambda: measure(arguments, scenario, server))  # noqa: B023
-                print(f"{name}:")
-                for figure in measured:
-                    print(f"  {figure}", flush=True)
-                figures += measured
-    except ConfigError as error:
-        sys.exit(f"error: {error.message}")
-    except Interrupted as interrupted:
-        print(f"error: {interrupted}", file=sys.stderr)
-        sys.exit(interrupted.exit_code)
+    with errors_as_exits(), Interruption() as interruption:
+        for name in arguments.scenarios or SCENARIOS:
+            scenario, flags = SCENARIOS[name]
+            with own_server(["fake", *flags, *timeouts, *server_flags]) as server:
+                measured = interruption.run(lambda: measure(arguments, scenario, server))  # noqa: B023
+            print(f"{name}:")
+            for figure in measured:
+                print(f"  {figure}", flush=True)
+            figures += measured
     sys.exit(verdict_on(figures))
 
 

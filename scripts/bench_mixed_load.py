@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fast_inference.bench.connection import Client
-from fast_inference.bench.interruption import Interrupted, Interruption
+from fast_inference.bench.interruption import Interruption, errors_as_exits
 from fast_inference.bench.load import LoadResult, closed_loop, closed_loop_beside
 from fast_inference.bench.metrics import Distribution, summarize
 from fast_inference.bench.own_server import own_server
@@ -172,14 +172,8 @@ def main() -> None:
     arguments = parser.parse_args(own_flags)
     if arguments.url and server_flags:
         parser.error("flags after -- are for a server that is started, and --url names one that runs")
-    try:
-        with Interruption() as interruption, server(arguments, server_flags) as url:
-            num_failed = interruption.run(lambda: measure(arguments, url))
-    except ConfigError as error:
-        sys.exit(f"error: {error.message}")
-    except Interrupted as interrupted:
-        print(f"error: {interrupted}", file=sys.stderr)
-        sys.exit(interrupted.exit_code)
+    with errors_as_exits(), Interruption() as interruption, server(arguments, server_flags) as url:
+        num_failed = interruption.run(lambda: measure(arguments, url))
     if num_failed:
         sys.exit(f"error: {num_failed} requests failed")
 

@@ -30,7 +30,7 @@ import numpy as np
 from fast_inference.bench.answer import read_answer
 from fast_inference.bench.connection import Client, Exchange
 from fast_inference.bench.goals import Figure, verdict_on
-from fast_inference.bench.interruption import Interrupted, Interruption
+from fast_inference.bench.interruption import Interruption, errors_as_exits
 from fast_inference.bench.load import sustained_loop
 from fast_inference.bench.own_server import OwnServer, own_server
 from fast_inference.bench.process_sizes import resident_bytes
@@ -263,14 +263,9 @@ def main() -> None:
     flags += ["--max-queued-requests", str(QUEUE_FACTOR * arguments.max_num_seqs)]
     if arguments.model == "fake":
         flags += ["--fake-step-ms", str(arguments.fake_step_ms)]
-    try:
-        with Interruption() as interruption, own_server([arguments.model, *flags, *server_flags]) as server:
-            figures = interruption.run(lambda: measure(arguments, server))
-    except ConfigError as error:
-        sys.exit(f"error: {error.message}")
-    except Interrupted as interrupted:
-        print(f"error: {interrupted}", file=sys.stderr)
-        sys.exit(interrupted.exit_code)
+    command = [arguments.model, *flags, *server_flags]
+    with errors_as_exits(), Interruption() as interruption, own_server(command) as server:
+        figures = interruption.run(lambda: measure(arguments, server))
     for figure in figures:
         print(f"  {figure}")
     sys.exit(verdict_on(figures))

@@ -29,7 +29,7 @@ import numpy as np
 
 from fast_inference.bench.answer import RequestResult, read_refusal
 from fast_inference.bench.connection import Client
-from fast_inference.bench.interruption import Interrupted, Interruption
+from fast_inference.bench.interruption import Interruption, errors_as_exits
 from fast_inference.bench.load import closed_loop, sustained_loop
 from fast_inference.bench.own_server import OwnServer, own_server
 from fast_inference.bench.process_sizes import resident_bytes
@@ -224,14 +224,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     own_flags, server_flags = split_at_dashes(sys.argv[1:])
     arguments = parser.parse_args(own_flags)
-    try:
-        with Interruption() as interruption, own_server([arguments.model, *server_flags]) as server:
-            soak = interruption.run(lambda: measure(arguments, server))
-    except ConfigError as error:
-        sys.exit(f"error: {error.message}")
-    except Interrupted as interrupted:
-        print(f"error: {interrupted}", file=sys.stderr)
-        sys.exit(interrupted.exit_code)
+    with errors_as_exits(), Interruption() as interruption, own_server([arguments.model, *server_flags]) as server:
+        soak = interruption.run(lambda: measure(arguments, server))
     print_summary(soak)
     if soak.num_failed:
         sys.exit(f"error: {soak.num_failed} requests failed")

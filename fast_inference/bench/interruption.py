@@ -7,10 +7,13 @@ cancelled before. A further signal raises it again, wherever that is.
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self, TypeVar
 
+from ipc.errors import ConfigError
 from ipc.exit_codes import SIGNAL_EXIT_BASE
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -33,6 +36,18 @@ class Interrupted(KeyboardInterrupt):
     def exit_code(self) -> int:
         """Of the command."""
         return SIGNAL_EXIT_BASE + self.signum
+
+
+@contextmanager
+def errors_as_exits() -> Iterator[None]:
+    """Around what a script does: what stops it becomes one line on stderr and an exit status."""
+    try:
+        yield
+    except ConfigError as error:
+        sys.exit(f"error: {error.message}")
+    except Interrupted as interrupted:
+        sys.stderr.write(f"error: {interrupted}\n")
+        sys.exit(interrupted.exit_code)
 
 
 class Interruption:
