@@ -8,6 +8,7 @@ import random
 import socket
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgpack
@@ -108,6 +109,22 @@ def junk_messages(seed: int, count: int) -> Iterator[Frames]:
         yield kind(generator)
 
 
+@contextmanager
+def junk_sent(core_socket: Path, seed: int, count: int) -> Iterator[None]:
+    """Send so many messages that no core takes, and disconnect in the end.
+
+    What a client sent shortly before that may be lost inside of ZeroMQ, before the core could count it.
+    """
+    with zmq.Context() as context:
+        dealer = connect_to_core(context, core_socket)
+        try:
+            for frames in junk_messages(seed, count):
+                dealer.send_multipart(frames)
+            yield
+        finally:
+            dealer.close(linger=1000)
+
+
 def send_junk(
     core_socket: Path,
     seed: int,
@@ -119,14 +136,10 @@ def send_junk(
 ) -> int:
     """Send junk to a core; returns by how much its count of bad messages must grow at least.
 
-    `wait_counted` waits until so many are counted: libzmq may drop the last messages of a peer that closes at once.
+    `wait_counted` waits until so many are counted.
     """
-    with zmq.Context() as context:
-        dealer = connect_to_core(context, core_socket)
-        for frames in junk_messages(seed, count):
-            dealer.send_multipart(frames)
+    with junk_sent(core_socket, seed, count):
         wait_counted(count)
-        dealer.close(linger=0)
     for _ in range(num_oversized):
         send_oversized(core_socket)
     generator = random.Random(seed)

@@ -1,13 +1,13 @@
 """One core, and peers that send junk or connect without end, while a client is served."""
 
 import contextlib
-import os
 import resource
 import socket
 
 import pytest
 
 from engine_core.connection_guard import DESCRIPTORS_WANTED
+from fast_inference.bench.process_sizes import num_descriptors, resident_bytes
 from tests.factories import make_params
 from tests.junk_frames import send_junk
 from tests.processes import CoreProcess, core_process, stats
@@ -24,13 +24,10 @@ def core(tmp_path_factory):
         yield core
 
 
-def rss_bytes(core: CoreProcess) -> int:
-    with open(f"/proc/{core.process.pid}/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
-
-
-def num_descriptors(core: CoreProcess) -> int:
-    return len(os.listdir(f"/proc/{core.process.pid}/fd"))
+def counting(client):
+    """A function that waits until the core has counted so many bad messages from now on."""
+    before = stats(client)["num_bad_messages"]
+    return lambda num_sent: wait_until(lambda: stats(client)["num_bad_messages"] - before >= num_sent)
 
 
 @contextlib.contextmanager
@@ -49,26 +46,18 @@ def many_connections(core: CoreProcess, count: int):
 def test_ten_thousand_junk_messages_are_counted_and_change_nothing(core):
     client = core.connect()
     expected = client.generate([7], PARAMS).token_ids
-    before, rss_before = stats(client)["num_bad_messages"], rss_bytes(core)
+    rss_before = resident_bytes(core.process.pid)
     control = client.submit([7], PARAMS)
-
-    def wait_counted(num_sent):
-        wait_until(lambda: stats(client)["num_bad_messages"] - before >= num_sent)
-
+    wait_counted = counting(client)
     wait_counted(send_junk(core.run_dir.core_socket, 1, 9_900, wait_counted, num_oversized=50, num_raw=50))
     assert client.collect(control).token_ids == client.generate([7], PARAMS).token_ids == expected
     assert core.process.poll() is None
-    assert rss_bytes(core) - rss_before < 64 * MIB
+    assert resident_bytes(core.process.pid) - rss_before < 64 * MIB
 
 
 def test_junk_fills_no_log(core):
     client, lines_before = core.connect(), core.stderr_file.read_text().count("\n")
-    before = stats(client)["num_bad_messages"]
-
-    def wait_counted(num_sent):
-        wait_until(lambda: stats(client)["num_bad_messages"] - before >= num_sent)
-
-    send_junk(core.run_dir.core_socket, 2, 2_000, wait_counted)
+    send_junk(core.run_dir.core_socket, 2, 2_000, counting(client))
     assert core.stderr_file.read_text().count("\n") - lines_before < 20
 
 
@@ -78,13 +67,13 @@ def test_five_thousand_peers_that_say_nothing_leave_nothing(core):
         with many_connections(core, 60):
             pass
     wait_until(lambda: stats(client)["num_connections"] < 10)
-    rss_before, descriptors_before = rss_bytes(core), num_descriptors(core)
+    rss_before, descriptors_before = resident_bytes(core.process.pid), num_descriptors(core.process.pid)
     for _ in range(100):
         with many_connections(core, 50):
             pass
     wait_until(lambda: stats(client)["num_connections"] < 10)
-    wait_until(lambda: num_descriptors(core) <= descriptors_before)
-    assert rss_bytes(core) - rss_before < 8 * MIB
+    wait_until(lambda: num_descriptors(core.process.pid) <= descriptors_before)
+    assert resident_bytes(core.process.pid) - rss_before < 8 * MIB
 
 
 def test_a_flood_of_connections_ends_neither_the_core_nor_its_clients(core):

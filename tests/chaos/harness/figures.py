@@ -1,7 +1,7 @@
 """What a scenario gives back: promises with a figure and a goal each, and how they are shown."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,6 @@ def table(figures: Sequence[Figure]) -> str:
         if figure.detail and not figure.is_met():
             lines.append(f"            {figure.detail}")
     return "\n".join(lines)
-
-
-def of_item(item: int, figures: Sequence[Figure]) -> list[Figure]:
-    """The same figures under one number."""
-    return [replace(figure, item=item) for figure in figures]
 
 
 def _number(value: float) -> str:

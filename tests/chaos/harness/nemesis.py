@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tests.chaos.harness.arena import Arena
-from tests.chaos.harness.junk import junk_sent
 from tests.chaos.harness.usage import Usage
+from tests.junk_frames import junk_sent
 
 _GAP_S = (0.5, 2.5)
 """Between two blows."""

@@ -5,12 +5,11 @@ import time
 
 from tests.chaos.harness.arena import Arena
 from tests.chaos.harness.figures import Figure, at_most, none_of
-from tests.chaos.harness.junk import junk_sent
 from tests.chaos.harness.oracle import Outcome
 from tests.chaos.harness.rounds import Rounds
 from tests.chaos.harness.scale import Scale
 from tests.chaos.harness.usage import Usage, roles
-from tests.junk_frames import send_oversized, send_raw_bytes
+from tests.junk_frames import junk_sent, send_oversized, send_raw_bytes
 from tests.processes import stats
 
 _GROWTH_GOAL_MIB = 64.0
