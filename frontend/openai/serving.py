@@ -19,8 +19,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from frontend.access import caller_of
-from frontend.cancellation import cancellable
+from frontend.api_call import ApiCall, call_of
 from frontend.disconnect import run_while_connected
 from frontend.errors import json_response
 from frontend.generation import Answer, Generation
@@ -32,7 +31,7 @@ from frontend.openai.request_options import named_priority_error, request_option
 from frontend.openai.streaming import Events, EventStreamResponse
 from frontend.openai.usage import usage_of
 from frontend.output_processor import TextOptions
-from frontend.request_body import read_body
+from frontend.request_body import checked_body, read_body
 from frontend.request_limits import check_limits
 from frontend.state import FrontendState, ServedModel
 from ipc.errors import InvalidRequestError
@@ -96,28 +95,35 @@ class OpenAIServing(ABC, Generic[BodyT]):
         model = self._state.model()
         self._state.check_admission(model)
         body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
+        call = call_of(request)
         if body.stream:
-            begun = await self.begin(request, model, body)
+            begun = await run_while_connected(request, self.begin(call, model, body))
             events = AnswerEvents(begun.writer, begun.generation.answers, body, begun.head)
             return EventStreamResponse(_events(begun.generation, events, body), begun.generation.close, headers)
-        return json_response(await self.complete(request, model, body), headers=headers)
+        answer = await run_while_connected(request, self.complete(call, model, body))
+        return json_response(answer, headers=headers)
 
-    async def complete(self, request: Request, model: ServedModel, body: BodyT) -> dict[str, Any]:
-        """The whole answer to a body; raises as `serve` does."""
+    async def answer_to(self, call: ApiCall, values: dict[str, Any]) -> dict[str, Any]:
+        """The whole answer to a body, given as the values of its JSON; raises as `complete` and `read_body` do."""
+        model = self._state.model()
+        body, _ = checked_body(values, self._body_type, is_strict=self._state.config.strict_params)
+        return await self.complete(call, model, body)
+
+    async def complete(self, call: ApiCall, model: ServedModel, body: BodyT) -> dict[str, Any]:
+        """The whole answer to a body; raises `FastInferenceError` as `serve` does."""
         model.check_name(body.model)
-        options, head = request_options(body, request.headers, caller_of(request)), self._head(model, body)
-        options.update(cancellable(request, head["id"]))
-        return {**head, **await run_while_connected(request, self._whole(model, body, options))}
+        head = self._head(model, body)
+        return {**head, **await self._whole(model, body, request_options(call, body, head["id"]))}
 
-    async def begin(self, request: Request, model: ServedModel, body: BodyT, *, is_kept: bool = False) -> BegunAnswer:
-        """An answer to be streamed, once it has begun; raises as `serve` does. The caller closes its generation.
+    async def begin(self, call: ApiCall, model: ServedModel, body: BodyT, *, is_kept: bool = False) -> BegunAnswer:
+        """An answer to be streamed, once it has begun; raises as `complete` does. The caller closes its generation.
 
         `is_kept` says that what was sent is kept until the end.
         """
         model.check_name(body.model)
-        options, head = request_options(body, request.headers, caller_of(request)), self._head(model, body)
-        options.update(cancellable(request, head["id"]))
-        generation, writer = await run_while_connected(request, self._start(model, body, options, is_kept))
+        head = self._head(model, body)
+        options = request_options(call, body, head["id"])
+        generation, writer = await self._start(model, body, options, is_kept)
         return BegunAnswer(head, generation, writer)
 
     def _head(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
