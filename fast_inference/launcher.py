@@ -65,7 +65,7 @@ def serve(settings: Settings) -> int:
             progress(f"looking for the model {settings.model}")
             model = resolve_model(settings.model, progress)
             resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
-            _write_config(settings.model_copy(update=resolved), run_dir.config_file)
+            write_config(settings.model_copy(update=resolved), run_dir.config_file)
             return asyncio.run(Launcher(settings, names[0], run_dir, listener, progress).run())
         finally:
             run_dir.remove_files()
@@ -294,7 +294,12 @@ def _has_terminal() -> bool:
     return True
 
 
-def _write_config(settings: Settings, path: Path) -> None:
+def write_config(settings: Settings, path: Path) -> None:
+    """Write the settings where children read them, for nobody else to read.
+
+    Raises:
+        ConfigError: that is not possible.
+    """
     try:
         with open(path, "w", opener=_open_private) as file:
             os.fchmod(file.fileno(), 0o600)  # it may be there from before

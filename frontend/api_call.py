@@ -5,7 +5,9 @@ all that the endpoints need: `complete` and `begin` of `openai/serving.py`, `com
 `answer_to` of both and of `translated_serving.py`. Invariant: nothing behind it knows of connections.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
@@ -13,6 +15,10 @@ from frontend.access import ANYBODY, Caller, caller_of
 from frontend.middleware import came_at_us_in, request_id_in
 from ipc.messages import RequestClass
 from ipc.request_options import RequestOptions
+
+if TYPE_CHECKING:
+    from frontend.beginning import Beginning
+    from frontend.generation import Generation
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 
@@ -29,6 +35,10 @@ class ApiCall:
     timeout: str | None = None
     """`X-Request-Timeout` as it was given, unchecked."""
     request_class: RequestClass = RequestClass.ONLINE
+    beginning: "Beginning | None" = None
+    """What there is already of its one answer."""
+    on_generation: "Callable[[Generation], None] | None" = None
+    """Called with what is being generated for it, so that its progress can be kept."""
 
     def options(self, answer_id: str) -> RequestOptions:
         """What every engine request of this call has in common."""

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 from frontend.chat_template import FALLBACK_TEMPLATE, ChatTemplate
 from frontend.token_texts import TokenTexts
@@ -38,6 +38,8 @@ class FrontendTokenizer:
         self._added_token_ids = {token.content: token_id for token_id, token in added}
         self._special_tokens = frozenset(token.content for _, token in added if token.special)
         longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
+        self.is_byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
+        """True where the text of tokens is that of their bytes, one after the other."""
         self._max_chars_per_token = longest_token * (_NORMALIZED_SHRINK if tokenizer.normalizer is not None else 1)
 
     @classmethod

@@ -113,7 +113,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         """The whole answer to a body; raises `FastInferenceError` as `serve` does."""
         model.check_name(body.model)
         head = self._head(model, body)
-        return {**head, **await self._whole(model, body, request_options(call, body, head["id"]))}
+        return {**head, **await self._whole(call, model, body, request_options(call, body, head["id"]))}
 
     async def begin(self, call: ApiCall, model: ServedModel, body: BodyT, *, is_kept: bool = False) -> BegunAnswer:
         """An answer to be streamed, once it has begun; raises as `complete` does. The caller closes its generation.
@@ -123,7 +123,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         model.check_name(body.model)
         head = self._head(model, body)
         options = request_options(call, body, head["id"])
-        generation, writer = await self._start(model, body, options, is_kept)
+        generation, writer = await self._start(call, model, body, options, is_kept)
         return BegunAnswer(head, generation, writer)
 
     def _head(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         return head if tier is None else {**head, "service_tier": tier}
 
     async def _submit(
-        self, model: ServedModel, body: BodyT, options: RequestOptions, *, is_kept: bool
+        self, call: ApiCall, model: ServedModel, body: BodyT, options: RequestOptions, *, is_kept: bool
     ) -> tuple[Generation, AnswerWriter]:
         check_num_answers(body)
         self._state.check_admission(model, body.num_answers)
@@ -147,13 +147,16 @@ class OpenAIServing(ABC, Generic[BodyT]):
         check_limits(body, inputs, is_kept=is_kept)
         writer = await self.writer(model, body, inputs)
         text_options = self.text_options(model, body, inputs)
-        return Generation(self._state.client, model, inputs, text_options, **options), writer
+        generation = Generation(self._state.client, model, inputs, text_options, call.beginning, **options)
+        if call.on_generation is not None:
+            call.on_generation(generation)
+        return generation, writer
 
     async def _start(
-        self, model: ServedModel, body: BodyT, options: RequestOptions, is_kept: bool
+        self, call: ApiCall, model: ServedModel, body: BodyT, options: RequestOptions, is_kept: bool
     ) -> tuple[Generation, AnswerWriter]:
         """Submit, and wait until every answer has begun, or for as long as a stream may be silent."""
-        generation, writer = await self._submit(model, body, options, is_kept=is_kept)
+        generation, writer = await self._submit(call, model, body, options, is_kept=is_kept)
         try:
             with _named_errors(body):
                 await self._wait_for_first_outputs(generation)
@@ -170,8 +173,8 @@ class OpenAIServing(ABC, Generic[BodyT]):
         except TimeoutError:
             log.debug("a stream begins before its answers")
 
-    async def _whole(self, model: ServedModel, body: BodyT, options: RequestOptions) -> dict[str, Any]:
-        generation, writer = await self._submit(model, body, options, is_kept=True)
+    async def _whole(self, call: ApiCall, model: ServedModel, body: BodyT, options: RequestOptions) -> dict[str, Any]:
+        generation, writer = await self._submit(call, model, body, options, is_kept=True)
         try:
             with _named_errors(body):
                 answers = await generation.collect()
