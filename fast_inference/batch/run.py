@@ -87,6 +87,8 @@ def run_batch(options: RunOptions, settings: Settings) -> int:
             if options.is_ordered:
                 put_in_order(options.files.input, options.files.output, max_line_bytes=max_body_bytes + LINE_ROOM_BYTES)
             _say(f"complete: {_done(job.counts)}" + (f" (see {options.files.errors})" * (job.counts.num_failed > 0)))
+            if job.counts.num_output_tokens:
+                _say(_speed(job.counts))
     return 0
 
 
@@ -140,6 +142,11 @@ def _config_of(server: RunDir) -> FrontendConfig:
 def _done(counts: JobCounts) -> str:
     resumed = f", {counts.num_resumed:,} of them before" if counts.num_resumed else ""
     return f"{counts.num_done:,} lines are done{resumed}, {counts.num_failed:,} of these failed"
+
+
+def _speed(counts: JobCounts) -> str:
+    rate = counts.num_output_tokens / max(counts.seconds, 1e-3)
+    return f"{counts.num_output_tokens:,} output tokens in {counts.seconds:.1f} s: {rate:,.1f} tokens/s"
 
 
 def _say(line: str) -> None:

@@ -30,7 +30,7 @@ from ipc.errors import ConfigError
 
 SYNC_INTERVAL_S = 0.9
 SYNC_LINES = 100
-CHECKPOINT_INTERVAL_S = 0.25
+CHECKPOINT_INTERVAL_S = 0.1
 _CHECKPOINT_SHARE = 0.02
 """Of the time, that checkpoints may take where they are large."""
 LINE_ROOM_BYTES = 2**16
@@ -60,6 +60,8 @@ class JobCounts:
     num_prompt_tokens: int = 0
     """Of the answers of this run, as `usage` has them."""
     num_output_tokens: int = 0
+    seconds: float = 0.0
+    """That this run took, from when the engine was ready; known when it has ended."""
 
     @property
     def num_done(self) -> int:
@@ -128,6 +130,8 @@ class BatchJob:
                 if task.done():
                     task.result()
         finally:
+            if executor.began_at is not None:
+                self.counts.seconds = time.monotonic() - executor.began_at
             beginnings = executor.beginnings()
             for task in (working, *keeping):
                 task.cancel()
