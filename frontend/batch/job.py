@@ -89,7 +89,6 @@ class BatchJob:
         self._files = files
         self._caller = caller
         self._max_in_flight = max_in_flight
-        self._reorder = reorder
         self._ledger = LineLedger()
         self.counts = JobCounts()
         self._has_many_unsynced = asyncio.Event()
@@ -102,6 +101,7 @@ class BatchJob:
             self._errors: OutputFile | None = None
             if files.errors.exists():
                 self._open_errors(exits)
+            self._source = LineSource(self._input, self._ledger, reorder)
             self._checkpoint = Checkpoint(files.output) if self._output.is_regular else None
             self._exits = exits.pop_all()
         self.counts.num_ok, self.counts.num_failed = self._ledger.num_ok, self._ledger.num_failed
@@ -113,6 +113,14 @@ class BatchJob:
     def __exit__(self, *error: object) -> None:
         self._exits.close()
 
+    def has_lines_left(self) -> bool:
+        """Whether there is anything to do; may read far into the input.
+
+        Raises:
+            ConfigError: the input cannot be read.
+        """
+        return self._source.fill()
+
     async def run(self, state: FrontendState) -> None:
         """Answer all lines that are not done; what is in the files when it ends, however it does, is on the disk.
 
@@ -121,8 +129,7 @@ class BatchJob:
         """
         beginnings = self._checkpoint.load() if self._checkpoint is not None else {}
         executor = BatchExecutor(state, self._caller, self._max_in_flight, beginnings)
-        source = LineSource(self._input, self._ledger, self._reorder)
-        working = asyncio.create_task(executor.run(source, self._write))
+        working = asyncio.create_task(executor.run(self._source, self._write))
         keeping = [asyncio.create_task(self._keep_syncing()), asyncio.create_task(self._keep_checkpoints(executor))]
         try:
             await asyncio.wait({working, *keeping}, return_when=asyncio.FIRST_COMPLETED)

@@ -65,7 +65,12 @@ def test_a_core_of_its_own_answers_all_lines_in_order_and_ends(tmp_path: Path):
     assert (status, stdout) == (0, "")
     last_lines = stderr.splitlines()[-2:]
     assert last_lines[0] == "complete: 40 lines are done, 0 of these failed"
-    assert last_lines[1].startswith("196 output tokens in ")
+    assert last_lines[1].startswith("190 output tokens in ")
+    status, _, stderr = job.run("--model", "fake")
+    assert (status, stderr.splitlines()[1:]) == (
+        0,
+        ["complete: 40 lines are done, 40 of them before, 0 of these failed"],
+    )
     assert job.ids() == [f"id-{number}" for number in range(40)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
