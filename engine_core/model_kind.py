@@ -43,31 +43,11 @@ _STATE_LAYERS = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recur
 _STATE_TYPES = frozenset({"kimi_linear", "mamba", "mamba2", "rwkv", "xlstm"})
 _ENCODER_TYPES = frozenset(
     {
-        *(
-            "albert",
-            "bert",
-            "big_bird",
-            "camembert",
-            "convbert",
-            "data2vec-text",
-            "deberta",
-            "deberta-v2",
-            "distilbert",
-        ),
-        *(
-            "electra",
-            "ernie",
-            "esm",
-            "eurobert",
-            "funnel",
-            "gte",
-            "ibert",
-            "jina_embeddings_v3",
-            "layoutlm",
-            "longformer",
-        ),
-        *("luke", "megatron-bert", "mobilebert", "modernbert", "mpnet", "nomic_bert", "rembert", "roberta", "roformer"),
-        *("roberta-prelayernorm", "squeezebert", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+        *("albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2"),
+        *("distilbert", "electra", "ernie", "esm", "eurobert", "funnel", "gte", "ibert", "jina_embeddings_v3"),
+        *("layoutlm", "longformer", "luke", "megatron-bert", "mobilebert", "modernbert", "mpnet", "nomic_bert"),
+        *("rembert", "roberta", "roberta-prelayernorm", "roformer", "squeezebert", "xlm-roberta", "xmod"),
+        "xlm-roberta-xl",
     }
 )
 _ENCODER_ENDINGS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
@@ -88,23 +68,36 @@ def model_path(config: Config) -> ModelPath:
     for is_so, reason in _REFUSED:
         if is_so(config):
             raise ConfigError(f"{_short(model_type)} models cannot be run here: {reason}")
-    if not _is_known_to_transformers(model_type):
+    models = _transformers_models()
+    if models is not None and not _has_type(models, model_type):
         if config.get("auto_map"):
             raise ConfigError(
                 f"{_short(model_type)} models are code of their own (auto_map), and code of a model folder never runs"
             )
         raise ConfigError(f"transformers {version('transformers')} knows no models of type {_short(model_type)}")
+    if models is not None and _has_own_attention(models, model_type):
+        raise ConfigError(
+            f"{model_type} models cannot be run here: in transformers they do not use its attention interface, so that "
+            "ours cannot be put in"
+        )
     return ModelPath.TRANSFORMERS
 
 
-def check_model_folder(model_dir: Path) -> None:
-    """Refuse what cannot be loaded, as far as config.json and the headers of the weights tell.
+def check_model_folder(model_dir: Path) -> ModelPath:
+    """What runs the model in a folder, as far as config.json and the headers of the weights tell.
 
     Raises:
         ConfigError: the kind of model is not computed here, or files are missing or damaged.
     """
-    model_path(read_json_object(model_dir / "config.json"))
+    path = model_path(read_json_object(model_dir / "config.json"))
     stored_tensors(model_dir)
+    return path
+
+
+def architecture_of(config: Config) -> str:
+    """The first class that a config names; empty where it names none."""
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
 
 
 def _is_encoder_decoder(config: Config) -> bool:
@@ -122,12 +115,12 @@ def _has_state_layers(config: Config) -> bool:
 
 
 def _is_conditional(config: Config) -> bool:
-    return _architecture(config).endswith("ForConditionalGeneration")
+    return architecture_of(config).endswith("ForConditionalGeneration")
 
 
 def _is_encoder(config: Config) -> bool:
     is_one = config["model_type"] in _ENCODER_TYPES and config.get("is_decoder") is not True
-    return is_one or _architecture(config).endswith(_ENCODER_ENDINGS)
+    return is_one or architecture_of(config).endswith(_ENCODER_ENDINGS)
 
 
 def _is_quantized(config: Config) -> bool:
@@ -149,18 +142,23 @@ _REFUSED: tuple[tuple[Callable[[Config], bool], str], ...] = (
 )
 
 
-def _architecture(config: Config) -> str:
-    names = config.get("architectures")
-    return str(names[0]) if isinstance(names, list) and names else ""
-
-
-def _is_known_to_transformers(model_type: str) -> bool:
-    """By its table of types, read as text: the package takes half a second to import. Without the file, it may be."""
+def _transformers_models() -> Path | None:
+    """The folder of transformers' models, whose files are read as text: to import the package takes half a second."""
     package = find_spec("transformers")
-    if package is None or package.origin is None:
-        return False
-    table = Path(package.origin).parent / "models" / "auto" / "auto_mappings.py"
+    return None if package is None or package.origin is None else Path(package.origin).parent / "models"
+
+
+def _has_type(models: Path, model_type: str) -> bool:
+    """By transformers' table of types; without that file, it may."""
+    table = models / "auto" / "auto_mappings.py"
     return not table.is_file() or f'("{model_type}", "' in table.read_text(encoding="utf-8")
+
+
+def _has_own_attention(models: Path, model_type: str) -> bool:
+    """Whether the model's module never asks for the attention that is configured; without that file, it may not."""
+    name = model_type.replace("-", "_")
+    module = models / name / f"modeling_{name}.py"
+    return module.is_file() and "ALL_ATTENTION_FUNCTIONS" not in module.read_text(encoding="utf-8")
 
 
 def _short(model_type: str) -> str:

@@ -197,11 +197,6 @@ def _load(model_dir: Path, config: Any, dtype: torch.dtype) -> Any:
             output_loading_info=True,
         )
     except _failures() as error:
-        if isinstance(error, KeyError) and error.args == (ATTENTION_NAME,):  # looked up in a table of the model's own
-            raise ConfigError(
-                f"{config.model_type} models do not use transformers' attention interface, so their attention cannot "
-                "be replaced by ours"
-            ) from error
         raise ConfigError(f"cannot load {model_dir}: {_line(error)}") from error
     missing = sorted(loading["missing_keys"])
     if missing:

@@ -35,7 +35,6 @@ def test_the_families_of_the_decoder_are_native(name):
         ("PhiConfig", "PhiForCausalLM"),
         ("OPTConfig", "OPTForCausalLM"),
         ("MixtralConfig", "MixtralForCausalLM"),
-        ("FalconConfig", "FalconForCausalLM"),
     ],
 )
 def test_other_decoders_are_left_to_transformers(config_class, architecture):
@@ -68,6 +67,8 @@ def test_code_that_a_config_names_does_not_matter_where_the_type_is_known():
         ("LlamaConfig", "LlamaForSequenceClassification", "classifier"),
         ("BloomConfig", "BloomForCausalLM", "ALiBi"),
         ("MptConfig", "MptForCausalLM", "ALiBi"),
+        ("FalconConfig", "FalconForCausalLM", "attention interface"),
+        ("GPTNeoConfig", "GPTNeoForCausalLM", "attention interface"),
     ],
 )
 def test_what_cannot_be_computed_is_one_line_with_the_reason(config_class, architecture, reason):
