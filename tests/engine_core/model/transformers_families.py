@@ -29,9 +29,10 @@ FAMILIES: dict[str, tuple[str, str, dict[str, object]]] = {
 
 
 def save_model(name: str, folder: Path) -> torch.nn.Module:
-    """Make a model of a family; returns it in fp32."""
+    """Make a model of a family, its weights in several files; returns it in fp32."""
     config_class, network_class, sizes = FAMILIES[name]
     torch.manual_seed(len(name))
     model = disturb(getattr(transformers, network_class)(getattr(transformers, config_class)(**{**_COMMON, **sizes})))
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="200KB")
+    assert (folder / "model.safetensors.index.json").exists()
     return model
