@@ -77,8 +77,8 @@ def model_path(config: Config) -> ModelPath:
         raise ConfigError(f"transformers {version('transformers')} knows no models of type {_short(model_type)}")
     if models is not None and _has_own_attention(models, model_type):
         raise ConfigError(
-            f"{model_type} models cannot be run here: in transformers they do not use its attention interface, so that "
-            "ours cannot be put in"
+            f"{_short(model_type)} models cannot be run here: in transformers they do not use its attention interface, "
+            "so that ours cannot be put in"
         )
     return ModelPath.TRANSFORMERS
 

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from engine_core.model_kind import model_path
 from fast_inference.gguf_header import check_gguf
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_USAGE
@@ -21,7 +22,7 @@ def convert_gguf(source: Path, target: Path) -> None:
     """Write the model in `source` to the folder `target` (made if missing), dequantized to bf16.
 
     Raises:
-        ConfigError: the file's header contradicts the file.
+        ConfigError: the file's header contradicts the file, or the model is of a kind that cannot be run here.
         ValueError: the architecture is not known, or tensors of the model are missing in the file.
     """
     check_gguf(source)
@@ -39,6 +40,7 @@ def load_gguf(source: Path, dtype: str) -> Any:
     """The transformers model in a file, dequantized.
 
     Raises:
+        ConfigError: it is of a kind that cannot be run here.
         ValueError: the architecture is not known, or tensors of the model are missing in the file.
     """
     import torch
@@ -49,6 +51,7 @@ def load_gguf(source: Path, dtype: str) -> Any:
     load_gguf_checkpoint: Any = modeling_gguf_pytorch_utils.load_gguf_checkpoint
     torch_dtype = getattr(torch, dtype)
     config = auto.AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
+    model_path(config.to_dict())
     with torch.device("meta"):
         model = auto.AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
     # from_pretrained(gguf_file=) does the same two steps, but asks for accelerate, which nothing else here needs.

@@ -66,21 +66,18 @@ def test_code_in_the_folder(serve, folder):
     )
 
 
-@pytest.mark.parametrize("architecture", ["T5ForConditionalGeneration", "LlavaForConditionalGeneration", "BertModel"])
-def test_other_kinds_of_models(serve, folder, architecture):
-    model_type = architecture.partition("For")[0].removesuffix("Model").lower()
-    change(folder, model_type=model_type, architectures=[architecture])
-    assert serve(folder).startswith(f"error: {model_type} models cannot be run here: ")
+def test_another_kind_of_model(serve, folder):
+    change(folder, model_type="t5", architectures=["T5ForConditionalGeneration"], is_encoder_decoder=True)
+    assert serve(folder).startswith("error: t5 models cannot be run here: an encoder-decoder ")
 
 
 @pytest.mark.parametrize(
     "content",
     [
         struct.pack("<IQQ", 3, 2**60, 1),
-        struct.pack("<IQQQ", 3, 0, 1, 2**63),
         struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q1sIQIQ", 1, b"t", 1, 2**40, 0, 0),
     ],
-    ids=["tensors", "string", "size"],
+    ids=["tensors", "size"],
 )
 def test_a_lying_gguf_header(serve, tmp_path, content):
     (tmp_path / "lie.gguf").write_bytes(b"GGUF" + content)
