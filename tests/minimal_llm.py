@@ -3,15 +3,33 @@
 Nothing of ours computes here: no decoder, no layout of ours. It is what the server's answers are compared with.
 """
 
+import importlib.util
 import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch.nn.functional import rms_norm, silu
 
 VARIANTS = {"A": "heads", "A-tokens": "tokens", "B": "interleaved", "C": "interleaved"}
 """For each generation, what `--rope` says of it."""
+
+
+@contextmanager
+def training_script() -> Iterator[ModuleType]:
+    """`scripts/train_minimal_llm.py` as a module."""
+    path = Path(__file__).parents[1] / "scripts/train_minimal_llm.py"
+    spec = importlib.util.spec_from_file_location("train_minimal_llm", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where torch.save looks for the config
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
 
 
 @dataclass

@@ -177,6 +177,33 @@ def test_separate_projections_are_always_interleaved(tmp_path, rope):
         convert(tmp_path, rope)
 
 
+# --- the tokenizer ---------------------------------------------------------------------------------------------------
+
+
+def load_with_tokenizer(folder, **settings):
+    model = ModelConfig(model=str(folder), dtype="float32", device="cpu", threads=1, **settings)
+    return load_model_runner(model, CacheConfig(num_blocks=8), SchedulerConfig(), lambda stage: None)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(converted, tmp_path):
+    write_tokenizer(tmp_path / "tokenizer.json", num_tokens=200)
+    with pytest.raises(ConfigError, match="has 200 tokens and the model 199"):
+        load_with_tokenizer(converted("A")[0], tokenizer=str(tmp_path))
+
+
+def test_the_tokenizer_says_what_ends_a_text(converted, tmp_path):
+    write_tokenizer(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "t5"}))
+    assert load_with_tokenizer(converted("A")[0], tokenizer=str(tmp_path)).info.eos_token_ids == (5,)
+
+
+def test_without_a_tokenizer_one_line_says_how_to_name_one(tmp_path):
+    save_checkpoint(tmp_path / "x.pt", "A")
+    convert(tmp_path)
+    with pytest.raises(ConfigError, match=r"no tokenizer in .*--tokenizer .*beside a \.pt file"):
+        load_with_tokenizer(tmp_path / "out")
+
+
 # --- in the model cache ----------------------------------------------------------------------------------------------
 
 
