@@ -1,6 +1,6 @@
 """MinimalLLM as its description says, in plain torch, and checkpoints of it with random weights.
 
-Nothing of ours computes here: no decoder, no layout of ours. It is what the server's answers are compared with.
+Nothing of ours computes here: no decoder, no layout of ours. Beside it, what tests of such checkpoints share.
 """
 
 import importlib.util
@@ -14,6 +14,8 @@ from types import ModuleType
 
 import torch
 from torch.nn.functional import rms_norm, silu
+
+from engine_core.tokenizer_export import cache_root
 
 VARIANTS = {"A": "heads", "A-tokens": "tokens", "B": "interleaved", "C": "interleaved"}
 """For each generation, what `--rope` says of it."""
@@ -30,6 +32,14 @@ def training_script() -> Iterator[ModuleType]:
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
+
+
+def cache_with_kernels(folder: Path) -> dict[str, str]:
+    """An environment with a model cache of its own, where the kernels are compiled already."""
+    (cache_root() / "kernels").mkdir(parents=True, exist_ok=True)
+    (folder / "fast-inference").mkdir()
+    (folder / "fast-inference" / "kernels").symlink_to(cache_root() / "kernels")
+    return {"XDG_CACHE_HOME": str(folder)}
 
 
 @dataclass

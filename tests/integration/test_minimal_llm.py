@@ -11,8 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from engine_core.tokenizer_export import cache_root
-from tests.minimal_llm import training_script
+from tests.minimal_llm import cache_with_kernels, training_script
 from tests.servers import ROOT, StartingServer
 
 pytestmark = pytest.mark.timeout(300)
@@ -46,11 +45,7 @@ class FirstCommandLine(StartingServer):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """A model cache of our own, with the kernels that are compiled already."""
-    cache = tmp_path_factory.mktemp("cache")
-    (cache / "fast-inference").mkdir()
-    (cache / "fast-inference" / "kernels").symlink_to(cache_root() / "kernels")
-    return {"XDG_CACHE_HOME": str(cache)}
+    return cache_with_kernels(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
