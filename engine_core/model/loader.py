@@ -124,10 +124,9 @@ def _load_network(
 
 
 def _tokenizer_dir(model: ModelConfig, model_dir: Path, vocab_size: int) -> Path:
-    """A tokenizer that is not the model's own must fit it; own ones may name tokens that the model does not use."""
+    """A MinimalLLM comes without one, so it must fit; others may name tokens that their model does not use."""
     tokenizer_dir = export_tokenizer(model_dir, model.tokenizer)
-    brings_none = read_json_object(model_dir / "config.json").get("architectures") == [MINIMAL_LLM]
-    if model.tokenizer is not None or brings_none:
+    if read_json_object(model_dir / "config.json").get("architectures") == [MINIMAL_LLM]:
         check_vocabulary(tokenizer_dir, vocab_size)
     return tokenizer_dir
 
