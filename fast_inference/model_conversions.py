@@ -3,7 +3,7 @@
 Called by `model_store.py`. A conversion is a module run as `python -m MODULE SOURCE TARGET_DIR OPTIONS…`: it writes the
 folder, prints nothing on success, and on failure one line on stderr with an exit status that is not 0.
 Invariant: the name of the folder tells files and options apart, so that what is found there is what would be made.
-Next: `gguf_conversion.py`.
+Next: `gguf_conversion.py`, `minimal_llm_conversion.py`.
 """
 
 import hashlib
@@ -28,9 +28,24 @@ class Conversion:
     """What `python -m` runs."""
     options: tuple[str, ...] = ()
     """Arguments after the source and the target; they are a part of the folder's name."""
+    companions: tuple[Path, ...] = ()
+    """Files that come along; so are their sizes and times."""
 
 
 GGUF = Conversion("fast_inference.gguf_conversion")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def minimal_llm(checkpoint: Path, rope: str | None) -> Conversion:
+    """Of a `.pt` file; `rope` says how it tells positions, where that is not the default of its keys."""
+    options = (rope,) if rope is not None else ()
+    return Conversion("fast_inference.minimal_llm_conversion", options, tokenizer_files_beside(checkpoint))
+
+
+def tokenizer_files_beside(checkpoint: Path) -> tuple[Path, ...]:
+    """The tokenizer in the folder of a checkpoint; empty where there is none."""
+    files = [checkpoint.parent / name for name in _TOKENIZER_FILES]
+    return tuple(path for path in files if path.is_file()) if files[0].is_file() else ()
 
 
 def convert_once(source: Path, conversion: Conversion, progress: Progress) -> Path:
@@ -69,10 +84,13 @@ def last_line(text: str) -> str:
 
 
 def _fingerprint(path: Path, conversion: Conversion) -> str:
-    """Changes with the file's size, time or first megabyte, and with options."""
+    """Changes with the file's size, time or first megabyte, its companions, and with options."""
     stat = path.stat()
     digest = hashlib.sha256(f"{stat.st_size}:{stat.st_mtime_ns}:".encode())
     digest.update("\0".join(conversion.options).encode())
+    for companion in conversion.companions:
+        stat = companion.stat()
+        digest.update(f"\0{companion.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
     with path.open("rb") as file:
         digest.update(file.read(_CHUNK_BYTES))
     return digest.hexdigest()[:16]

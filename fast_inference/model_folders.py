@@ -11,6 +11,8 @@ from ipc.errors import ConfigError
 
 PICKLED = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
 """Suffixes of files that `torch.save` writes."""
+CHECKPOINTS = frozenset({".pt", ".pth"})
+"""Of these, files that hold a MinimalLLM are converted."""
 NO_PICKLES = "files of torch.save are programs that run when they are read (give a folder with *.safetensors)"
 _WEIGHTS_FILE = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
