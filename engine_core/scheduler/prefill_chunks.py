@@ -13,6 +13,10 @@ from engine_core.scheduler.step_builder import StepBuilder
 from ipc.config import SchedulerConfig
 from ipc.messages import RequestClass
 
+MIN_WHOLE_TOKENS = 512
+"""Where prompts are whole, a step takes so many tokens at least, if it may have as many: there are no decodes that it
+would hold up, and many small steps take longer than a large one."""
+
 
 class PrefillChunks:
     """The sizes of chunks."""
@@ -67,4 +71,6 @@ class PrefillChunks:
 
     def _num_step_tokens(self, step: StepBuilder) -> int:
         """Prompt tokens that the whole step may compute beside its decodes."""
-        return self._budget.num_tokens(step.num_decodes, 1 + min(self._queue.num_waiting, self._num_free_seats))
+        num_prompts = 1 + min(self._queue.num_waiting, self._num_free_seats)
+        num_tokens = self._budget.num_tokens(step.num_decodes, num_prompts)
+        return max(num_tokens, MIN_WHOLE_TOKENS) if self._are_whole else num_tokens

@@ -65,6 +65,13 @@ def test_many_short_prompts_are_one_step():
     assert step(scheduler, add(scheduler, *[2] * 32)) == [2] * 32
 
 
+def test_many_short_prompts_are_one_step_however_slow_those_before_were():
+    scheduler = make_whole(max_num_seqs=64)
+    requests = add(scheduler, *[2] * 70)
+    assert step(scheduler, requests, seconds=60) == [2] * 32
+    assert step(scheduler, requests, seconds=60) == [2] * 32
+
+
 def test_a_suspect_is_computed_alone():
     scheduler = make_whole()
     requests = add(scheduler, 5, 7)
