@@ -100,9 +100,10 @@ class CoreHarness:
     ) -> None:
         config = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 64, **settings})
         hasher = BlockHasher(block_size)
-        self.kv_cache = KVCacheManager(runner.info.num_blocks, hasher, enable_prefix_caching=True)
+        num_blocks = runner.info.num_blocks
+        self.kv_cache = KVCacheManager(num_blocks, hasher, enable_prefix_caching=num_blocks > 0)
         drafts = Drafts.of(config, self.kv_cache, runner.info.max_model_len)
-        self.scheduler = Scheduler(config, self.kv_cache, drafts)
+        self.scheduler = Scheduler(config, self.kv_cache, drafts, has_whole_prompts=runner.info.is_encoder)
         admission = Admission(config)
         self.quarantine = quarantine or Quarantine()
         self.intake = RequestIntake(runner.info, hasher, admission, config, self.quarantine)
