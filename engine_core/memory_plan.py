@@ -122,9 +122,8 @@ def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfi
     num_threads = model.threads or available_cpus()
     encoder = EncoderConfig.try_from(read_json_object(model_dir / "config.json"))
     if encoder is not None:
-        encoder_dtype: DtypeName = (
-            "float32" if model.dtype == "auto" else model.dtype
-        )  # small, and vectors are compared
+        # these models are small, and their vectors are compared
+        encoder_dtype: DtypeName = "float32" if model.dtype == "auto" else model.dtype
         shape = _encoder_shape(encoder, model_dir)
         own_length = read_sentence_files(model_dir).max_seq_length or shape.max_model_len
         memory = plan_encoder_memory(

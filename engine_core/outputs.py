@@ -138,7 +138,7 @@ class StepMemoryError(MemoryError):
 
 
 class ModelRunner(Protocol):
-    """Runs steps on one device. Implementations: `engine_core/model/model_runner.py`, `fake_runner.py`."""
+    """Runs steps on one device; `engine_core/model/` has `model_runner.py`, `encoder/runner.py`, `fake_runner.py`."""
 
     @property
     def info(self) -> ModelInfo:

@@ -17,6 +17,7 @@ from ipc.errors import ConfigError
 PoolingType = Literal["mean", "last", "cls"]
 
 _MODULES_FILE = "modules.json"
+_PROMPTS_FILE = "config_sentence_transformers.json"
 _TEXT_FILES = tuple(f"sentence_{family}_config.json" for family in ("bert", "roberta", "distilbert", "xlm-roberta"))
 """Settings of the Transformer module; older files are named after its family."""
 _POOLING_MODES: Mapping[str, PoolingType] = {
@@ -45,6 +46,8 @@ class SentenceFiles:
     """Most tokens of a text, those that are put around it included; may be more than the model has positions."""
     is_lowercased: bool = False
     """Texts are written in small letters before they are tokenized."""
+    default_prompt: str = ""
+    """Name of a prompt that sentence-transformers puts before each text by itself."""
 
     def resolve_pooling(self, asked: PoolingType | Literal["auto"]) -> PoolingType:
         """What is asked for, else the folder's own, else the mean; raises `ConfigError` where that is not known."""
@@ -68,12 +71,14 @@ def read_sentence_files(model_dir: Path) -> SentenceFiles:
     text_file = next((path for name in _TEXT_FILES if (path := folders["Transformer"] / name).is_file()), None)
     text = _values(text_file) if text_file is not None else ConfigValues({})
     pooling, unknown = _pooling(_values(folders["Pooling"] / "config.json")) if "Pooling" in folders else (None, "")
+    text.refuse_other_than("transformer_task", ("feature-extraction", None))
     return SentenceFiles(
         pooling=pooling,
         unknown_pooling=unknown,
         is_normalized="Normalize" in folders,
         max_seq_length=_max_seq_length(model_dir, text),
         is_lowercased=not text.is_null("do_lower_case") and text.boolean("do_lower_case"),
+        default_prompt=_default_prompt(model_dir / _PROMPTS_FILE),
     )
 
 
@@ -86,6 +91,11 @@ def _max_seq_length(model_dir: Path, text: ConfigValues) -> int | None:
     return length if type(length) is int and 0 < length <= MAX_INTEGER else None
 
 
+def _default_prompt(path: Path) -> str:
+    values = _values(path) if path.is_file() else ConfigValues({})
+    return "" if values.is_null("default_prompt_name") else values.text("default_prompt_name")
+
+
 def _modules(model_dir: Path) -> dict[str, Path]:
     """The folder of each module, by the last part of its type."""
     modules = read_json(model_dir / _MODULES_FILE)
@@ -94,8 +104,10 @@ def _modules(model_dir: Path) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for item in modules:
         values = ConfigValues(item, where=f"{_MODULES_FILE}: a module")
-        kind, path = values.text("type").rpartition(".")[2], values.text("path")
-        if kind not in _KNOWN_MODULES or kind in folders:
+        package, _, kind = values.text("type").rpartition(".")
+        path = values.text("path")
+        is_known = kind in _KNOWN_MODULES and package.partition(".")[0] == "sentence_transformers"
+        if not is_known or kind in folders:
             raise ConfigError(f"{model_dir / _MODULES_FILE}: vectors that go through {kind[:60]!r} are not served")
         if ".." in Path(path).parts or Path(path).is_absolute() or "\0" in path:
             raise ConfigError(f"{model_dir / _MODULES_FILE} names a folder outside of the model: {path[:60]!r}")

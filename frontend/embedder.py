@@ -68,7 +68,7 @@ class Embedder:
         return made
 
     async def vectors(self, prompts: Sequence[Prompt]) -> list[Vector]:
-        """The normalized vector of each prompt.
+        """The vector of each prompt.
 
         Raises:
             RequestCancelledError: one was cancelled by its id.

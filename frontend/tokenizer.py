@@ -95,8 +95,10 @@ class FrontendTokenizer:
         return ids
 
     def _num_tokens_around(self) -> tuple[int, int]:
+        num_added: int = self.backend.num_special_tokens_to_add(is_pair=False)
+        if not num_added:
+            return 0, 0
         inner, outer = self._encode(_PROBE, False), self._encode(_PROBE, True)
-        num_added = len(outer) - len(inner)
         num_before = next((start for start in range(num_added + 1) if outer[start:][: len(inner)] == inner), 0)
         return num_before, num_added - num_before
 

@@ -67,6 +67,8 @@ def load_model_runner(
 
     sentences = read_sentence_files(model_dir)
     pooling = PoolingConfig(sentences.resolve_pooling(model.pooling), sentences.is_normalized)
+    if sentences.default_prompt:
+        logger.warning("a prompt (%r) belongs before each text: callers must write it", sentences.default_prompt[:60])
     facts = _Facts(model, model_dir, plan, dtype, device, pooling)
     report(f"loading weights ({_name(dtype)}, {device.type})")
     encoder = model_plan.encoder

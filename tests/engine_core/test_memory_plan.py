@@ -309,7 +309,7 @@ def test_the_size_of_a_cache_that_is_not_there_is_noted(tmp_path):
 
 @pytest.mark.parametrize(("asked", "found"), [(None, 300), (400, 400)])
 def test_the_longest_text_is_that_of_the_model_unless_the_user_says_otherwise(tmp_path, asked, found):
-    (tmp_path / "modules.json").write_text('[{"path": "", "type": "models.Transformer"}]')
+    (tmp_path / "modules.json").write_text('[{"path": "", "type": "sentence_transformers.models.Transformer"}]')
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 300}')
     assert plan_bert(tmp_path, max_model_len=asked).memory.max_model_len == found
 

@@ -78,6 +78,19 @@ def test_modules_that_are_not_known_are_refused(tmp_path, modules, message):
         read_sentence_files(tmp_path)
 
 
+def test_modules_of_other_packages_are_refused(tmp_path):
+    write_modules(tmp_path, ("", "custom_st.Transformer"))
+    with pytest.raises(ConfigError, match="'Transformer' are not served"):
+        read_sentence_files(tmp_path)
+
+
+def test_a_prompt_that_belongs_before_each_text_is_named(tmp_path):
+    save_modules(tmp_path)
+    assert read_sentence_files(tmp_path).default_prompt == ""
+    (tmp_path / "config_sentence_transformers.json").write_text('{"default_prompt_name": "query"}')
+    assert read_sentence_files(tmp_path).default_prompt == "query"
+
+
 @pytest.mark.parametrize("content", ["{}", "[1]", '[{"type": 3}]', "[[["])
 def test_a_malformed_list_of_modules_is_refused(tmp_path, content):
     (tmp_path / "modules.json").write_text(content)
