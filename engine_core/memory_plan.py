@@ -17,6 +17,7 @@ from engine_core.config_values import ConfigValues, read_json_object
 from engine_core.cpus import available_cpus
 from engine_core.device import DTYPE_BYTES, DeviceType, DtypeName, available_bytes, resolve_device, resolve_dtype
 from engine_core.model.encoder.config import EncoderConfig
+from engine_core.model_kind import model_path
 from engine_core.sentence_files import read_sentence_files
 from engine_core.weight_files import stored_tensors
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
@@ -113,14 +114,16 @@ def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfi
     """Plan a model on this machine, as it is now; `model.model` is a folder.
 
     Raises:
-        ConfigError: the folder holds no model that can be read, or it cannot fit.
+        ConfigError: the folder holds no model that can be read and run here, or it cannot fit.
     """
     model_dir = Path(model.model)
     if not (model_dir / "config.json").is_file():
         raise ConfigError(f"no model folder at {model.model}: config.json is missing")
+    config = read_json_object(model_dir / "config.json")
+    model_path(config)
     device = resolve_device(model.device)
     num_threads = model.threads or available_cpus()
-    encoder = EncoderConfig.try_from(read_json_object(model_dir / "config.json"))
+    encoder = EncoderConfig.try_from(config)
     if encoder is not None:
         # these models are small, and their vectors are compared
         encoder_dtype: DtypeName = "float32" if model.dtype == "auto" else model.dtype
@@ -160,17 +163,17 @@ def read_model_shape(model_dir: Path) -> ModelShape:
     if not config.is_null("text_config"):
         text = ConfigValues(config["text_config"], where="config.json: text_config")
     hidden_size = _size(text, "hidden_size", "n_embd", "d_model")
-    num_heads = _size(text, "num_attention_heads", "n_head", "n_heads")
+    num_heads = _size(text, "num_attention_heads", "n_head", "n_heads", "num_heads")
     head_dim = _optional_size(text, "head_dim") or hidden_size // num_heads
     if not head_dim:
         raise ConfigError(f"config.json: hidden_size {hidden_size} is too small for {num_heads} heads")
     return ModelShape(
-        num_layers=_size(text, "num_hidden_layers", "n_layer", "n_layers"),
+        num_layers=_size(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
         num_heads=num_heads,
-        num_kv_heads=_optional_size(text, "num_key_value_heads") or num_heads,
+        num_kv_heads=_num_kv_heads(text) or num_heads,
         head_dim=head_dim,
         hidden_size=hidden_size,
-        intermediate_size=_optional_size(text, "intermediate_size", "n_inner") or 4 * hidden_size,
+        intermediate_size=_optional_size(text, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden_size,
         vocab_size=_size(text, "vocab_size"),
         max_model_len=_optional_size(text, *_LENGTH_KEYS),
         num_parameters=_num_parameters(model_dir),
@@ -392,6 +395,13 @@ def _size(values: ConfigValues, *names: str) -> int:
     if not size:
         raise ConfigError(f"config.json lacks {names[0]}: not a decoder-only language model that this server knows")
     return size
+
+
+def _num_kv_heads(values: ConfigValues) -> int:
+    """0 where the config does not say, and each head has its own keys and values."""
+    if not values.is_null("multi_query") and values.boolean("multi_query"):
+        return 1
+    return _optional_size(values, "num_key_value_heads", "num_kv_heads")
 
 
 def _optional_size(values: ConfigValues, *names: str) -> int:

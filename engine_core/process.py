@@ -28,6 +28,7 @@ from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, Dr
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.model_kind import check_model_folder
 from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.quarantine import Quarantine, suspects_after
 from engine_core.request_intake import RequestIntake
@@ -39,7 +40,6 @@ from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from engine_core.tokenizer_export import content_fingerprint
-from engine_core.weight_files import stored_tensors
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
@@ -170,7 +170,7 @@ class EngineCoreProcess:
             from engine_core.model.fake_runner import FakeModelRunner
 
             return FakeModelRunner(self._model, self._cache, self._fake, self._run_dir.fake_tokenizer_dir)
-        stored_tensors(Path(self._model.model))  # wrong files are told at once
+        check_model_folder(Path(self._model.model))  # what cannot be loaded is told at once
         self._io.report_loading("importing torch")
         from engine_core.model.loader import load_model_runner
 

@@ -265,7 +265,8 @@ def test_format_bytes():
 
 
 def test_a_model_is_planned_from_its_folder(tmp_path):
-    write_model(tmp_path, CONFIG | {"max_position_embeddings": 128}, {"a": ("BF16", [1000])})
+    config = CONFIG | {"model_type": "gpt_neox", "max_position_embeddings": 128}
+    write_model(tmp_path, config, {"a": ("BF16", [1000])})
     model = ModelConfig(model=str(tmp_path), device="cpu", dtype="float32")
     result = plan_model(model, CacheConfig(num_blocks=3), SchedulerConfig())
     assert (result.device, result.dtype, result.shape.num_parameters) == ("cpu", "float32", 1000)
@@ -318,6 +319,22 @@ def test_a_text_of_an_encoder_must_fit_into_a_step(tmp_path):
     with pytest.raises(ConfigError, match="--max-num-batched-tokens 512 or more, or --max-model-len 128 or less"):
         plan_bert(tmp_path, max_num_batched_tokens=128)
     assert plan_bert(tmp_path, max_num_batched_tokens=128, max_model_len=128).memory.max_model_len == 128
+
+
+def test_the_sizes_of_gpt2_have_names_of_their_own(tmp_path):
+    config = {"n_embd": 64, "n_head": 4, "n_layer": 3, "n_positions": 128, "n_inner": 96, "vocab_size": 50}
+    write_model(tmp_path, config, {"a": ("F32", [50])})
+    shape = read_model_shape(tmp_path)
+    assert (shape.hidden_size, shape.num_heads, shape.num_kv_heads, shape.head_dim) == (64, 4, 4, 16)
+    assert (shape.num_layers, shape.intermediate_size, shape.max_model_len) == (3, 96, 128)
+    write_model(tmp_path, config | {"multi_query": True}, {"a": ("F32", [50])})
+    assert read_model_shape(tmp_path).num_kv_heads == 1
+
+
+def test_a_model_that_cannot_be_run_is_not_planned(tmp_path):
+    write_model(tmp_path, CONFIG | {"model_type": "t5", "is_encoder_decoder": True}, {"a": ("F32", [50])})
+    with pytest.raises(ConfigError, match="t5 models cannot be run here: an encoder-decoder"):
+        plan_model(ModelConfig(model=str(tmp_path), device="cpu"), CacheConfig(), SchedulerConfig())
 
 
 def test_a_folder_without_a_model_cannot_be_planned(tmp_path):

@@ -14,6 +14,7 @@ from tests.safetensors_files import write_safetensors
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {
+    "model_type": "gpt_neox",
     "hidden_size": 64,
     "num_attention_heads": 4,
     "num_hidden_layers": 2,
