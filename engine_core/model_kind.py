@@ -14,6 +14,7 @@ from typing import Any
 
 from engine_core.config_values import read_json_object
 from engine_core.model.decoder.config import DecoderConfig
+from engine_core.model.encoder.config import EncoderConfig
 from engine_core.weight_files import stored_tensors
 from ipc.errors import ConfigError
 
@@ -25,6 +26,8 @@ class ModelPath(StrEnum):
 
     NATIVE = "native"
     """The decoder of `model/decoder`."""
+    ENCODER = "encoder"
+    """The sentence encoder of `model/encoder`, which gives vectors and no text."""
     TRANSFORMERS = "transformers"
     """The model of transformers, with our attention in it."""
 
@@ -62,6 +65,8 @@ def model_path(config: Config) -> ModelPath:
     """
     if DecoderConfig.try_from(config) is not None:
         return ModelPath.NATIVE
+    if EncoderConfig.try_from(config) is not None:
+        return ModelPath.ENCODER
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise ConfigError("config.json names no model_type")
@@ -136,7 +141,7 @@ _REFUSED: tuple[tuple[Callable[[Config], bool], str], ...] = (
     (_has_other_senses, "it sees or hears (vision or audio), and only text is served"),
     (_has_state_layers, "its state-space, recurrent, convolution or linear_attention layers have no KV cache"),
     (_is_conditional, "ForConditionalGeneration is an encoder-decoder or takes more than text"),
-    (_is_encoder, "an encoder or classifier generates no text"),
+    (_is_encoder, "an encoder or classifier generates no text, and this one is none of those that give vectors here"),
     (_is_quantized, "its weights are quantized (quantization_config); give the original ones, or a GGUF file"),
     (_has_alibi, "ALiBi positions are not supported"),
 )

@@ -107,9 +107,8 @@ class EngineCoreProcess:
         self._io.start()
         runner = self._load_runner()
         hasher = BlockHasher(self._cache.block_size)
-        kv_cache = KVCacheManager(
-            runner.info.num_blocks, hasher, enable_prefix_caching=self._cache.enable_prefix_caching
-        )
+        has_prefix_cache = self._cache.enable_prefix_caching and runner.info.num_blocks > 0
+        kv_cache = KVCacheManager(runner.info.num_blocks, hasher, enable_prefix_caching=has_prefix_cache)
         admission = Admission(self._scheduling, self._io.publish_load)
         quarantine = self._make_quarantine()
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
@@ -117,7 +116,7 @@ class EngineCoreProcess:
             Path(runner.info.tokenizer_dir), runner.info.vocab_size, runner.info.eos_token_ids, self._on_grammar
         )
         drafts = Drafts.of(self._scheduling, kv_cache, runner.info.max_model_len)
-        scheduler = Scheduler(self._scheduling, kv_cache, drafts)
+        scheduler = Scheduler(self._scheduling, kv_cache, drafts, has_whole_prompts=runner.info.is_encoder)
         clocked = ClockedRunner(runner, self._clock)
         self._core = EngineCore(clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine)
         RequestNames(self._core.name_of).install()
@@ -130,7 +129,7 @@ class EngineCoreProcess:
             self._make_welcome(runner),
             RequestIntake(
                 runner.info,
-                hasher if self._cache.enable_prefix_caching else None,
+                hasher if has_prefix_cache else None,
                 admission,
                 self._scheduling,
                 quarantine,
@@ -203,6 +202,7 @@ class EngineCoreProcess:
             pooling=info.pooling,
             request_timeout_ms=int(self._scheduling.request_timeout * 1000),
             tokenizer_fingerprint=content_fingerprint(Path(info.tokenizer_dir)),
+            can_generate=not info.is_encoder,
         )
 
     # --- the step loop ---

@@ -71,7 +71,7 @@ def add_models(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         "models",
         help="list the models that are here",
         description="List the models in the model cache, in the hub's cache and in FOLDERs: size of the weights, "
-        "architecture, and what runs it (the native decoder or transformers) or why nothing does.",
+        "architecture, and what runs it (native decoder, sentence encoder or transformers) or why nothing does.",
     )
     parser.add_argument(
         "folders", nargs="*", type=Path, metavar="FOLDER", help="a model folder, or a folder of model folders"

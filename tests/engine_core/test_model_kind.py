@@ -41,6 +41,13 @@ def test_other_decoders_are_left_to_transformers(config_class, architecture):
     assert model_path(config_of(config_class, architecture)) is ModelPath.TRANSFORMERS
 
 
+@pytest.mark.parametrize("name", ["Bert", "Roberta", "XLMRoberta", "DistilBert", "MPNet"])
+def test_sentence_encoders_have_a_network_of_their_own(name):
+    assert model_path(config_of(f"{name}Config", f"{name}Model")) is ModelPath.ENCODER
+    with pytest.raises(ConfigError, match="ForSequenceClassification is not served"):
+        model_path(config_of(f"{name}Config", f"{name}ForSequenceClassification"))
+
+
 def test_code_that_a_config_names_does_not_matter_where_the_type_is_known():
     config = config_of("Phi3Config", "Phi3ForCausalLM") | {"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}}
     assert model_path(config) is ModelPath.NATIVE
@@ -62,8 +69,8 @@ def test_code_that_a_config_names_does_not_matter_where_the_type_is_known():
         ("RecurrentGemmaConfig", "RecurrentGemmaForCausalLM", "recurrent"),
         ("Lfm2Config", "Lfm2ForCausalLM", "convolution"),
         ("Qwen3NextConfig", "Qwen3NextForCausalLM", "linear_attention"),
-        ("BertConfig", "BertModel", "encoder"),
-        ("RobertaConfig", "RobertaForMaskedLM", "encoder"),
+        ("ElectraConfig", "ElectraModel", "encoder"),
+        ("DebertaV2Config", "DebertaV2ForMaskedLM", "encoder"),
         ("LlamaConfig", "LlamaForSequenceClassification", "classifier"),
         ("BloomConfig", "BloomForCausalLM", "ALiBi"),
         ("MptConfig", "MptForCausalLM", "ALiBi"),

@@ -58,6 +58,15 @@ def test_people_get_a_line_for_each_number(folder):
     assert lines["note:"] == "max_model_len is 256 instead of 512: the KV cache holds no more tokens"
 
 
+def test_a_sentence_encoder_has_no_cache(tmp_path):
+    write_safetensors(tmp_path / "model.safetensors", a=("F32", [1000]))
+    bert = {"model_type": "bert", "intermediate_size": 128, "type_vocab_size": 2, "hidden_act": "gelu"}
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | bert))
+    lines = dict(line.split(maxsplit=1) for line in plan(tmp_path, "--device", "cpu").stdout.splitlines())
+    assert (lines["device"], lines["KV"]) == ("cpu, float32", "cache         none: a sentence encoder")
+    assert lines["longest"] == "request  512 tokens"
+
+
 def test_every_flag_that_matters_counts(folder):
     flags = ("--device", "cpu", "--dtype", "bfloat16", "--max-model-len", "64", "--block-size", "16")
     result = plan_json(folder, *flags, "--kv-cache-memory-bytes", 512 * 16 * 10)
