@@ -140,7 +140,9 @@ def _resolved(settings: Settings, progress: StartProgress) -> Settings:
     """With the folder of the model, and the names under which lines may ask for it."""
     names = served_names(settings)
     progress(f"looking for the model {settings.model}")
-    return settings.model_copy(update={"model": resolve_model(settings.model, progress), "served_model_name": names})
+    return settings.model_copy(
+        update={"model": resolve_model(settings.model, progress, rope=settings.rope), "served_model_name": names}
+    )
 
 
 def _config_of(server: RunDir) -> FrontendConfig:
