@@ -8,12 +8,13 @@ Next: `engine_core/model/kv_tensors.py` allocates what the plan says.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine_core.config_values import ConfigValues, read_json_object
 from engine_core.cpus import available_cpus
 from engine_core.device import DTYPE_BYTES, DeviceType, DtypeName, available_bytes, resolve_device, resolve_dtype
+from engine_core.model.lora.adapter_files import open_adapters
 from engine_core.weight_files import stored_tensors
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
@@ -40,6 +41,12 @@ class ModelShape:
     max_model_len: int
     """The model's own limit; 0 where its config does not say."""
     num_parameters: int
+    num_adapter_values: int = 0
+    """Numbers that are kept of LoRA adapters."""
+
+    def weights_bytes(self, dtype_bytes: int) -> int:
+        """The model's and its adapters'."""
+        return (self.num_parameters + self.num_adapter_values) * dtype_bytes
 
     def kv_bytes_per_token(self, dtype_bytes: int) -> int:
         """Keys and values of one token in all layers."""
@@ -109,7 +116,8 @@ def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfi
         raise ConfigError(f"no model folder at {model.model}: config.json is missing")
     device = resolve_device(model.device)
     dtype = resolve_dtype(model.dtype, device)
-    shape = read_model_shape(model_dir)
+    num_adapter_values = sum(adapter.num_values for adapter in open_adapters(model))
+    shape = replace(read_model_shape(model_dir), num_adapter_values=num_adapter_values)
     memory = plan_memory(
         shape,
         dtype_bytes=DTYPE_BYTES[dtype],
@@ -173,7 +181,7 @@ def plan_memory(
         ConfigError: it cannot fit; the message has the numbers and a flag that would work.
     """
     model_len, notes = _wanted_model_len(shape, max_model_len), []
-    weights_bytes = shape.num_parameters * dtype_bytes
+    weights_bytes = shape.weights_bytes(dtype_bytes)
     workspace_bytes = _workspace_bytes(shape, dtype_bytes, scheduler)
     left_bytes = available_bytes - weights_bytes - workspace_bytes
     block_bytes = cache.block_size * shape.kv_bytes_per_token(dtype_bytes)
@@ -258,7 +266,7 @@ def _what_fits(
     def missing_bytes(dtype_bytes: int) -> int:
         blocks_bytes = MIN_BLOCKS * cache.block_size * shape.kv_bytes_per_token(dtype_bytes)
         workspace_bytes = _workspace_bytes(shape, dtype_bytes, scheduler)
-        return shape.num_parameters * dtype_bytes + workspace_bytes + blocks_bytes - available_bytes
+        return shape.weights_bytes(dtype_bytes) + workspace_bytes + blocks_bytes - available_bytes
 
     missing = missing_bytes(dtype_bytes)
     choices = []

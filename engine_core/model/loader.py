@@ -8,7 +8,7 @@ Next: `engine_core/memory_plan.py` (device, precision and sizes), `model_runner.
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +22,8 @@ from engine_core.model.decoder.load import load_decoder
 from engine_core.model.kernels.bindings import load_library
 from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
 from engine_core.model.kv_tensors import allocate_kv_tensors
+from engine_core.model.lora.adapter_files import AdapterFiles, open_adapters
+from engine_core.model.lora.adapter_weights import load_adapter
 from engine_core.model.model_runner import TorchModelRunner
 from engine_core.model.network import Network
 from engine_core.model.sampling.native_token_picker import NativeTokenPicker
@@ -61,10 +63,11 @@ def load_model_runner(
         logger.warning("%s", note)
 
     report(f"loading weights ({_name(dtype)}, {device.type})")
-    network = _load_network(model, model_dir, dtype, device, plan.max_model_len)
+    adapters = open_adapters(model)
+    network = _load_network(model, model_dir, dtype, device, plan.max_model_len, adapters)
     tokenizer_dir = export_tokenizer(model_dir, model.tokenizer)
     report("checking the model")
-    info = _model_info(model, model_dir, tokenizer_dir, network, plan, dtype, device)
+    info = _model_info(model, model_dir, tokenizer_dir, network, plan, dtype, device, adapters)
     kv_tensors = allocate_kv_tensors(
         shape, num_blocks=plan.num_blocks, block_size=plan.block_size, dtype=dtype, device=device
     )
@@ -102,7 +105,12 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _load_network(
-    model: ModelConfig, model_dir: Path, dtype: torch.dtype, device: torch.device, max_model_len: int
+    model: ModelConfig,
+    model_dir: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    max_model_len: int,
+    adapters: Sequence[AdapterFiles],
 ) -> Network:
     """A network of our own where one fits, else transformers'; `model.model_impl` may insist on either."""
     config = DecoderConfig.try_from(read_json_object(model_dir / "config.json"))
@@ -111,6 +119,7 @@ def _load_network(
             *(config, model_dir, dtype, device, max_model_len),
             quantization=model.quantization,
             use_kernels=model.cpu_kernels,
+            adapters=[load_adapter(files, dtype, device) for files in adapters],
         )
     if model.model_impl == "native":
         raise ConfigError(f"no native implementation fits {model_dir} (use --model-impl auto)")
@@ -147,10 +156,12 @@ def _model_info(
     plan: MemoryPlan,
     dtype: torch.dtype,
     device: torch.device,
+    adapters: Sequence[AdapterFiles],
 ) -> ModelInfo:
+    fingerprints = {files.name: files.fingerprint() for files in adapters}
     return ModelInfo(
         model_id=model.model,
-        fingerprint=_fingerprint(model_dir, tokenizer_dir, f"{_name(dtype)} {model.quantization}"),
+        fingerprint=_fingerprint(model_dir, tokenizer_dir, f"{_name(dtype)} {model.quantization}", fingerprints),
         tokenizer_dir=str(tokenizer_dir.absolute()),
         vocab_size=network.vocab_size,
         eos_token_ids=_eos_token_ids(model_dir),
@@ -160,6 +171,7 @@ def _model_info(
         dtype=_name(dtype),
         device=device.type,
         pooling=model.pooling,
+        adapters=fingerprints,
     )
 
 
@@ -178,7 +190,7 @@ def _eos_token_ids(model_dir: Path) -> tuple[int, ...]:
     return tuple(listed)
 
 
-def _fingerprint(model_dir: Path, tokenizer_dir: Path, precision: str) -> str:
+def _fingerprint(model_dir: Path, tokenizer_dir: Path, precision: str, adapters: Mapping[str, bytes]) -> str:
     """Changes when other numbers or other tokens would come out: two cores with equal ones may resume each other."""
     digest = hashlib.sha256(precision.encode())
     for name in ("config.json", "generation_config.json"):
@@ -187,6 +199,8 @@ def _fingerprint(model_dir: Path, tokenizer_dir: Path, precision: str) -> str:
     for path in (*sorted(model_dir.glob("*.safetensors")), tokenizer_dir / TOKENIZER_FILE):
         stat = path.stat()
         digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}\n".encode())
+    for adapter, fingerprint in sorted(adapters.items()):
+        digest.update(adapter.encode() + b"\0" + fingerprint)
     return digest.hexdigest()[:32]
 
 

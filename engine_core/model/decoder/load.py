@@ -5,6 +5,7 @@ What fails the comparison is not used; a warning says so. Next: `native_network.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from engine_core.model.decoder.weights import DecoderWeights, load_decoder_weigh
 from engine_core.model.kernels.bindings import Format, load_library
 from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
 from engine_core.model.kv_tensors import allocate_kv_tensors
+from engine_core.model.lora.adapter_weights import Adapter
 from engine_core.model.network import CHECK_TOKENS, Network, chunk_logits
 from ipc.errors import ConfigError
 
@@ -46,6 +48,7 @@ def load_decoder(
     *,
     quantization: Quantization = "none",
     use_kernels: bool = True,
+    adapters: Sequence[Adapter] = (),
 ) -> Network:
     """Load the weights and make the fastest network that passes its check.
 
@@ -60,19 +63,22 @@ def load_decoder(
         check_length(rope, max_model_len)
     max_model_len = max(max_model_len, _NUM_CHECKED)  # the check needs positions for its tokens
     weights = load_decoder_weights(model_dir, config, dtype, device)
+    if has_triton(device) and adapters:
+        logger.warning("computing in plain torch: the kernels for GPUs know no LoRA adapters")
+        return DecoderNetwork(config, weights, max_model_len, adapters)
     if reason and not has_triton(device):
         logger.info("computing in plain torch: %s", reason)
-        return DecoderNetwork(config, weights, max_model_len)
+        return DecoderNetwork(config, weights, max_model_len, adapters)
     reference = DecoderNetwork(config, weights.float32_sample(_CHECK_VOCAB_SIZE), _NUM_CHECKED)
     expected = _check_logits(config, reference, torch.float32, device, in_plain_torch=True)
     choices: tuple[Quantization, ...] = (quantization, "none")
     for choice in dict.fromkeys(choices):
-        network = _on_kernels(config, weights, dtype, max_model_len, choice, device)
+        network = _on_kernels(config, weights, dtype, max_model_len, choice, device, adapters)
         difference = float((_check_logits(config, network, dtype, device) - expected).norm() / expected.norm())
         if difference <= _TOLERANCES[choice]:
             return network
         logger.warning("kernels (quantization %s) are off by %.3f and are not used", choice, difference)
-    return DecoderNetwork(config, weights, max_model_len)
+    return DecoderNetwork(config, weights, max_model_len, adapters)
 
 
 def _why_no_kernels(config: DecoderConfig, device: torch.device, use_kernels: bool) -> str:
@@ -97,6 +103,7 @@ def _on_kernels(
     max_model_len: int,
     quantization: Quantization,
     device: torch.device,
+    adapters: Sequence[Adapter],
 ) -> Network:
     if device.type == "cuda":
         from engine_core.model.decoder.triton_network import TritonDecoderNetwork  # Triton is there only beside CUDA
@@ -110,6 +117,7 @@ def _on_kernels(
         format=_FORMATS.get(quantization, plain),
         head_format=Format.INT8 if quantization in ("int8", "int4") else plain,
         max_model_len=max_model_len,
+        adapters=adapters,
     )
 
 
