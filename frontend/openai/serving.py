@@ -105,7 +105,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
     async def complete(self, request: Request, model: ServedModel, body: BodyT) -> dict[str, Any]:
         """The whole answer to a body; raises as `serve` does."""
         model.check_name(body.model)
-        options, head = request_options(body, request.headers, caller_of(request)), self._head(model, body)
+        options, head = self._options(request, model, body), self._head(model, body)
         options.update(cancellable(request, head["id"]))
         return {**head, **await run_while_connected(request, self._whole(model, body, options))}
 
@@ -115,10 +115,16 @@ class OpenAIServing(ABC, Generic[BodyT]):
         `is_kept` says that what was sent is kept until the end.
         """
         model.check_name(body.model)
-        options, head = request_options(body, request.headers, caller_of(request)), self._head(model, body)
+        options, head = self._options(request, model, body), self._head(model, body)
         options.update(cancellable(request, head["id"]))
         generation, writer = await run_while_connected(request, self._start(model, body, options, is_kept))
         return BegunAnswer(head, generation, writer)
+
+    def _options(self, request: Request, model: ServedModel, body: BodyT) -> RequestOptions:
+        options = request_options(body, request.headers, caller_of(request))
+        if adapter := model.adapter_of(body.model):
+            options["adapter"] = adapter
+        return options
 
     def _head(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
         """The fields that an answer and all its chunks have."""
