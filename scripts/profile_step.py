@@ -40,7 +40,7 @@ def make_runner(arguments: argparse.Namespace, folder: Path) -> ModelRunner:
         cache = CacheConfig(block_size=BLOCK_SIZE, num_blocks=num_blocks)
         return FakeModelRunner(ModelConfig(model=FAKE_MODEL), cache, FakeModelConfig(), folder)
     model_dir = resolve_model(arguments.model, lambda stage, fraction: print(stage, file=sys.stderr))
-    model = ModelConfig(model=model_dir, threads=arguments.threads)
+    model = ModelConfig(model=model_dir, threads=arguments.threads, lora=tuple(arguments.lora))
     return load_runner(model, arguments.running, num_blocks, lambda stage: print(stage, file=sys.stderr))
 
 
@@ -75,7 +75,8 @@ def profile(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
     runner, stopwatch = make_runner(arguments, folder), Stopwatch()
     num_steps = NUM_WARM_UP_STEPS + arguments.steps
     params = SamplingParams(1, temperature=arguments.temperature, top_p=arguments.top_p)
-    batch = DecodeBatch(runner, arguments.running, arguments.context, num_steps, params)
+    adapters = list(runner.info.adapters) or [""]
+    batch = DecodeBatch(runner, arguments.running, arguments.context, num_steps, params, adapters)
     for _ in range(NUM_WARM_UP_STEPS):
         batch.step()
     stopwatch.wrap(batch.scheduler, "schedule", "schedule")
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--threads", type=int, help="threads of the model; as `serve` takes it")
+    parser.add_argument("--lora", action="append", default=[], help="NAME=PATH; requests have these adapters in turn")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print_table(profile(arguments, Path(folder)))

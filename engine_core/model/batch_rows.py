@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from engine_core.model.lora.step_adapters import NO_ADAPTER
+
 Int32Array = npt.NDArray[np.int32]
 
-NO_ADAPTER = -1
 _FIRST_NUM_ROWS = 16
 _FIRST_NUM_BLOCKS = 64
 """Of a row."""

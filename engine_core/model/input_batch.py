@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engine_core.model.batch_rows import NO_ADAPTER, BatchRows
+from engine_core.model.batch_rows import BatchRows
 from engine_core.model.growing_array import GrowingArray
-from engine_core.model.lora.step_adapters import StepAdapters
+from engine_core.model.lora.step_adapters import NO_ADAPTER, StepAdapters
 from engine_core.model.pooling import Pooling
 from engine_core.model.request_span import RequestSpan
 from engine_core.model.sampling.prompt_logprobs import PromptLogprobs

@@ -22,6 +22,7 @@ from engine_core.model.kernels.bindings import Format, load_library
 from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
 from engine_core.model.kv_tensors import allocate_kv_tensors
 from engine_core.model.lora.adapter_weights import Adapter
+from engine_core.model.lora.step_adapters import NO_ADAPTER, StepAdapters
 from engine_core.model.network import CHECK_TOKENS, Network, chunk_logits
 from ipc.errors import ConfigError
 
@@ -34,6 +35,7 @@ _TOLERANCES: dict[Quantization, float] = {"none": 0.05, "int8": 0.15, "int8-dyna
 """Root mean square of the differences of logits, as a share of that of the logits."""
 _NUM_CHECKED = CHECK_TOKENS + 1
 """Tokens: some in a prefill, one in a decode step."""
+_MAX_CHECKED_ADAPTERS = _NUM_CHECKED - 1
 _CHECK_BLOCK_SIZE = 16
 _CHECK_VOCAB_SIZE = 64
 """Logits that are compared."""
@@ -69,12 +71,15 @@ def load_decoder(
     if reason and not has_triton(device):
         logger.info("computing in plain torch: %s", reason)
         return DecoderNetwork(config, weights, max_model_len, adapters)
-    reference = DecoderNetwork(config, weights.float32_sample(_CHECK_VOCAB_SIZE), _NUM_CHECKED)
-    expected = _check_logits(config, reference, torch.float32, device, in_plain_torch=True)
+    wide_adapters = [adapter.in_float32() for adapter in adapters[:_MAX_CHECKED_ADAPTERS]]
+    reference = DecoderNetwork(config, weights.float32_sample(_CHECK_VOCAB_SIZE), _NUM_CHECKED, wide_adapters)
+    num_adapters = len(wide_adapters)
+    expected = _check_logits(config, reference, torch.float32, device, num_adapters, in_plain_torch=True)
     choices: tuple[Quantization, ...] = (quantization, "none")
     for choice in dict.fromkeys(choices):
         network = _on_kernels(config, weights, dtype, max_model_len, choice, device, adapters)
-        difference = float((_check_logits(config, network, dtype, device) - expected).norm() / expected.norm())
+        logits = _check_logits(config, network, dtype, device, num_adapters)
+        difference = float((logits - expected).norm() / expected.norm())
         if difference <= _TOLERANCES[choice]:
             return network
         logger.warning("kernels (quantization %s) are off by %.3f and are not used", choice, difference)
@@ -123,13 +128,24 @@ def _on_kernels(
 
 @torch.inference_mode()
 def _check_logits(
-    config: DecoderConfig, network: Network, dtype: torch.dtype, device: torch.device, *, in_plain_torch: bool = False
+    config: DecoderConfig,
+    network: Network,
+    dtype: torch.dtype,
+    device: torch.device,
+    num_adapters: int,
+    *,
+    in_plain_torch: bool = False,
 ) -> torch.Tensor:
-    """Logits of a few tokens: all but one in one step, the last as a decode step."""
+    """Logits of a few tokens, each but the first with another adapter as far as there are any: all but the last token
+    in one step, the last one as a decode step."""
     kv_tensors = allocate_kv_tensors(config, num_blocks=1, block_size=_CHECK_BLOCK_SIZE, dtype=dtype, device=device)
     token_ids, block_ids = np.arange(_NUM_CHECKED, dtype=np.int64), np.zeros(1, dtype=np.int32)
     logits = []
     for start, end in ((0, CHECK_TOKENS), (CHECK_TOKENS, _NUM_CHECKED)):
-        chunk = chunk_logits(network, token_ids[start:end], start, block_ids, kv_tensors, in_plain_torch=in_plain_torch)
+        indices = np.arange(start, end, dtype=np.int32) - 1
+        indices[indices >= num_adapters] = NO_ADAPTER
+        adapters = StepAdapters(indices) if (indices != NO_ADAPTER).any() else None
+        at = token_ids[start:end], start, block_ids
+        chunk = chunk_logits(network, *at, kv_tensors, adapters, in_plain_torch=in_plain_torch)
         logits.append(chunk[:, :_CHECK_VOCAB_SIZE].float().clone())
     return torch.cat(logits)

@@ -22,6 +22,8 @@ from ipc.errors import ConfigError
 WEIGHTS_FILE = "adapter_model.safetensors"
 RANK_MULTIPLE = 4
 """The ranks of the parts of a matrix are added up, and their sum is padded to a multiple of this."""
+_PANEL = 32
+"""The CPU kernels pad A to a multiple of so many rows."""
 _TENSOR_NAME = re.compile(r"base_model\.model\.(model\.layers\.(\d{1,5})\.([\w.]+))\.lora_([AB])\.weight")
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _FINGERPRINT_BYTES = 32
@@ -66,10 +68,13 @@ class AdapterFiles:
 
     @property
     def num_values(self) -> int:
-        """Numbers that are kept of it, once it is fused."""
+        """Numbers that are kept of it, at most, once it is fused and packed."""
         inputs = {target.linear: target.num_inputs for target in targets_of(self.config).values()}
         outputs = num_rows_of(self.config)
-        return sum(rank * (inputs[linear] + outputs[linear]) for (_, linear), rank in self.ranks.items())
+        return sum(
+            -(-rank // _PANEL) * _PANEL * inputs[linear] + rank * outputs[linear]
+            for (_, linear), rank in self.ranks.items()
+        )
 
     def fingerprint(self) -> bytes:
         """Equal for equal files; raises `ConfigError` where one cannot be read."""

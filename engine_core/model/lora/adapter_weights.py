@@ -34,6 +34,14 @@ class Adapter:
     layers: tuple[Mapping[LinearName, LowRank], ...]
     """Of each layer, the matrices that it changes."""
 
+    def in_float32(self) -> "Adapter":
+        """The same adapter, in fp32."""
+        layers = (
+            {name: LowRank(part.shrink.float(), part.expand.float()) for name, part in layer.items()}
+            for layer in self.layers
+        )
+        return Adapter(self.name, tuple(layers))
+
 
 def load_adapter(files: AdapterFiles, dtype: torch.dtype, device: torch.device) -> Adapter:
     """Read an adapter; raises `ConfigError` where the file cannot be read."""

@@ -10,12 +10,15 @@ import numpy.typing as npt
 
 Int32Array = npt.NDArray[np.int32]
 
+NO_ADAPTER = -1
+"""Where a token's adapter would be."""
+
 
 class StepAdapters:
     """Adapters by their index among those that the network has."""
 
     def __init__(self, indices: Int32Array) -> None:
-        """`[num_tokens]`: the adapter of each token of the flat batch, -1 for none."""
+        """`[num_tokens]`: the adapter of each token of the flat batch, or `NO_ADAPTER`."""
         self.indices = np.ascontiguousarray(indices, dtype=np.int32)
 
     @cached_property

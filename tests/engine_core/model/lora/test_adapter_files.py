@@ -139,7 +139,7 @@ def test_the_plan_counts_what_is_kept_of_an_adapter(llama_dir, tmp_path):
         ).memory
         for lora in ((), (f"a={folder}",))
     ]
-    assert plans[1].weights_bytes - plans[0].weights_bytes == 3 * 12 * (64 + 128) * 4
+    assert plans[1].weights_bytes - plans[0].weights_bytes == 3 * (32 * 64 + 12 * 128) * 4
 
 
 def test_nothing_is_opened_where_there_are_no_adapters(tmp_path):

@@ -8,6 +8,7 @@ from engine_core.config_values import read_json_object
 from engine_core.model.attention import build_attention_metadata
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.decoder.load import load_decoder
+from engine_core.model.decoder.native_network import NativeDecoderNetwork
 from engine_core.model.kv_tensors import allocate_kv_tensors
 from engine_core.model.lora.adapter_files import open_adapters
 from engine_core.model.lora.adapter_weights import load_adapter
@@ -52,6 +53,7 @@ def test_an_adapter_computes_what_merged_weights_do(family, use_kernels, tmp_pat
     adapter = make_adapter(tmp_path / "a", model, targets=FUSED_TARGETS if family == "phi3" else ALL_TARGETS)
     merged = network_of(merge_adapter(tmp_path / "merged", model, adapter), use_kernels=use_kernels)
     config, network = network_of(model, lora=(f"a={adapter}",), use_kernels=use_kernels)
+    assert isinstance(network, NativeDecoderNetwork) is use_kernels
     plain, adapted = hidden_states(config, network, adapters=(-1, 0)).split(NUM_TOKENS)
     expected = hidden_states(*merged)
     assert (adapted - expected).norm() < 1e-4 * expected.norm()
@@ -65,6 +67,7 @@ def test_rows_have_the_same_bits_in_any_company(quantization, dtype, tmp_path):
     save_model("gemma3", model)
     lora = tuple(f"{seed}={make_adapter(tmp_path / str(seed), model, seed=seed, rank=4 * seed)}" for seed in (1, 2))
     config, network = network_of(model, dtype, lora, quantization=quantization)
+    assert isinstance(network, NativeDecoderNetwork)
     together = hidden_states(config, network, dtype, (1, -1, 0, 0, -1)).split(NUM_TOKENS)
     for adapter, states in zip((1, -1, 0, 0, -1), together, strict=True):
         assert torch.equal(hidden_states(config, network, dtype, (adapter,))[:NUM_TOKENS], states)
