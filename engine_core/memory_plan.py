@@ -255,7 +255,8 @@ def _max_logit_rows(scheduler: SchedulerConfig) -> int:
 
 def _step_bytes_per_token(shape: ModelShape, dtype_bytes: int) -> int:
     num_values = 6 * shape.hidden_size + 3 * shape.intermediate_size + 2 * shape.num_heads * shape.head_dim
-    return num_values * dtype_bytes
+    num_adapted_values = 3 * shape.intermediate_size + shape.hidden_size if shape.num_adapter_values else 0
+    return num_values * dtype_bytes + num_adapted_values * 4
 
 
 def _what_fits(

@@ -8,7 +8,8 @@ Times are taken around methods of the core's objects, which know nothing of it; 
 `EngineCore.step` (tokens, stops, outputs). `encode` makes the STEP message of the one client, which a server does on
 its I/O thread. With a real model, `execute` is divided: `inputs` lays the step out, `network` gives hidden states,
 `logits` are those of the rows that sample, `sampling` picks their tokens, `between` is all the rest. The share that is
-printed means something with a real model only. Nothing else should run on the machine.
+printed means something with a real model only. Nothing else should run on the machine; `cpu`, the CPU time of the main
+thread in a step, is all that it computes with `--threads 1`, and hardly depends on what else runs.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import gc
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -87,8 +89,12 @@ def profile(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
     encode_timed = stopwatch.timed(encode_step, "encode")
     gc.collect()
     gc.freeze()  # as a server does
+    cpu_seconds: list[float] = []
     for _ in range(arguments.steps):
-        encode_timed(batch.step())
+        began = time.thread_time()
+        outputs = batch.step()
+        cpu_seconds.append(time.thread_time() - began)
+        encode_timed(outputs)
     seconds = stopwatch.seconds
     parts = zip(seconds["step"], seconds["schedule"], seconds["execute"], strict=True)
     return {
@@ -97,6 +103,7 @@ def profile(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
         "execute": seconds["execute"],
         **parts_of_execute(seconds),
         "step": seconds["step"],
+        "cpu": cpu_seconds,
         "encode": seconds["encode"],
     }
 
