@@ -27,6 +27,9 @@ _TOKENIZER_PATTERNS = [
     "merges.txt",
     "*.model",
 ]
+_NAME_ONE = (
+    "name its folder with --tokenizer (of cli_openai: --tokenizer-path), or put tokenizer.json beside a .pt file"
+)
 
 
 def cache_root() -> Path:
@@ -48,6 +51,8 @@ def export_tokenizer(model_dir: Path, tokenizer: str | None) -> Path:
     source = model_dir if tokenizer is None else _tokenizer_dir(tokenizer)
     if (source / TOKENIZER_FILE).is_file():
         return source
+    if not any(next(source.glob(pattern), None) for pattern in _TOKENIZER_PATTERNS):
+        raise ConfigError(f"no tokenizer in {source}: {_NAME_ONE}")
     target = cache_root() / "tokenizers" / f"{source.name}-{_fingerprint(source)}"
     if not (target / TOKENIZER_FILE).is_file():
         _convert(source, target)
@@ -80,7 +85,9 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=_TOKENIZER_PATTERNS, etag_timeout=3))
     except (OSError, HfHubHTTPError, HFValidationError) as error:  # LocalEntryNotFoundError is an OSError
-        raise ConfigError(f"tokenizer {hub_id}: not in the local hub cache and the hub gave {_line(error)}") from error
+        raise ConfigError(
+            f"tokenizer {hub_id}: not in the local hub cache and the hub gave {_line(error)}; {_NAME_ONE}"
+        ) from error
 
 
 def _fingerprint(source: Path) -> str:

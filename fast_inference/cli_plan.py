@@ -54,7 +54,8 @@ def plan_for(settings: "Settings") -> "ModelPlan":
 
     if settings.model == FAKE_MODEL:
         raise ConfigError("the fake model has neither weights nor a KV cache: there is nothing to plan")
-    return plan_model(settings.model_copy(update={"model": find_model(settings.model)}), settings, settings)
+    folder = find_model(settings.model, rope=settings.rope)
+    return plan_model(settings.model_copy(update={"model": folder}), settings, settings)
 
 
 def plan_as_json(settings: "Settings", plan: "ModelPlan") -> dict[str, Any]:

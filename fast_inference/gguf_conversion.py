@@ -1,6 +1,6 @@
 """Turns a GGUF file into a model folder: config.json, bf16 model.safetensors, tokenizer.json, chat_template.jinja.
 
-Run as `python -m fast_inference.gguf_conversion SOURCE.gguf TARGET_DIR` by `fast_inference/model_store.py`, in a
+Run as `python -m fast_inference.gguf_conversion SOURCE.gguf TARGET_DIR` by `fast_inference/model_conversions.py`, in a
 process of its own so that the launcher never imports torch; it dies with its parent. It prints nothing on success; on
 failure one line on stderr and exit code 1. The target folder is written in place: the caller renames it when whole.
 """

@@ -1,6 +1,6 @@
 """Downloads a model from the hub into the hub's own cache.
 
-Run as `python -m fast_inference.hub_download ORG/NAME` by `fast_inference/model_store.py`, in a process of its own so
+Run as `python -m fast_inference.hub_download ORG/NAME` by `fast_inference/hub_snapshots.py`, in a process of its own so
 that a download can be stopped at once: the hub's library waits for its threads. It dies with its parent and leaves
 Ctrl-C to it. It prints one line on stdout: the folder, or with exit status 1 what went wrong; its bars go to stderr.
 """

@@ -63,7 +63,7 @@ def serve(settings: Settings) -> int:
         try:
             names = served_names(settings)
             progress(f"looking for the model {settings.model}")
-            model = resolve_model(settings.model, progress)
+            model = resolve_model(settings.model, progress, rope=settings.rope)
             resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
             _write_config(settings.model_copy(update=resolved), run_dir.config_file)
             return asyncio.run(Launcher(settings, names[0], run_dir, listener, progress).run())

@@ -13,7 +13,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from frontend.chat_template import FALLBACK_TEMPLATE, ChatTemplate
+from frontend.chat_template import ChatTemplate
+from frontend.default_template import DEFAULT_TEMPLATE, AnswerEnds
 from frontend.token_texts import TokenTexts
 from ipc.errors import ConfigError, ContextLengthError
 
@@ -37,6 +38,8 @@ class FrontendTokenizer:
         added = tokenizer.get_added_tokens_decoder().items()
         self._added_token_ids = {token.content: token_id for token_id, token in added}
         self._special_tokens = frozenset(token.content for _, token in added if token.special)
+        self.answer_ends = AnswerEnds.of_template(chat_template.source, self.added_token_id)
+        """What ends the answers of chats."""
         longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
         self._max_chars_per_token = longest_token * (_NORMALIZED_SHRINK if tokenizer.normalizer is not None else 1)
 
@@ -120,7 +123,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _template_source(folder: Path, config: dict[str, Any], override: Path | None) -> str:
-    """The operator's template, or the model's own, or the fallback."""
+    """The operator's template, or the model's own, or the default."""
     own_file = folder / "chat_template.jinja"
     file = override if override is not None else own_file if own_file.exists() else None
     if file is not None:
@@ -132,7 +135,7 @@ def _template_source(folder: Path, config: dict[str, Any], override: Path | None
     if isinstance(templates, list):  # several named ones
         named = {item.get("name"): item.get("template") for item in templates if isinstance(item, dict)}
         templates = named.get("default")
-    return templates if isinstance(templates, str) else FALLBACK_TEMPLATE
+    return templates if isinstance(templates, str) else DEFAULT_TEMPLATE
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:

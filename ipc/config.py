@@ -41,7 +41,9 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """Which model runs, on what, and in which precision."""
 
-    model: str = Field(DEFAULT_MODEL, description="folder, hub id, GGUF file, a name that `pull` knows, or 'fake'")
+    model: str = Field(
+        DEFAULT_MODEL, description="folder, hub id, GGUF or .pt file, a name that `pull` knows, or 'fake'"
+    )
     tokenizer: str | None = Field(None, description="folder or hub id of the tokenizer, where not the model's own")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="'auto': bfloat16 where the device computes fast with it, else float32"
@@ -58,6 +60,12 @@ class ModelConfig(_Section):
         description="on CPU: 'int8' halves what a step reads and changes next to nothing; 'int8-dynamic' computes in "
         "int8, which is faster for many requests and less exact; 'int4' reads a quarter, and keeps the weights of a "
         "GGUF file in Q4_1 or Q4_0 as they are",
+    )
+    rope: Literal["heads", "tokens", "interleaved"] | None = Field(
+        None,
+        description="how a MinimalLLM checkpoint (.pt) tells positions, where its tensors do not say it: 'heads', the "
+        "default for those with one qkv matrix, turns by the number of the head, 'tokens' by the position, "
+        "'interleaved', the default for others, by the position in pairs (2i, 2i + 1)",
     )
     cpu_kernels: bool = Field(True, description="use compiled kernels on CPU; plain torch where there is no compiler")
     enforce_eager: bool = Field(False, description="on CUDA: launch each kernel by itself, without CUDA graphs")

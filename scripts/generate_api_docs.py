@@ -91,6 +91,8 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
 - **Messages** have text, refusals, reasoning (`reasoning_content` or `reasoning`), tool calls and their results; other
   parts, the older role `function` and `function_call` are refused. Arguments of tool calls that are a JSON object are
   one for the template too; other text is written as it is. A `developer` is a `system` where the template knows none.
+- **Models without a chat template** get a section for each message, headed by `<|system|>`, `<|user|>` or
+  `<|assistant|>`, and an answer ends where the model begins another section, unless `ignore_eos` is set.
 - **`chat_template_kwargs`** sets variables that the model's template reads, but none of the server's own (`messages`,
   `tools`, special tokens, …); 16,384 characters and 8 levels at most. `documents` and `tools` need a template that
   reads them. A rendering has a second of processor time and texts of 8,388,608 characters.

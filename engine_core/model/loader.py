@@ -18,6 +18,7 @@ from engine_core.device import DeviceType, DtypeName
 from engine_core.memory_plan import MemoryPlan, plan_model
 from engine_core.model.attention import UnsupportedAttentionError, has_triton
 from engine_core.model.decoder.config import DecoderConfig
+from engine_core.model.decoder.families import MINIMAL_LLM
 from engine_core.model.decoder.load import load_decoder
 from engine_core.model.kernels.bindings import load_library
 from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
@@ -30,6 +31,7 @@ from engine_core.model.sampling.native_token_picker import NativeTokenPicker
 from engine_core.model.sampling.token_picker import TORCH_PICKER, TokenPicker
 from engine_core.outputs import ModelInfo
 from engine_core.tokenizer_export import TOKENIZER_FILE, export_tokenizer
+from engine_core.tokenizer_facts import check_vocabulary, eos_token_id
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
 
@@ -65,7 +67,7 @@ def load_model_runner(
     report(f"loading weights ({_name(dtype)}, {device.type})")
     adapters = open_adapters(model)
     network = _load_network(model, model_dir, dtype, device, plan.max_model_len, adapters)
-    tokenizer_dir = export_tokenizer(model_dir, model.tokenizer)
+    tokenizer_dir = _tokenizer_dir(model, model_dir, network.vocab_size)
     report("checking the model")
     info = _model_info(model, model_dir, tokenizer_dir, network, plan, dtype, device, adapters)
     kv_tensors = allocate_kv_tensors(
@@ -130,6 +132,15 @@ def _load_network(
     return TransformersNetwork.load(model_dir, dtype, device, max_model_len)
 
 
+def _tokenizer_dir(model: ModelConfig, model_dir: Path, vocab_size: int) -> Path:
+    """A tokenizer that is not the model's own must fit it; own ones may name tokens that the model does not use."""
+    tokenizer_dir = export_tokenizer(model_dir, model.tokenizer)
+    brings_none = read_json_object(model_dir / "config.json").get("architectures") == [MINIMAL_LLM]
+    if model.tokenizer is not None or brings_none:
+        check_vocabulary(tokenizer_dir, vocab_size)
+    return tokenizer_dir
+
+
 def _token_picker(device: torch.device, *, use_kernels: bool) -> TokenPicker:
     """The kernel that samples, where it can be compiled, else torch."""
     if has_triton(device):
@@ -164,7 +175,7 @@ def _model_info(
         fingerprint=_fingerprint(model_dir, tokenizer_dir, f"{_name(dtype)} {model.quantization}", fingerprints),
         tokenizer_dir=str(tokenizer_dir.absolute()),
         vocab_size=network.vocab_size,
-        eos_token_ids=_eos_token_ids(model_dir),
+        eos_token_ids=_eos_token_ids(model_dir, tokenizer_dir),
         max_model_len=plan.max_model_len,
         num_blocks=plan.num_blocks,
         embedding_size=network.hidden_size,
@@ -175,13 +186,15 @@ def _model_info(
     )
 
 
-def _eos_token_ids(model_dir: Path) -> tuple[int, ...]:
-    """From generation_config.json, else from config.json; either may be one id or several."""
+def _eos_token_ids(model_dir: Path, tokenizer_dir: Path) -> tuple[int, ...]:
+    """From generation_config.json, else from config.json; either may be one id or several; else the tokenizer's."""
     generation_file = model_dir / "generation_config.json"
     config = read_json_object(model_dir / "config.json")
     ids = read_json_object(generation_file).get("eos_token_id") if generation_file.is_file() else None
     if ids is None:
         ids = (config.get("text_config") or config).get("eos_token_id")
+    if ids is None:
+        ids = eos_token_id(tokenizer_dir)
     if ids is None:
         return ()
     listed = ids if isinstance(ids, list) else [ids]

@@ -41,10 +41,12 @@ class OpenAIServingChat(OpenAIServing[ChatCompletionRequest]):
         return ChatWriter(model, body, inputs, parsers)
 
     def text_options(self, model: ServedModel, body: ChatCompletionRequest, inputs: list[EngineInput]) -> TextOptions:
-        """With the tags that a parser needs, even where they are special tokens."""
+        """With the tags that a parser needs, even where they are special tokens, and those that end an answer."""
         options = super().text_options(model, body, inputs)
+        ends = () if body.ignore_eos else model.tokenizer.answer_ends.strings
         return replace(
             options,
+            stop_strings=(*options.stop_strings, *ends),
             skip_special_tokens=options.skip_special_tokens and not shows_special_tokens(model.tokenizer, body),
             starts_in_reasoning=starts_in_reasoning(model, inputs[0].prompt_token_ids),
         )

@@ -65,6 +65,12 @@ def test_a_missing_tokenizer_is_refused_in_one_line(tmp_path, name, monkeypatch)
     assert "\n" not in str(caught.value)
 
 
+def test_a_hub_tokenizer_that_cannot_be_had_names_the_flags(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"^tokenizer HuggingFaceTB/SmolLM-135M: .*--tokenizer .*--tokenizer-path"):
+        export_tokenizer(tmp_path, "HuggingFaceTB/SmolLM-135M")
+
+
 def test_a_folder_without_tokenizer_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="--tokenizer"):
+    with pytest.raises(ConfigError, match=r"no tokenizer in .*--tokenizer.*--tokenizer-path"):
         export_tokenizer(tmp_path, None)

@@ -99,9 +99,11 @@ class DecoderNetwork(DecoderBase):
     def _feed_forward(
         self, index: int, layer: LayerWeights, hidden: torch.Tensor, metadata: AttentionMetadata
     ) -> torch.Tensor:
-        gate, up = self._linear(index, "gate_up", hidden, layer.gate_up, None, metadata).chunk(2, dim=-1)
+        gated = self._linear(index, "gate_up", hidden, layer.gate_up, None, metadata)
+        gate, *up = gated.chunk(2 if self._config.has_gate else 1, dim=-1)
         activated = silu(gate) if self._config.hidden_act == "silu" else gelu(gate, approximate="tanh")
-        return self._linear(index, "down", activated * up, layer.down, None, metadata)
+        activated = activated * up[0] if up else activated
+        return self._linear(index, "down", activated, layer.down, None, metadata)
 
     def _linear(
         self,

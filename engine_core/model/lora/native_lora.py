@@ -60,7 +60,8 @@ class NativeLora:
     def _pack(self, adapter: Adapter, index: int) -> bindings.LoraLayer:
         structs = {}
         for name, part in adapter.layers[index].items():
-            expand = interleave_gate_up(part.expand) if name == "gate_up" else part.expand
+            is_interleaved = name == "gate_up" and self._config.has_gate
+            expand = interleave_gate_up(part.expand) if is_interleaved else part.expand
             packed = [pack_linear(part.shrink, self._format), pack_linear(expand, self._format)]
             structs[name] = bindings.LowRank(*(linear.struct for linear in packed))
             self._packed += packed

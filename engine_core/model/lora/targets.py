@@ -36,12 +36,13 @@ def targets_of(config: DecoderConfig) -> Mapping[str, Target]:
         targets["self_attn.qkv_proj"] = Target("qkv", hidden, 0, num_queries + 2 * num_keys)
         targets["mlp.gate_up_proj"] = Target("gate_up", hidden, 0, 2 * intermediate)
         return targets
+    if config.has_gate:
+        targets["mlp.gate_proj"] = Target("gate_up", hidden, 0, intermediate)
     return targets | {
         "self_attn.q_proj": Target("qkv", hidden, 0, num_queries),
         "self_attn.k_proj": Target("qkv", hidden, num_queries, num_keys),
         "self_attn.v_proj": Target("qkv", hidden, num_queries + num_keys, num_keys),
-        "mlp.gate_proj": Target("gate_up", hidden, 0, intermediate),
-        "mlp.up_proj": Target("gate_up", hidden, intermediate, intermediate),
+        "mlp.up_proj": Target("gate_up", hidden, intermediate if config.has_gate else 0, intermediate),
     }
 
 

@@ -28,6 +28,7 @@ extern "C" struct Decoder {
     int32_t num_layers, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, block_size;
     int32_t is_bf16;  // embedding and KV cache
     int32_t has_gelu;
+    int32_t has_gate;  // of the MLP: gate_up holds both, see `finish` in linear.h; else up only
     float rms_norm_eps, embedding_scale, attention_scale, attention_softcap;
 };
 
@@ -105,23 +106,25 @@ struct StepRunner {
         const int64_t stride = stride_of(decoder.intermediate_size);
         normalize(layer.gate_up, layer.mlp_norm);
         if (has_adapter(layer, &LoraLayer::gate_up)) {
-            linear(layer.gate_up, batch.lora->gates, layer.gate_up.num_columns, STORE, layer, &LoraLayer::gate_up);
-            for_each_token([&](int token) { activate(layer.gate_up, token, stride); });
+            const int64_t gates_stride = stride_of(layer.gate_up.num_columns);
+            linear(layer.gate_up, batch.lora->gates, gates_stride, STORE, layer, &LoraLayer::gate_up);
+            for_each_token([&](int token) {
+                activate(batch.lora->gates + token * gates_stride, gates_stride, scratch.activated + token * stride);
+            });
         } else {
-            const Epilogue gate = decoder.has_gelu ? GELU_GATE : SILU_GATE;
-            linear(layer.gate_up, scratch.activated, stride, gate, layer, &LoraLayer::gate_up);
+            const Epilogue gated = decoder.has_gelu ? GELU_GATE : SILU_GATE, ungated = decoder.has_gelu ? GELU : SILU;
+            const Epilogue epilogue = decoder.has_gate ? gated : ungated;
+            linear(layer.gate_up, scratch.activated, stride, epilogue, layer, &LoraLayer::gate_up);
         }
         to_operand(layer.down, scratch.activated, stride);
         add_to_residual(layer.down, layer.post_mlp_norm, layer, &LoraLayer::down);
     }
 
     // Gates that adapters have changed, as the epilogue of a Linear does it with those that it has just computed.
-    void activate(const Linear& gate_up, int token, int64_t stride) const {
-        const float* gates = batch.lora->gates + int64_t(token) * gate_up.num_columns;
-        float* to = scratch.activated + token * stride;
-        for (int i = 0; i < gate_up.num_columns / 2; i += LANES, gates += PANEL) {
-            const Floats gate = load<Floats>(gates), up = load<Floats>(gates + LANES);
-            store(to + i, (decoder.has_gelu ? gelu_tanh(gate) : silu(gate)) * up);
+    void activate(const float* gates, int64_t size, float* to) const {
+        for (int64_t i = 0; i < size; i += decoder.has_gate ? PANEL : LANES, to += LANES) {
+            const Floats gate = load<Floats>(gates + i), activated = decoder.has_gelu ? gelu_tanh(gate) : silu(gate);
+            store(to, decoder.has_gate ? activated * load<Floats>(gates + i + LANES) : activated);
         }
     }
 
