@@ -28,6 +28,7 @@ from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, Dr
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.model.lora.adapter_files import open_adapters
 from engine_core.model_kind import check_model_folder
 from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.quarantine import Quarantine, suspects_after
@@ -171,6 +172,7 @@ class EngineCoreProcess:
 
             return FakeModelRunner(self._model, self._cache, self._fake, self._run_dir.fake_tokenizer_dir)
         check_model_folder(Path(self._model.model))  # what cannot be loaded is told at once
+        open_adapters(self._model)
         self._io.report_loading("importing torch")
         from engine_core.model.loader import load_model_runner
 
@@ -203,6 +205,7 @@ class EngineCoreProcess:
             request_timeout_ms=int(self._scheduling.request_timeout * 1000),
             tokenizer_fingerprint=content_fingerprint(Path(info.tokenizer_dir)),
             can_generate=not info.is_encoder,
+            adapters=tuple(info.adapters),
         )
 
     # --- the step loop ---

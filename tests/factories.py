@@ -123,10 +123,17 @@ class CoreHarness:
         self.num_prompt_logprobs: dict[int, int] = {}
         self._ids = itertools.count(1)
 
-    def add(self, prompt: Sequence[int], task: Task = Task.GENERATE, num_resumed_tokens: int = 0, **params) -> int:
+    def add(
+        self,
+        prompt: Sequence[int],
+        task: Task = Task.GENERATE,
+        num_resumed_tokens: int = 0,
+        adapter: str = "",
+        **params,
+    ) -> int:
         """Add a request; returns its id."""
-        add = Add(RequestId(0), array("i", prompt), make_params(**params), task, num_resumed_tokens=num_resumed_tokens)
-        return self.submit(add)
+        add = Add(RequestId(0), array("i", prompt), make_params(**params), task)
+        return self.submit(replace(add, num_resumed_tokens=num_resumed_tokens, adapter=adapter))
 
     def submit(self, add: Add, role: ClientRole = ClientRole.FRONTEND) -> int:
         """Add a request, whose id is drawn here; returns it."""

@@ -106,7 +106,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         """The whole answer to a body; raises as `serve` does."""
         model.check_name(body.model)
         model.check_can_generate()
-        options, head = request_options(body, request.headers, caller_of(request)), self._head(model, body)
+        options, head = self._options(request, model, body), self._head(model, body)
         options.update(cancellable(request, head["id"]))
         return {**head, **await run_while_connected(request, self._whole(model, body, options))}
 
@@ -117,10 +117,16 @@ class OpenAIServing(ABC, Generic[BodyT]):
         """
         model.check_name(body.model)
         model.check_can_generate()
-        options, head = request_options(body, request.headers, caller_of(request)), self._head(model, body)
+        options, head = self._options(request, model, body), self._head(model, body)
         options.update(cancellable(request, head["id"]))
         generation, writer = await run_while_connected(request, self._start(model, body, options, is_kept))
         return BegunAnswer(head, generation, writer)
+
+    def _options(self, request: Request, model: ServedModel, body: BodyT) -> RequestOptions:
+        options = request_options(body, request.headers, caller_of(request))
+        if adapter := model.adapter_of(body.model):
+            options["adapter"] = adapter
+        return options
 
     def _head(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
         """The fields that an answer and all its chunks have."""
