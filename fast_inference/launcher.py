@@ -4,7 +4,7 @@ Called by `cli.py` with resolved settings. It owns the listening socket, the run
 and the frontends: one that dies is replaced. The core is the business of `core_supervisor.py`. SIGTERM and SIGINT drain
 the frontends, then the core; a second signal ends all within two seconds. SIGHUP replaces the core (`core_reload.py`).
 Invariant: when `serve` returns, every child has been reaped; when this process is killed, the kernel kills them.
-Next: `core_supervisor.py`, `child.py` (one process), then `engine_core/process.py` and `frontend/__main__.py`.
+Next: `core_supervisor.py`, `child.py` (one process), then `engine_core/core_server.py` and `frontend/__main__.py`.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Builds a `TorchModelRunner` from the settings: device, dtype, memory plan, tokenizer, network, cache, check.
 
-Called once by `engine_core/process.py`. Everything that can be wrong with a model folder or with the flags is a
+Called once by `engine_core/core_server.py`. Everything that can be wrong with a model folder or with the flags is a
 `ConfigError` of one line, found as early as possible: what would be computed wrongly is refused here, not served.
 Only local files are read and no code of a model repository is ever run.
 Next: `engine_core/memory_plan.py` (device, precision and sizes), `model_runner.py`.
