@@ -148,6 +148,7 @@ class CoreServer:
         self._run_dir = self._config.run_dir
         self._load_runner = load_runner
         self._loaded: _LoadedCore | None = None
+        self._journal: CrashJournal | None = None
         self._inbox: SimpleQueue[Event] = SimpleQueue()
         self._remote = RemoteAccess.of(self._config.endpoint)
         self._lock = self._run_dir.lock_core(slot, wait_s=_LOCK_TIMEOUT_S)
@@ -225,6 +226,8 @@ class CoreServer:
         if self._loaded is not None:
             self._loaded.grammars.close(grammars_timeout_s)
         self._io.stop(reason)
+        if self._journal is not None:
+            self._journal.close()
         os.close(self._lock)
 
     def _on_grammar(
@@ -241,12 +244,11 @@ class CoreServer:
         suspects = suspects_after(journals, max_tokens_per_step, time.time())
         if suspects:
             self._clock.suspect_first_step()
-        journal: CrashJournal | None = None
         try:
-            journal = CrashJournal(self._run_dir.slot_journal_file(self._slot))
+            self._journal = CrashJournal(self._run_dir.slot_journal_file(self._slot))
         except OSError as error:
             log.warning("cannot keep a journal (%s): a request that kills the core is not found out", error.strerror)
-        return Quarantine(journal, suspects)
+        return Quarantine(self._journal, suspects)
 
     def _make_welcome(self, runner: ModelRunner) -> Welcome:
         info = runner.info
