@@ -8,7 +8,7 @@ Next: `engine_core/model/kv_tensors.py` allocates what the plan says.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine_core.config_values import ConfigValues, read_json_object
@@ -128,15 +128,7 @@ def read_model_shape(model_dir: Path) -> ModelShape:
     Raises:
         ConfigError: a file is missing or malformed, or the config lacks a size.
     """
-    shape = shape_of_config(ConfigValues(read_json_object(model_dir / "config.json")))
-    num_parameters = sum(
-        math.prod(tensor.shape) for tensor in stored_tensors(model_dir).values() if tensor.dtype in _FLOAT_DTYPES
-    )
-    return replace(shape, num_parameters=num_parameters)
-
-
-def shape_of_config(config: ConfigValues) -> ModelShape:
-    """The sizes in a config, without the weights; raises `ConfigError` where one is missing or malformed."""
+    config = ConfigValues(read_json_object(model_dir / "config.json"))
     text = config
     if not config.is_null("text_config"):
         text = ConfigValues(config["text_config"], where="config.json: text_config")
@@ -154,7 +146,9 @@ def shape_of_config(config: ConfigValues) -> ModelShape:
         intermediate_size=_optional_size(text, "intermediate_size", "n_inner") or 4 * hidden_size,
         vocab_size=_size(text, "vocab_size"),
         max_model_len=_optional_size(text, *_LENGTH_KEYS),
-        num_parameters=0,
+        num_parameters=sum(
+            math.prod(tensor.shape) for tensor in stored_tensors(model_dir).values() if tensor.dtype in _FLOAT_DTYPES
+        ),
     )
 
 

@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from engine_core.config_values import ConfigValues
 from engine_core.cpus import available_cpus
 from engine_core.device import available_bytes
-from engine_core.memory_plan import MemoryPlan, ModelShape, plan_memory, shape_of_config
+from engine_core.memory_plan import MemoryPlan, ModelShape, plan_memory
 from engine_core.model.attention import UnsupportedAttentionError
 from engine_core.model.kv_tensors import CacheShape, KVTensors, allocate_kv_tensors
 from engine_core.model.loader import eos_token_ids_of, error_line, token_picker
@@ -153,15 +152,33 @@ def _load_paged(module: torch.nn.Module, sizes: _Sizes) -> _LoadedModule:
     )
     logits_bytes = 0 if hasattr(module, "compute_logits") else config.vocab_size * _dtype_of(module).itemsize
     plan = _plan(module, shape, _dtype_of(module).itemsize, sizes, logits_bytes)
-    return _checked(PagedModuleNetwork(module, config), _allocate(module, config, plan), plan)
+    return _checked(PagedModuleNetwork(module, config, plan.max_model_len), _allocate(module, config, plan), plan)
 
 
 def _load_transformers(module: torch.nn.Module, sizes: _Sizes) -> _LoadedModule:
-    config: Any = module.config
-    shape = shape_of_config(ConfigValues(config.get_text_config().to_dict(), where="the module's config"))
+    shape = _shape_of_transformers(module.config)
     plan = _plan(module, shape, _dtype_of(module).itemsize, sizes)
     network = TransformersNetwork.take_over(module, plan.max_model_len)
     return _checked(network, _allocate(module, shape, plan), plan)
+
+
+def _shape_of_transformers(config: Any) -> ModelShape:
+    """By the names that transformers gives to the sizes of all its models."""
+    text = config.get_text_config()
+    try:
+        return ModelShape(
+            num_layers=text.num_hidden_layers,
+            num_heads=text.num_attention_heads,
+            num_kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            hidden_size=text.hidden_size,
+            intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+            vocab_size=text.vocab_size,
+            max_model_len=getattr(text, "max_position_embeddings", None) or 0,
+            num_parameters=0,  # they are in memory already
+        )
+    except AttributeError as error:
+        raise ConfigError(f"its config lacks a size: {error_line(error)}") from error
 
 
 def _load_recomputing(module: torch.nn.Module, sizes: _Sizes) -> _LoadedModule:

@@ -99,8 +99,9 @@ class PagedModule(Protocol):
 class PagedModuleNetwork:
     """Implements `Network`."""
 
-    def __init__(self, module: torch.nn.Module, config: PagedAttentionConfig) -> None:
+    def __init__(self, module: torch.nn.Module, config: PagedAttentionConfig, max_model_len: int) -> None:
         self._module = cast("PagedModule", module)
+        self._max_model_len = max_model_len
         self._config = config
         self._compute_logits = getattr(module, "compute_logits", None)
 
@@ -132,6 +133,7 @@ class PagedModuleNetwork:
 
         Raises:
             UnsupportedAttentionError: a shape is wrong, or tokens meet anywhere but in the attention.
+            IndexError: the module has fewer positions than it says, or whatever else it raises.
         """
         block_ids = np.arange(-(-CHECK_TOKENS // kv_tensors.block_size), dtype=np.int32)
         token_ids = np.arange(CHECK_TOKENS, dtype=np.int64) % self.vocab_size
@@ -143,5 +145,8 @@ class PagedModuleNetwork:
         alone = chunk_logits(self, token_ids[:1], 0, block_ids, kv_tensors)
         if not is_close(alone[0], logits[0]):
             raise UnsupportedAttentionError("the module lets a token see later ones, or tokens of other requests")
+        last_block_ids = np.arange(-(-self._max_model_len // kv_tensors.block_size), dtype=np.int32)
+        chunk_logits(self, token_ids[:1], self._max_model_len - 1, last_block_ids, kv_tensors)
         for tensor in (*kv_tensors.keys, *kv_tensors.values):
             tensor[:CHECK_TOKENS].zero_()
+            tensor[self._max_model_len - 1].zero_()

@@ -19,7 +19,10 @@ from ipc.messages import ClientRole
 
 
 class OpenAIServingEngine:
-    """An engine with an HTTP API; `app` is an ASGI application, to which routes may be added before it is served."""
+    """An engine with an HTTP API; `app` is an ASGI application, to which routes may be added before it is served.
+
+    An application is served once; whoever wants to serve the engine again makes another one.
+    """
 
     def __init__(self, engine: UniversalEngine, model_name: str = DEFAULT_MODEL_ALIAS) -> None:
         """The model is served as `model_name`, and as `fast-inference-model` too."""

@@ -5,6 +5,7 @@ same. Runs on the event loop of `client_thread.py`. Invariant: however a call en
 Next: `frontend/input_processor.py`, `frontend/generation.py`.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -12,12 +13,12 @@ from typing import Any, TypeVar
 from starlette.datastructures import Headers
 
 from frontend.access import ANYBODY
-from frontend.embedder import Embedder
+from frontend.embedder import Embedder, num_at_once
 from frontend.generation import Answer, Generation
 from frontend.input_processor import check_num_answers
 from frontend.openai.chat_completions import OpenAIServingChat
 from frontend.openai.completions import OpenAIServingCompletion
-from frontend.openai.inputs import split_inputs
+from frontend.openai.inputs import MAX_PROMPTS, split_inputs
 from frontend.openai.protocol import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, GenerationBody
 from frontend.openai.protocol.body import Body
 from frontend.openai.request_options import request_options
@@ -42,13 +43,29 @@ class TextRequests:
         self._chat = OpenAIServingChat(state)
 
     async def complete(self, fields: Fields) -> list[Answer]:
-        """One answer to each prompt, whole.
+        """One answer to each prompt, whole; of many, a bounded number is in the engine at a time.
 
         Raises:
-            FastInferenceError: as the HTTP endpoint does.
+            FastInferenceError: as the HTTP endpoint does; the others are stopped then.
         """
-        model, body = self._body(CompletionRequest, fields)
-        return await self._collect(self._completion, model, body)
+        bodies = [self._body(CompletionRequest, {**fields, "prompt": part}) for part in _parts(fields["prompt"])]
+        slots = asyncio.Semaphore(num_at_once(bodies[0][0]))
+
+        async def answer(model: ServedModel, body: CompletionRequest, prompt: str | list[int]) -> Answer:
+            async with slots:
+                [answer] = await self._collect(self._completion, model, body.model_copy(update={"prompt": prompt}))
+            return answer
+
+        tasks = [
+            asyncio.create_task(answer(model, body, prompt))
+            for model, body in bodies
+            for prompt in split_inputs(body.prompt)
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def chat(self, fields: Fields) -> Answer:
         """The answer to a conversation; raises as `complete` does."""
@@ -114,3 +131,10 @@ class TextRequests:
                         yield delta.text
         finally:
             generation.close()
+
+
+def _parts(prompts: Any) -> list[Any]:
+    """Prompts in lists that a body may have."""
+    if isinstance(prompts, str) or len(prompts) <= MAX_PROMPTS or isinstance(prompts[0], int):
+        return [prompts]
+    return [prompts[start : start + MAX_PROMPTS] for start in range(0, len(prompts), MAX_PROMPTS)]

@@ -23,7 +23,7 @@ def tokenizer_dir(tmp_path_factory):
 @pytest.fixture
 def load(tokenizer_dir):
     def load(module, **settings):
-        cache = CacheConfig(block_size=16, num_blocks=8)
+        cache = CacheConfig(block_size=16, num_blocks=40)
         source = ModuleSource(module, tokenizer_dir, (3,))
         model = ModelConfig(cpu_kernels=False, threads=torch.get_num_threads(), **settings)
         return load_module_runner(source, model, cache, SchedulerConfig(), lambda stage: None)
@@ -77,7 +77,7 @@ class MixesTheBatch(Paged):
 def test_a_paged_module_is_described_by_its_config(load):
     info = load(tiny_model(max_positions=128)).info
     assert (info.model_id, info.vocab_size, info.max_model_len, info.embedding_size) == ("TinyModel", 256, 128, 64)
-    assert (info.dtype, info.num_blocks, info.eos_token_ids) == ("float32", 8, (3,))
+    assert (info.dtype, info.num_blocks, info.eos_token_ids) == ("float32", 40, (3,))
 
 
 def test_a_module_that_shows_no_hidden_states_gives_no_embeddings(load):
@@ -112,6 +112,7 @@ def test_the_longest_text_may_be_given(load):
         (Paged(num_layers=3), "not every layer"),
         (Paged(num_kv_heads=2), "key and value must be"),
         (Paged(vocab_size=300), "logits must be"),
+        (Paged(max_positions=600), "index out of range"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

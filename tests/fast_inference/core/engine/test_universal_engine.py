@@ -16,6 +16,7 @@ import pytest
 from fast_inference.core.engine import create_universal_vllm_style_engine
 from ipc.errors import ConfigError, EngineUnavailableError, InvalidRequestError, RequestFailedError
 from tests.own_modules import PlainModel, byte_tokenizer, tiny_model
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[4]
 GREEDY = {"max_tokens": 12, "temperature": 0.0, "ignore_eos": True}
@@ -40,6 +41,11 @@ def test_pieces_are_the_whole(engine):
     assert "".join(pieces) == engine.generate("one", **GREEDY)
     messages = [{"role": "user", "content": "hello"}]
     assert "".join(engine.chat(messages, stream=True, **GREEDY)) == engine.chat(messages, **GREEDY)
+
+
+def test_a_list_may_be_longer_than_the_queue():
+    with create_universal_vllm_style_engine("fake", max_batch_size=4, max_queued_requests=8) as engine:
+        assert len(engine.generate(["one"] * 1500, max_tokens=1)) == 1500
 
 
 def test_token_ids_are_a_prompt(engine):
@@ -132,6 +138,17 @@ def test_an_engine_ends_with_its_last_reference():
     assert threading.active_count() == before
 
 
+def test_it_may_be_closed_on_its_own_thread():
+    """Where the collector may run that finds its last reference."""
+    engine = create_universal_vllm_style_engine("fake")
+
+    async def close():
+        engine.close()
+
+    engine._client.submit(close()).result()
+    wait_until(lambda: not engine.run_dir.path.exists())
+
+
 def test_closing_ends_what_runs_in_an_error():
     engine = create_universal_vllm_style_engine("fake", fake_step_ms=20)
     stream = engine.generate("one", stream=True, max_tokens=4000, ignore_eos=True)
@@ -188,13 +205,14 @@ PROMPTS = ["Once upon a time", "x", "hello there " * 10]
 def test_the_cache_changes_nothing():
     """In chunks, several at once and with a cached prefix, a paged module says what it says without any cache."""
     module = tiny_model()
+    few = {**GREEDY, "max_tokens": 6}
     settings = {"tokenizer": byte_tokenizer(), "block_size": 16, "max_num_batched_tokens": 64}
     with create_universal_vllm_style_engine(PlainModel(module), **settings) as engine:
-        expected = engine.generate(PROMPTS, **GREEDY)
-        assert engine.generate(PROMPTS, **GREEDY) == expected
+        expected = engine.generate(PROMPTS, **few)
+        assert engine.generate(PROMPTS, **few) == expected
     with create_universal_vllm_style_engine(module, **settings) as engine:
-        assert engine.generate(PROMPTS, **GREEDY) == expected
-        assert engine.generate(PROMPTS, **GREEDY) == expected
+        assert engine.generate(PROMPTS, **few) == expected
+        assert engine.generate(PROMPTS, **few) == expected
         assert len(engine.embed(["hello"])[0]) == module.config.hidden_size
 
 
