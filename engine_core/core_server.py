@@ -129,7 +129,6 @@ class CoreServer:
         num_descriptors: int = sys.maxsize,
         slot: int = 0,
         is_standby: bool = False,
-        load_runner: LoadRunner = load_runner,
     ) -> None:
         """A standby core is found by clients only once it is ready, so that another one may serve while it loads.
 
@@ -139,14 +138,12 @@ class CoreServer:
             num_descriptors: how many files this process may have open.
             slot: which socket and lock are its own.
             is_standby: whether another core serves.
-            load_runner: makes the model runner.
 
         Raises:
             ConfigError: wrong settings, or another core runs in the slot.
         """
         self._config = CoreConfig.read(config_file)
         self._run_dir = self._config.run_dir
-        self._load_runner = load_runner
         self._loaded: _LoadedCore | None = None
         self._journal: CrashJournal | None = None
         self._inbox: SimpleQueue[Event] = SimpleQueue()
@@ -164,14 +161,14 @@ class CoreServer:
             self._run_dir.publish_core(slot)
         self._io.start()
 
-    def load(self) -> None:
-        """Load the model and build everything on top of it.
+    def load(self, load_runner: LoadRunner = load_runner) -> None:
+        """Load the model with `load_runner`, and build everything on top of it.
 
         Raises:
             ConfigError: the model cannot be loaded, or the settings contradict each other.
         """
         cache, scheduling = self._config.cache, self._config.scheduler
-        runner = self._load_runner(self._config, self._io.report_loading)
+        runner = load_runner(self._config, self._io.report_loading)
         hasher = BlockHasher(cache.block_size)
         kv_cache = KVCacheManager(runner.info.num_blocks, hasher, enable_prefix_caching=cache.enable_prefix_caching)
         admission = Admission(scheduling, self._io.publish_load)
@@ -195,9 +192,8 @@ class CoreServer:
         )
 
     def name_of(self, key: RequestKey) -> str:
-        """The name that its user gave a request; only after `load`."""
-        assert self._loaded is not None
-        return self._loaded.core.name_of(key)
+        """The name that its user gave a request; empty where there is no model."""
+        return "" if self._loaded is None else self._loaded.core.name_of(key)
 
     def serve(self) -> None:
         """Accept requests, and step until told to drain.
@@ -225,6 +221,7 @@ class CoreServer:
         """
         if self._loaded is not None:
             self._loaded.grammars.close(grammars_timeout_s)
+            self._loaded = None  # and with it the model, if nobody else has it
         self._io.stop(reason)
         if self._journal is not None:
             self._journal.close()

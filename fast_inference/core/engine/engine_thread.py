@@ -69,9 +69,8 @@ class EngineThread:
             run_dir.config_file,
             on_io_failure=self._on_io_failure,
             num_descriptors=_num_descriptors(),
-            load_runner=load_runner,
         )
-        self._thread = threading.Thread(target=self._run, name="engine core", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=[load_runner], name="engine core", daemon=True)
         self._thread.start()
         try:
             self._loaded.result()
@@ -89,10 +88,10 @@ class EngineThread:
         self._server.drain()
         self._thread.join()
 
-    def _run(self) -> None:
+    def _run(self, load_runner: LoadRunner) -> None:
         error: Exception | None = None
         try:
-            self._server.load()
+            self._server.load(load_runner)
             self._loaded.set_result(None)
             self._server.serve()
         except Exception as failure:  # the top of this thread

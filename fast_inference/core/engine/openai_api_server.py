@@ -35,7 +35,7 @@ def create_server_app() -> FastAPI:
     """
     settings = openai_settings(no_flags(), os.environ)
     settings = settings.model_copy(update={"served_model_name": served_names(settings)})
-    path = settings.run_dir or Path(tempfile.gettempdir()) / f"fast-inference-app-{secrets.token_hex(8)}"
+    path = settings.run_dir or Path(tempfile.gettempdir()) / f"fast-inference-{secrets.token_hex(8)}"
     run_dir = RunDir(path)
     client = EngineClient(
         run_dir.core_socket,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -128,6 +129,16 @@ def test_nothing_is_left_of_closed_engines():
         engine.generate("one")
 
 
+def test_a_closed_engine_keeps_neither_its_module_nor_the_threads_of_its_sampler():
+    before, module = threading.active_count(), tiny_model()
+    alive = weakref.ref(module)
+    with create_universal_vllm_style_engine(module, byte_tokenizer(), eos_token_ids=[3]) as engine:
+        del module
+        assert engine.generate("one", structured_outputs={"regex": "[0-9]{3}"}).isdecimal()
+    wait_until(lambda: threading.active_count() == before)
+    assert alive() is None
+
+
 def test_an_engine_ends_with_its_last_reference():
     before = threading.active_count()
     engine = create_universal_vllm_style_engine("fake")
@@ -228,8 +239,10 @@ def test_a_module_of_transformers_gets_our_attention_where_it_can():
     model = transformers.LlamaForCausalLM(config).eval()
     ids = torch.tensor([[1, 2, 3, 4, 5]])
     reference = model.generate(ids, max_new_tokens=12, do_sample=False)[0, 5:].tolist()
-    with create_universal_vllm_style_engine(model, tokenizer=byte_tokenizer()) as engine:
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), eos_token="z")
+    with create_universal_vllm_style_engine(model, tokenizer=tokenizer) as engine:
         assert engine.generate(ids[0].tolist(), **GREEDY) == byte_tokenizer().decode(reference)
+        assert engine._client.state.model().welcome.eos_token_ids == (byte_tokenizer().token_to_id("z"),)
     assert config._attn_implementation == "fast_inference_paged"
 
 
