@@ -114,7 +114,13 @@ class FrontendState:
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Connect to the core; returns at once."""
+        """Connect to the core; returns at once.
+
+        Raises:
+            RuntimeError: it was started before.
+        """
+        if self._watcher is not None:
+            raise RuntimeError("an application can be served once: make another one")
         self.client.prepare_model = self._prepare_model
         await self.client.start()
         self._watcher = asyncio.create_task(self._watch_core())

@@ -1,6 +1,6 @@
 """Builds a model runner from the settings: device, dtype, memory plan, tokenizer, network, cache, check.
 
-Called once by `engine_core/process.py`. Everything that can be wrong with a model folder or with the flags is a
+Called once by `engine_core/core_server.py`. Everything that can be wrong with a model folder or with the flags is a
 `ConfigError` of one line, found as early as possible: what would be computed wrongly is refused here, not served.
 Only local files are read and no code of a model repository is ever run.
 Next: `engine_core/memory_plan.py` (device, precision and sizes), `model_runner.py`.
@@ -91,8 +91,8 @@ def load_model_runner(
         with torch.inference_mode():
             network.check(kv_tensors)
     except (UnsupportedAttentionError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ConfigError(f"cannot run models like {model.model}: {_line(error)}") from error
-    picker = _token_picker(device, use_kernels=model.cpu_kernels)
+        raise ConfigError(f"cannot run models like {model.model}: {error_line(error)}") from error
+    picker = token_picker(device, use_kernels=model.cpu_kernels)
     graphs = None
     if has_triton(device):
         from engine_core.model.cuda.decode_graphs import try_capture
@@ -154,7 +154,7 @@ def _tokenizer_dir(model: ModelConfig, model_dir: Path, vocab_size: int) -> Path
     return tokenizer_dir
 
 
-def _token_picker(device: torch.device, *, use_kernels: bool) -> TokenPicker:
+def token_picker(device: torch.device, *, use_kernels: bool) -> TokenPicker:
     """The kernel that samples, where it can be compiled, else torch."""
     if has_triton(device):
         from engine_core.model.cuda.token_picker import TritonTokenPicker
@@ -215,11 +215,14 @@ def _eos_token_ids(model_dir: Path, tokenizer_dir: Path) -> tuple[int, ...]:
         ids = (config.get("text_config") or config).get("eos_token_id")
     if ids is None:
         ids = eos_token_id(tokenizer_dir)
-    if ids is None:
-        return ()
+    return () if ids is None else eos_token_ids_of(ids, str(model_dir))
+
+
+def eos_token_ids_of(ids: object, owner: str) -> tuple[int, ...]:
+    """From one id or several; raises `ConfigError`, with the name of the owner, where it is neither."""
     listed = ids if isinstance(ids, list) else [ids]
     if not all(type(token_id) is int for token_id in listed):
-        raise ConfigError(f"{model_dir}: eos_token_id must be a token id or a list of them, not {str(ids)[:40]}")
+        raise ConfigError(f"{owner}: eos_token_id must be a token id or a list of them, not {str(ids)[:40]}")
     return tuple(listed)
 
 
@@ -237,7 +240,7 @@ def _fingerprint(model_dir: Path, tokenizer_dir: Path, precision: str, adapters:
     return digest.hexdigest()[:32]
 
 
-def _line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """The first line of an error, with its type."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
