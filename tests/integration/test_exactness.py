@@ -15,7 +15,7 @@ from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.messages import FinishReason
 from tests.factories import CoreHarness
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300), pytest.mark.usefixtures("frees_models")]
 
 NUM_NEW_TOKENS = 16
 PROMPT_LENGTHS = (5, 17, 32, 33, 64, 100, 211, 300, 512, 700)
