@@ -109,9 +109,9 @@ class CoreHarness:
         self.intake = RequestIntake(runner.info, hasher, admission, config, self.quarantine)
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
         info = runner.info
-        self._compiled: SimpleQueue = SimpleQueue()
+        self._compiled = compiled = SimpleQueue()  # the compiler's threads know it, and not what holds the model
         grammars = GrammarCompiler(
-            Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *result: self._compiled.put(result)
+            Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *result: compiled.put(result)
         )
         self.core = EngineCore(runner, self.scheduler, self.kv_cache, stop_check, admission, grammars, self.quarantine)
         self.keys: dict[int, RequestKey] = {}
