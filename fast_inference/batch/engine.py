@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fast_inference.config_file import write_config
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
-from fast_inference.launcher import write_config
 from fast_inference.progress import StartProgress
 from fast_inference.settings import Settings
 from frontend.health import package_version
