@@ -34,8 +34,7 @@ def hub_snapshot(hub_id: str, progress: Progress) -> Path:
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=child_environment(), check=False)
     answer = last_line(result.stdout)
     if result.returncode != 0:
-        reason = answer or f"exit {result.returncode}"
-        raise ConfigError(f"no model {hub_id!r}: no such folder, not in the hub cache, and the hub gave {reason}")
+        raise ConfigError(f"cannot get the model {hub_id!r}: {answer or f'exit {result.returncode}'}")
     folder = Path(answer)
     if not is_whole_folder(folder):
         raise ConfigError(f"no model {hub_id!r}: {folder} lacks config.json or safetensors weights")

@@ -75,7 +75,8 @@ def main(arguments: list[str]) -> int:
         rope = arguments[2] if len(arguments) == 3 else None
         convert_minimal_llm(Path(arguments[0]).absolute(), Path(arguments[1]), rope)
     except ConfigError as error:
-        sys.stderr.write(f"{error.message}\n")
+        reason = error.message.removeprefix(f"cannot load {arguments[0]}: ")  # the caller names the file
+        sys.stderr.write(f"{reason}\n")
         return EXIT_CONFIG_ERROR
     except Exception as error:  # noqa: BLE001 - the top of a process: whatever a malformed file does is one line
         sys.stderr.write(f"{type(error).__name__}: {' '.join(str(error).split())}\n")

@@ -164,7 +164,7 @@ class MinimalLLMShape:
             order = order.view(-1, 2).T.flatten()
 
         def reorder(rows: torch.Tensor) -> torch.Tensor:
-            return rows.view(-1, self.head_dim, *rows.shape[1:])[:, order].flatten(0, 1)
+            return rows.reshape(-1, self.head_dim, *rows.shape[1:])[:, order].flatten(0, 1)
 
         return reorder
 

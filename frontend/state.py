@@ -16,7 +16,13 @@ from frontend.model_tokenizers import ModelTokenizers
 from frontend.tokenizer import FrontendTokenizer
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig, load_section
-from ipc.errors import EngineUnavailableError, InvalidRequestError, ModelNotFoundError, QueueFullError
+from ipc.errors import (
+    EngineUnavailableError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    QueueFullError,
+    UnsupportedParameterError,
+)
 from ipc.messages import CoreState, Welcome
 from ipc.own_sleep import Silence
 
@@ -68,6 +74,11 @@ class ServedModel:
             shown = name if len(name) <= 100 and name.isprintable() else "of that name"
             raise ModelNotFoundError(f"The model {shown} does not exist.", param="model")
 
+    def check_can_generate(self) -> None:
+        """Raise `UnsupportedParameterError` for a model that gives embeddings only."""
+        if not self.welcome.can_generate:
+            raise UnsupportedParameterError("This model gives no text, only embeddings.", param="model")
+
     def check_token_ids(self, token_ids: list[int], param: str) -> None:
         """Raise `InvalidRequestError` unless every id is in the vocabulary."""
         if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
@@ -103,7 +114,13 @@ class FrontendState:
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Connect to the core; returns at once."""
+        """Connect to the core; returns at once.
+
+        Raises:
+            RuntimeError: it was started before.
+        """
+        if self._watcher is not None:
+            raise RuntimeError("an application can be served once: make another one")
         self.client.prepare_model = self._prepare_model
         await self.client.start()
         self._watcher = asyncio.create_task(self._watch_core())

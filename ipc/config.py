@@ -46,7 +46,9 @@ class ModelConfig(_Section):
     )
     tokenizer: str | None = Field(None, description="folder or hub id of the tokenizer, where not the model's own")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="'auto': bfloat16 where the device computes fast with it, else float32"
+        "auto",
+        description="'auto': bfloat16 where the device computes fast with it, else float32; float32 for sentence "
+        "encoders",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="'auto': cuda where there is one")
     max_model_len: int | None = Field(
@@ -69,10 +71,10 @@ class ModelConfig(_Section):
     )
     cpu_kernels: bool = Field(True, description="use compiled kernels on CPU; plain torch where there is no compiler")
     enforce_eager: bool = Field(False, description="on CUDA: launch each kernel by itself, without CUDA graphs")
-    pooling: Literal["mean", "last", "cls"] = Field(
-        "mean",
+    pooling: Literal["auto", "mean", "last", "cls"] = Field(
+        "auto",
         description="what an embedding is made of: the mean of all positions, the last one, or the first one ('cls', "
-        "which sees no other in a causal model)",
+        "which sees no other in a causal model); 'auto': what the model's own files say, else the mean",
     )
     threads: int | None = Field(
         None,

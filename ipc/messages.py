@@ -279,6 +279,8 @@ class Welcome:
     """Time that a request has where it does not say itself; 0 for any."""
     tokenizer_fingerprint: str = ""
     """Equal for equal files in `tokenizer_dir`."""
+    can_generate: bool = True
+    """False where the model gives embeddings only."""
     adapters: tuple[str, ...] = ()
     """Names of the LoRA adapters that requests may ask for."""
 

@@ -100,8 +100,10 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
   engine would get: `prompt`, `token_ids`, `sampling_params`; for completions a list with one object for each prompt.
 - **`prompt_logprobs`** has vLLM's shape. **`return_token_ids`** adds `token_ids` to choices and chunks and
   `prompt_token_ids` to a chat's answer (its first chunk) or to a completion's choice (its first chunk).
-- **Embeddings** are normalized; a text of the whole context fits. `truncate_prompt_tokens` keeps the last tokens, with
-  `truncation_side` `right` the first. Their pooling is a setting of the server, `--pooling`.
+- **Embeddings** are normalized, unless the model's own files say otherwise; with `dimensions` they are in any case. A
+  text of the whole context fits, special tokens included. `truncate_prompt_tokens` keeps the last tokens of a text,
+  with `truncation_side` `right` the first, and the special tokens around them. Their pooling is the model's own, or
+  what `--pooling` says. A model that only embeds refuses requests for text: 400 `unsupported_parameter` for `model`.
 - **Scores** (`/v1/score`, `/score`) and `relevance_score` (`/v1/rerank`, `/v2/rerank`, `/rerank`) are cosines of
   embeddings, from -1 to 1. Equal texts of a body are computed once; `usage` counts every text as often as it is given.
   `text_1` is one text, or as many as `text_2` has; the two may also be called `queries` and `documents`, `queries` and

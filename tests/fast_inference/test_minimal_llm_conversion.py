@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -218,16 +219,18 @@ def cache_dir(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_is_converted_once_for_each_rope_and_each_tokenizer_beside_it(cache_dir, tmp_path):
-    path = tmp_path / "final_model1.pt"
+    path = str(tmp_path / "final_model1.pt")
     save_checkpoint(path, "A")
     with pytest.raises(ConfigError, match="begins by converting final_model1"):
-        find_model(str(path))
-    folders = [resolve_model(str(path), silent), resolve_model(str(path), silent, rope="tokens")]
+        find_model(path)
+    folder = resolve_model(path, silent)
+    assert find_model(path) == folder
+    assert Path(folder).parent == cache_dir
+    with pytest.raises(ConfigError, match="begins by converting final_model1"):
+        find_model(path, rope="tokens")
     write_tokenizer(tmp_path / "tokenizer.json")
-    folders.append(resolve_model(str(path), silent))
-    assert len(set(folders)) == 3
-    assert folders[2] == find_model(str(path))
-    assert [(cache_dir / name / "tokenizer.json").exists() for name in folders] == [False, False, True]
+    with pytest.raises(ConfigError, match="begins by converting final_model1"):
+        find_model(path)
 
 
 def test_rope_is_for_checkpoints_only(cache_dir, tmp_path, converted):

@@ -1,6 +1,6 @@
 """Chats with a model whose tokenizer brings no template."""
 
-from frontend.default_template import DEFAULT_TEMPLATE, AnswerEnds
+from frontend.default_template import DEFAULT_TEMPLATE, NO_ENDS, AnswerEnds
 
 
 def test_answers_end_at_the_tokens_of_the_tags_that_are_tokens_and_at_the_texts_of_the_others():
@@ -9,4 +9,4 @@ def test_answers_end_at_the_tokens_of_the_tags_that_are_tokens_and_at_the_texts_
 
 
 def test_a_template_of_the_models_own_has_no_such_ends():
-    assert AnswerEnds.of_template("{{ messages }}", {"<|user|>": 7}.get) == AnswerEnds()
+    assert AnswerEnds.of_template("{{ messages }}", {"<|user|>": 7}.get) == NO_ENDS
