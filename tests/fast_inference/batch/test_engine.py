@@ -1,11 +1,13 @@
 """Which run dir `--attach` means."""
 
 import os
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
-from fast_inference.batch.engine import attached_run_dir
+from fast_inference.batch.engine import attached_run_dir, remove_leftovers
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 
@@ -29,3 +31,17 @@ def test_a_url_means_the_default_run_dir_of_its_port(tmp_path: Path, monkeypatch
 def test_other_urls_are_refused(url: str):
     with pytest.raises(ConfigError, match="--attach: "):
         attached_run_dir(url)
+
+
+def test_what_killed_jobs_have_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("left", "running"):
+        (tmp_path / f"fast-inference-batch-{name}").mkdir()
+        RunDir(tmp_path / f"fast-inference-batch-{name}" / "run").create()
+    (tmp_path / "of-others").mkdir()
+    lock = RunDir(tmp_path / "fast-inference-batch-running" / "run").lock_launcher()
+    remove_leftovers(time.time())
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_leftovers(time.time() + 3600)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fast-inference-batch-running", "of-others"]
+    os.close(lock)
