@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from fast_inference.core.engine.waiting import result_of
 from frontend.state import FrontendState
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig
@@ -49,7 +50,7 @@ class ClientThread:
         self._thread = threading.Thread(target=self._run, name="engine client", daemon=True)
         self._thread.start()
         try:
-            self.submit(self._start()).result()
+            result_of(self.submit(self._start()))
         except BaseException:
             self.stop()
             raise

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, overload
 from fast_inference.core.engine.client_thread import ClientThread
 from fast_inference.core.engine.engine_thread import EngineFolder, EngineThread
 from fast_inference.core.engine.text_requests import Fields, TextRequests
+from fast_inference.core.engine.waiting import next_of, result_of
 from fast_inference.settings import Settings
 from frontend.generation import Answer
 from ipc.endpoints import RunDir
@@ -154,7 +155,7 @@ class UniversalEngine:
         future = self._client.submit(pump())
         future.add_done_callback(lambda _: pieces.put(None))
         try:
-            while (piece := pieces.get()) is not None:
+            while (piece := next_of(pieces)) is not None:
                 yield piece
             _result(future)
         finally:
@@ -188,7 +189,7 @@ class UniversalEngine:
 def _result(future: "Future[ResultT]") -> ResultT:
     """The result, for which the caller waits; only the end of the engine cancels what a caller waits for."""
     try:
-        return future.result()
+        return result_of(future)
     except CancelledError:
         raise EngineUnavailableError("The engine was closed.", code="engine_stopped") from None
 
