@@ -27,6 +27,8 @@ from engine_core.events import Drain, Event, GrammarCompiled
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.model.lora.adapter_files import open_adapters
+from engine_core.model_kind import check_model_folder
 from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.quarantine import Quarantine, suspects_after
 from engine_core.request_intake import RequestIntake
@@ -38,7 +40,6 @@ from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from engine_core.tokenizer_export import content_fingerprint
-from engine_core.weight_files import stored_tensors
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
@@ -99,7 +100,8 @@ def load_runner(config: CoreConfig, report: ReportLoading) -> ModelRunner:
         from engine_core.model.fake_runner import FakeModelRunner
 
         return FakeModelRunner(config.model, config.cache, config.fake, config.run_dir.fake_tokenizer_dir)
-    stored_tensors(Path(config.model.model))  # wrong files are told at once
+    check_model_folder(Path(config.model.model))  # what cannot be loaded is told at once
+    open_adapters(config.model)
     report("importing torch")
     from engine_core.model.loader import load_model_runner
 
@@ -170,7 +172,8 @@ class CoreServer:
         cache, scheduling = self._config.cache, self._config.scheduler
         runner = load_runner(self._config, self._io.report_loading)
         hasher = BlockHasher(cache.block_size)
-        kv_cache = KVCacheManager(runner.info.num_blocks, hasher, enable_prefix_caching=cache.enable_prefix_caching)
+        has_prefix_cache = cache.enable_prefix_caching and runner.info.num_blocks > 0
+        kv_cache = KVCacheManager(runner.info.num_blocks, hasher, enable_prefix_caching=has_prefix_cache)
         admission = Admission(scheduling, self._io.publish_load)
         quarantine = self._make_quarantine()
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
@@ -178,10 +181,10 @@ class CoreServer:
             Path(runner.info.tokenizer_dir), runner.info.vocab_size, runner.info.eos_token_ids, self._on_grammar
         )
         drafts = Drafts.of(scheduling, kv_cache, runner.info.max_model_len)
-        scheduler = Scheduler(scheduling, kv_cache, drafts)
+        scheduler = Scheduler(scheduling, kv_cache, drafts, has_whole_prompts=runner.info.is_encoder)
         clocked = ClockedRunner(runner, self._clock)
         core = EngineCore(clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine)
-        prefix_hasher = hasher if cache.enable_prefix_caching else None
+        prefix_hasher = hasher if has_prefix_cache else None
         self._loaded = _LoadedCore(
             core,
             StepLoop(core, self._io, self._inbox, self._clock, self._config.launcher.drain_timeout),
@@ -273,4 +276,6 @@ class CoreServer:
             pooling=info.pooling,
             request_timeout_ms=int(self._config.scheduler.request_timeout * 1000),
             tokenizer_fingerprint=content_fingerprint(Path(info.tokenizer_dir)),
+            can_generate=not info.is_encoder,
+            adapters=tuple(info.adapters),
         )

@@ -28,6 +28,7 @@ from engine_core.model.model_runner import TorchModelRunner
 from engine_core.model.network import Network
 from engine_core.model.paged_attention_config import PagedAttentionConfig
 from engine_core.model.paged_module import PagedModuleNetwork
+from engine_core.model.pooling import PoolingConfig
 from engine_core.model.recompute_network import RecomputeNetwork, TokenCacheShape
 from engine_core.model.transformers_network import TransformersNetwork
 from engine_core.outputs import ModelInfo
@@ -103,6 +104,7 @@ def load_module_runner(
         log.warning("%s", note)
     _check_tokenizer(source.tokenizer_dir, network.vocab_size)
     device = kv_tensors.device
+    pooling = PoolingConfig("mean" if model.pooling == "auto" else model.pooling)
     info = ModelInfo(
         model_id=type(module).__name__,
         fingerprint=uuid.uuid4().hex,  # nobody else has these weights, so that no other core goes on with its requests
@@ -114,10 +116,10 @@ def load_module_runner(
         embedding_size=network.hidden_size,
         dtype=str(_dtype_of(module)).removeprefix("torch."),
         device=device.type,
-        pooling=model.pooling,
+        pooling=pooling.kind,
     )
     picker = token_picker(device, use_kernels=model.cpu_kernels)
-    return TorchModelRunner(network, kv_tensors, info, model.pooling, picker)
+    return TorchModelRunner(network, kv_tensors, info, pooling, picker)
 
 
 def _load(module: torch.nn.Module, sizes: _Sizes) -> _LoadedModule:

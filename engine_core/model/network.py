@@ -18,6 +18,7 @@ from engine_core.model.attention import (
     build_attention_metadata,
 )
 from engine_core.model.kv_tensors import KVTensors
+from engine_core.model.lora.step_adapters import StepAdapters
 from engine_core.model.request_span import RequestSpan
 
 CHECK_TOKENS = 4
@@ -78,6 +79,7 @@ def chunk_logits(
     num_computed_tokens: int,
     block_ids: npt.NDArray[np.int32],
     kv_tensors: KVTensors,
+    adapters: StepAdapters | None = None,
     *,
     in_plain_torch: bool = False,
 ) -> torch.Tensor:
@@ -85,7 +87,7 @@ def chunk_logits(
     num_tokens = len(token_ids)
     span = RequestSpan(0, num_tokens, num_computed_tokens, block_ids, kv_tensors.block_size)
     positions = np.arange(num_computed_tokens, num_computed_tokens + num_tokens, dtype=np.int64)
-    metadata = build_attention_metadata([span], kv_tensors, in_plain_torch=in_plain_torch)
+    metadata = build_attention_metadata([span], kv_tensors, adapters, in_plain_torch=in_plain_torch)
     return network.logits(flat_batch(network, token_ids, positions, metadata, kv_tensors))
 
 

@@ -20,6 +20,8 @@ DOCUMENTS = [
     "docs/architecture.md",
     "docs/access.md",
     "docs/extending.md",
+    "docs/batch.md",
+    "docs/minimal_llm.md",
     "docs/performance.md",
     "docs/reliability.md",
 ]

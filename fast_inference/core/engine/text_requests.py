@@ -10,9 +10,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from starlette.datastructures import Headers
-
 from frontend.access import ANYBODY
+from frontend.api_call import ApiCall
 from frontend.embedder import Embedder, num_at_once
 from frontend.generation import Answer, Generation
 from frontend.input_processor import check_num_answers
@@ -21,7 +20,6 @@ from frontend.openai.completions import OpenAIServingCompletion
 from frontend.openai.inputs import MAX_PROMPTS, split_inputs
 from frontend.openai.protocol import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, GenerationBody
 from frontend.openai.protocol.body import Body
-from frontend.openai.request_options import request_options
 from frontend.openai.serving import OpenAIServing
 from frontend.request_body import check_fields, ignored_params, validate_body
 from frontend.state import FrontendState, ServedModel
@@ -108,7 +106,7 @@ class TextRequests:
         check_num_answers(body)
         self._state.check_admission(model, body.num_answers)
         inputs = await serving.engine_inputs(model, body)
-        options = request_options(body, Headers(), ANYBODY)
+        options = serving.options(ApiCall(), model, body, "")
         return Generation(self._state.client, model, inputs, serving.text_options(model, body, inputs), **options)
 
     async def _collect(
