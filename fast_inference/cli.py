@@ -1,4 +1,4 @@
-"""The command `fast-inference`: `serve`, `reload`, `pull`, `models`, `plan`, `bench`, `keys` and `--version`.
+"""The command `fast-inference`: `serve`, `run-batch`, `reload`, `pull`, `models`, `plan`, `bench`, `keys`, `--version`.
 
 Owns the exit statuses: 0 stopped in order, 1 a wrong setting, model or port (one line on stderr), 2 wrong usage,
 130 interrupted. What is slow to import is imported by the command that needs it, so that `--help` is quick.
@@ -18,6 +18,7 @@ from fast_inference.cli_keys import add_keys
 from fast_inference.cli_models import add_models, add_pull
 from fast_inference.cli_plan import add_plan
 from fast_inference.cli_reload import add_reload
+from fast_inference.cli_run_batch import add_run_batch
 from fast_inference.flags import FlagParser, add_setting_flags, given_flags
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
@@ -68,6 +69,7 @@ def _parser() -> FlagParser:
     parser.add_argument("--version", action="version", version=f"fast-inference {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands)
+    add_run_batch(commands)
     add_pull(commands)
     add_models(commands)
     add_plan(commands)

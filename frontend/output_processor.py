@@ -1,7 +1,8 @@
 """From one answer's token ids to its text: detokenizer, stop strings, finish reason and token counts.
 
-One `OutputProcessor` per answer, fed by `generation.py`. It goes token by token however many arrive at once, so the
-text and the counts do not depend on how the engine's outputs were merged.
+One `OutputProcessor` per answer, fed by `generation.py`. It goes token by token however many arrive at once, or takes
+a whole answer where that gives the same, so the text and the counts do not depend on how the engine's outputs were
+merged.
 Invariant: after the delta with `finish` no more is expected, and all deltas together are the whole answer. Tokens are
 kept beside the text only where somebody asked for them (`answer_tokens.py`).
 """
@@ -19,6 +20,7 @@ from ipc.client import Output
 from ipc.errors import EngineUnavailableError
 from ipc.messages import CANCELLED, Finished, FinishReason
 
+_REPLACEMENT = "\ufffd"
 ABORT = "abort"
 """`Finish.reason` of an answer that was cancelled; what there is of it is the answer."""
 
@@ -70,6 +72,7 @@ class OutputProcessor:
     """Turns the outputs of one request into text."""
 
     def __init__(self, tokenizer: FrontendTokenizer, options: TextOptions, eos_token_ids: tuple[int, ...]) -> None:
+        self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=options.skip_special_tokens)
         self._matcher = StopStringMatcher(
             (*options.stop_strings, *options.ends.strings), include_stop_string=options.include_stop_str_in_output
@@ -81,6 +84,13 @@ class OutputProcessor:
         self._reasoning: ReasoningCounter | None = None
         if options.starts_in_reasoning is not None:
             self._reasoning = ReasoningCounter(starts_inside=options.starts_in_reasoning)
+
+    @property
+    def can_take_whole(self) -> bool:
+        """True where nobody needs to see the answer before its end, and its text can be had of all tokens at once."""
+        has_strings = bool(self._options.stop_strings or self._options.ends.strings)
+        is_plain = not has_strings and self._tokens is None and self._reasoning is None
+        return is_plain and self._tokenizer.is_byte_level
 
     @property
     def num_reasoning_tokens(self) -> int | None:
@@ -99,6 +109,10 @@ class OutputProcessor:
             raise EngineUnavailableError("The engine stopped this request.", code="aborted")
         if self._options.is_prompt_only:
             return TextDelta("", 0, Finish(ABORT if is_aborted else "length", None))
+        if finished is not None and self._num_tokens == 0 and self.can_take_whole:
+            whole = self._whole_delta(output, finished)
+            if whole is not None:
+                return whole
         texts: list[str] = []
         last = len(output.token_ids) - 1
         is_end_hidden = False
@@ -119,6 +133,17 @@ class OutputProcessor:
         if finished is None:
             return self._delta(texts, None)
         return self._last_delta(texts, output, finished, is_end_hidden=is_end_hidden)
+
+    def _whole_delta(self, output: Output, finished: Finished) -> TextDelta | None:
+        """The answer in one piece; None where some of its bytes are no text, which going token by token divides."""
+        ids = output.token_ids
+        if ids and ids[-1] == finished.stop_token_id and not self._options.include_stop_str_in_output:
+            ids = ids[:-1]
+        text = self._tokenizer.decode(ids, skip_special_tokens=self._options.skip_special_tokens)
+        if _REPLACEMENT in text:
+            return None
+        self._num_tokens = len(output.token_ids)
+        return TextDelta(text, self._num_tokens, self._finish(finished))
 
     def _last_delta(self, texts: list[str], output: Output, finished: Finished, *, is_end_hidden: bool) -> TextDelta:
         held = self._detokenizer.flush()

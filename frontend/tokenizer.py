@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 from frontend.chat_template import ChatTemplate
 from frontend.default_template import DEFAULT_TEMPLATE, AnswerEnds
@@ -47,6 +47,8 @@ class FrontendTokenizer:
         self.answer_ends = AnswerEnds.of_template(chat_template.source, self.added_token_id)
         """What ends the answers of chats."""
         longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
+        self.is_byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
+        """True where the text of tokens is that of their bytes, one after the other."""
         self._max_chars_per_token: float = longest_token * (
             _NORMALIZED_SHRINK if tokenizer.normalizer is not None else 1
         )

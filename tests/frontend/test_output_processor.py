@@ -41,6 +41,19 @@ def test_eos_is_counted_and_not_shown(tokenizer: FrontendTokenizer):
     assert run(tokenizer, [output], options) == ("hello", len(ids) + 1, Finish("stop", None))
 
 
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_whole_answer_is_what_its_tokens_are_one_by_one(tokenizer: FrontendTokenizer, data: st.DataObject):
+    """Bytes that are no text, special tokens in the middle, and a stop token that is shown or not."""
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), min_size=1, max_size=100))
+    end = finished(FinishReason.STOP, ids[-1]) if data.draw(st.booleans()) else finished(FinishReason.LENGTH)
+    options = TextOptions(
+        skip_special_tokens=data.draw(st.booleans()), include_stop_str_in_output=data.draw(st.booleans())
+    )
+    one_by_one = [*(Output([token_id]) for token_id in ids[:-1]), Output(ids[-1:], finished=end)]
+    assert run(tokenizer, [Output(ids, finished=end)], options) == run(tokenizer, one_by_one, options)
+
+
 def test_another_stop_token_is_named(tokenizer: FrontendTokenizer):
     stop_token = tokenizer.backend.token_to_id("!")
     output = Output([stop_token], finished=finished(FinishReason.STOP, stop_token))
