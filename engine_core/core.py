@@ -112,6 +112,7 @@ class EngineCore:
         self._requests: dict[RequestKey, Request] = {}
         self._cancelled_names = CancelledNames()
         self.num_failed_steps = 0
+        self._num_sampled_tokens = 0
         self._num_failed_in_a_row = 0
 
     @property
@@ -147,6 +148,7 @@ class EngineCore:
             "num_preemptions": self._scheduler.num_preemptions,
             "num_fairness_preemptions": self._scheduler.num_fairness_preemptions,
             "num_failed_steps": self.num_failed_steps,
+            "num_sampled_tokens": self._num_sampled_tokens,
             "num_draft_tokens": self._scheduler.num_draft_tokens,
             "num_accepted_tokens": self._scheduler.num_accepted_tokens,
         }
@@ -295,6 +297,7 @@ class EngineCore:
         self, executed: Sequence[ScheduledRequest], result: ModelRunnerOutput, outputs: EngineCoreOutputs
     ) -> None:
         """Give each request that was executed what the step computed for it."""
+        self._num_sampled_tokens += len(result.sampled_token_ids) + sum(map(len, result.further_token_ids.values()))
         for item in executed:
             request = self._requests[item.key]
             if item.key in result.failures:

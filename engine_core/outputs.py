@@ -6,6 +6,7 @@ state of a request from the step in which it comes as `NewRequestData` until its
 """
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType, Protocol
 
@@ -31,6 +32,8 @@ class NewRequestData:
     """Its block table; later blocks come in `ScheduledRequest.new_block_ids`."""
     grammar: CompiledGrammar | None = None
     """Set where `sampling_params.structured_output` is; the output so far follows it."""
+    adapter: str = ""
+    """One of `ModelInfo.adapters`; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,8 @@ class ModelRunnerOutput:
     further_token_ids: dict[RequestKey, list[int]] = field(default_factory=dict)
     """The tokens sampled after that one, as many as draft tokens turned out right."""
     embeddings: dict[RequestKey, list[float]] = field(default_factory=dict)
-    """L2-normalized, pooled from the last hidden states, for each EMBED request whose chunk was the last."""
+    """Pooled from the last hidden states, for each EMBED request whose chunk was the last; L2-normalized, unless the
+    model's own files say otherwise."""
     failures: dict[RequestKey, str] = field(default_factory=dict)
     """Requests that failed alone, with an error code such as `nan_logits`; the others are unaffected."""
     logprobs: dict[RequestKey, Logprobs] = field(default_factory=dict)
@@ -120,12 +124,18 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...]
     max_model_len: int
     num_blocks: int
+    """0 where there is no KV cache."""
     embedding_size: int
     """0 where the model gives no embeddings."""
     dtype: str
     device: str
     pooling: str = "mean"
     """Which positions an embedding is made of."""
+    is_encoder: bool = False
+    """Its tokens see each other both ways: it gives embeddings and no text, computes a prompt in one step, and has no
+    KV cache."""
+    adapters: Mapping[str, bytes] = field(default_factory=dict)
+    """Fingerprint of each LoRA adapter, by name; equal for equal files."""
 
 
 class StepMemoryError(MemoryError):
@@ -133,7 +143,7 @@ class StepMemoryError(MemoryError):
 
 
 class ModelRunner(Protocol):
-    """Runs steps on one device. Implementations: `engine_core/model/model_runner.py`, `fake_runner.py`."""
+    """Runs steps on one device; `engine_core/model/` has `model_runner.py`, `encoder/runner.py`, `fake_runner.py`."""
 
     @property
     def info(self) -> ModelInfo:

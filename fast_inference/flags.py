@@ -8,7 +8,7 @@ This module must stay quick to import: `--help` needs nothing else.
 
 import argparse
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel
@@ -79,8 +79,13 @@ def environment_name(field: str) -> str:
     return ENVIRONMENT_PREFIX + field.upper()
 
 
-def add_setting_flags(parser: argparse.ArgumentParser, sections: Sequence[type[BaseModel]] = SECTIONS) -> None:
-    """Add MODEL, `--config` and one flag for each field of the sections."""
+def add_setting_flags(
+    parser: argparse.ArgumentParser,
+    sections: Sequence[type[BaseModel]] = SECTIONS,
+    *,
+    leave_out: Container[str] = (),
+) -> None:
+    """Add MODEL, `--config` and one flag for each field of the sections, but for those that are left out."""
     parser.add_argument("model_argument", nargs="?", metavar="MODEL", help="the same as --model")
     parser.add_argument(
         "--config",
@@ -90,7 +95,8 @@ def add_setting_flags(parser: argparse.ArgumentParser, sections: Sequence[type[B
     for section in sections:
         group = parser.add_argument_group((section.__doc__ or section.__name__).splitlines()[0].rstrip("."))
         for name, field in section.model_fields.items():
-            _add_flag(group, name, field)
+            if name not in leave_out:
+                _add_flag(group, name, field)
 
 
 def given_flags(parser: argparse.ArgumentParser, namespace: argparse.Namespace) -> dict[str, Any]:
@@ -112,7 +118,8 @@ def _add_flag(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -> 
     if field.annotation is bool:
         group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=text)
     elif get_origin(field.annotation) is tuple:
-        group.add_argument(*flags, dest=name, action="append", metavar="NAME", help=f"{text}; repeatable")
+        metavar = "NAME=PATH" if name == "lora" else "NAME"
+        group.add_argument(*flags, dest=name, action="append", metavar=metavar, help=f"{text}; repeatable")
     else:
         group.add_argument(*flags, dest=name, metavar=_metavar(field.annotation), help=text)
 

@@ -4,20 +4,19 @@ Called by `cli.py` with resolved settings. It owns the listening socket, the run
 and the frontends: one that dies is replaced. The core is the business of `core_supervisor.py`. SIGTERM and SIGINT drain
 the frontends, then the core; a second signal ends all within two seconds. SIGHUP replaces the core (`core_reload.py`).
 Invariant: when `serve` returns, every child has been reaped; when this process is killed, the kernel kills them.
-Next: `core_supervisor.py`, `child.py` (one process), then `engine_core/process.py` and `frontend/__main__.py`.
+Next: `core_supervisor.py`, `child.py` (one process), then `engine_core/core_server.py` and `frontend/__main__.py`.
 """
 
 import asyncio
-import json
 import logging
 import os
 import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 from fast_inference.child import Child, stop_children
+from fast_inference.config_file import write_config
 from fast_inference.core_reload import CoreReload
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
 from fast_inference.listener import bind_listener, local_url_of, port_of, url_of
@@ -28,7 +27,6 @@ from fast_inference.restart_policy import FrontendRestartPolicy
 from fast_inference.settings import Settings, served_names
 from fast_inference.status import FrontendStatus, LauncherStatus, ServerState, Status, StatusFile
 from ipc.endpoints import RunDir
-from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
 from ipc.process import raise_descriptor_limit
 
@@ -63,9 +61,9 @@ def serve(settings: Settings) -> int:
         try:
             names = served_names(settings)
             progress(f"looking for the model {settings.model}")
-            model = resolve_model(settings.model, progress)
+            model = resolve_model(settings.model, progress, rope=settings.rope)
             resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
-            _write_config(settings.model_copy(update=resolved), run_dir.config_file)
+            write_config(settings.model_copy(update=resolved), run_dir.config_file)
             return asyncio.run(Launcher(settings, names[0], run_dir, listener, progress).run())
         finally:
             run_dir.remove_files()
@@ -279,7 +277,9 @@ class Launcher:
             line = ready_line(self._url, self._model_name, len(self._frontends), self._cores.num_blocks)
             sys.stdout.write(line + "\n")
             url = local_url_of(self._settings.host, self._port)
-            sys.stdout.write(example_request(url, self._model_name, needs_key=bool(self._settings.api_key)) + "\n")
+            can_generate, needs_key = self._cores.can_generate, bool(self._settings.api_key)
+            example = example_request(url, self._model_name, can_generate=can_generate, needs_key=needs_key)
+            sys.stdout.write(example + "\n")
             sys.stdout.flush()
         except OSError as error:
             log.warning("cannot write the ready line: %s", error.strerror)  # nobody reads it; serve on
@@ -292,16 +292,3 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
-
-
-def _write_config(settings: Settings, path: Path) -> None:
-    try:
-        with open(path, "w", opener=_open_private) as file:
-            os.fchmod(file.fileno(), 0o600)  # it may be there from before
-            file.write(json.dumps(settings.model_dump(mode="json", exclude={"config"}), indent=2) + "\n")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

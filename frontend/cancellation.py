@@ -1,10 +1,10 @@
 """Cancelling a request by its id, from any frontend: `POST /v1/requests/{id}/cancel`, `DELETE /v1/requests/{id}`.
 
 Frontends know nothing of each other's requests. Each names its requests in the ADD by the ids that users know
-(`external_ids`), and the call CANCEL has the core end all that have a name, whoever sent them. The frontend that waits
-for such a request then finishes it: a generated answer ends where it is, with the finish reason `abort`; what has no
-partial answer fails with `RequestCancelledError`. Invariant: with API keys, a key ends only its own requests, an admin
-key those of all. Next: `output_processor.py`, `engine_core/process.py`.
+(`external_ids`, from `api_call.py`), and the call CANCEL has the core end all that have a name, whoever sent them. The
+frontend that waits for such a request then finishes it: a generated answer ends where it is, with the finish reason
+`abort`; what has no partial answer fails with `RequestCancelledError`. Invariant: with API keys, a key ends only its
+own requests, an admin key those of all. Next: `output_processor.py`, `engine_core/step_loop.py`.
 """
 
 import re
@@ -14,24 +14,14 @@ from starlette.responses import Response
 
 from frontend.access import Caller, caller_of
 from frontend.errors import RequestNotFoundError, json_response
-from frontend.middleware import came_at_us_in, request_id_in
 from frontend.state import FrontendState
 from ipc.errors import EngineUnavailableError
 from ipc.messages import CallMethod, CoreState
-from ipc.request_options import RequestOptions
 
 _TIMEOUT_S = 30.0
 """The core answers between two steps, and one may take long."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,256}")
 _TRANSLATED = re.compile(r"(?:resp|msg)_(.+)")
-
-
-def cancellable(request: Request, *answer_ids: str) -> RequestOptions:
-    """The names of what is done for this HTTP request, its `X-Request-Id` and the ids of its answer; and its age."""
-    names = (request_id_in(request.scope), *answer_ids)
-    return RequestOptions(
-        external_ids=tuple(dict.fromkeys(name for name in names if name)), arrival_time_us=came_at_us_in(request.scope)
-    )
 
 
 class Cancellation:

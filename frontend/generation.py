@@ -6,11 +6,13 @@ in the core, however its reader ended (done, error, client gone). Next: `ipc/cli
 """
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Unpack
 
 from frontend.answer_tokens import AnswerToken
+from frontend.beginning import Beginning, can_go_on, digest_of
 from frontend.errors import RequestCancelledError
 from frontend.input_processor import EngineInput
 from frontend.output_processor import ABORT, Finish, OutputProcessor, TextDelta, TextOptions
@@ -51,12 +53,25 @@ class _AnswerStream:
     """Reads one engine stream as text."""
 
     def __init__(
-        self, answer: Answer, stream: RequestStream, processor: OutputProcessor, *, has_prompt_logprobs: bool
+        self,
+        answer: Answer,
+        stream: RequestStream,
+        processor: OutputProcessor,
+        *,
+        has_prompt_logprobs: bool,
+        token_ids_before: Sequence[int] = (),
     ) -> None:
+        """`token_ids_before` come before all that the stream gives."""
         self.answer = answer
         self.stream = stream
         self._processor = processor
         self._has_prompt_logprobs = has_prompt_logprobs
+        self._unread_token_ids = token_ids_before
+
+    def wait_for_end(self) -> None:
+        """Read the whole answer at once, where nothing in its text could end it before."""
+        if self._processor.can_take_whole:
+            self.stream.wait_for_end()
 
     async def next_delta(self) -> TextDelta | None:
         """The next delta; None after the last one. Raises what the engine stream raises, and `RequestCancelledError`
@@ -67,7 +82,10 @@ class _AnswerStream:
             output = await anext(self.stream)
         except StopAsyncIteration:
             raise RequestFailedError("the stream ended without a terminal output") from None
-        self.answer.num_cached_tokens = output.num_cached_tokens
+        if self._unread_token_ids:
+            output.token_ids[:0] = self._unread_token_ids
+            self._unread_token_ids = ()
+        self.answer.num_cached_tokens = min(output.num_cached_tokens, self.answer.num_prompt_tokens)
         if output.prompt_logprobs:
             self.answer.prompt_logprobs = output.prompt_logprobs
         delta = self._processor.process(output)
@@ -91,26 +109,66 @@ class Generation:
         model: ServedModel,
         inputs: Sequence[EngineInput],
         text_options: TextOptions,
+        beginning: Beginning | None = None,
         **options: Unpack[RequestOptions],
     ) -> None:
-        """Submit every input, all with the same options.
+        """Submit every input, all with the same options; one that `beginning` is of goes on behind it.
 
         Raises:
             EngineUnavailableError: the core takes no requests; what was submitted is stopped again.
         """
         self._streams: list[_AnswerStream] = []
+        self._model, self._inputs = model, inputs
+        self._beginning: Beginning | None = None
+        self._digest = b""
         self._primed: TextDelta | None = None
         self._readers: dict[asyncio.Task[TextDelta | None], _AnswerStream] = {}
         try:
             for index, item in enumerate(inputs):
-                stream = client.submit(item.prompt_token_ids, item.sampling_params, model=model.welcome, **options)
+                params, before = item.sampling_params, self._tokens_before(item, beginning)
+                if beginning is not None and before:
+                    params = replace(params, seed=beginning.seed)
+                    options["num_resumed_tokens"] = len(before)
+                stream = client.submit([*item.prompt_token_ids, *before], params, model=model.welcome, **options)
                 answer = Answer(index, len(item.prompt_token_ids))
                 processor = OutputProcessor(model.tokenizer, text_options, model.welcome.eos_token_ids)
                 has_prompt_logprobs = item.sampling_params.num_prompt_logprobs >= 0 and answer.num_prompt_tokens > 1
-                self._streams.append(_AnswerStream(answer, stream, processor, has_prompt_logprobs=has_prompt_logprobs))
+                self._streams.append(
+                    _AnswerStream(
+                        answer,
+                        stream,
+                        processor,
+                        has_prompt_logprobs=has_prompt_logprobs,
+                        token_ids_before=before,
+                    )
+                )
         except BaseException:
             self.close()
             raise
+
+    def _tokens_before(self, item: EngineInput, beginning: Beginning | None) -> Sequence[int]:
+        """What there is of the answer to an input."""
+        if beginning is None or len(self._inputs) > 1 or not can_go_on(item):
+            return ()
+        is_short = len(beginning.token_ids) < item.sampling_params.max_tokens
+        if not is_short or beginning.digest != digest_of(self._model, item):
+            return ()
+        self._beginning = beginning
+        return beginning.token_ids
+
+    def beginning(self) -> Beginning | None:
+        """What there is of the answer so far; None where there is nothing, or nothing that could be gone on from."""
+        if len(self._streams) != 1 or not can_go_on(self._inputs[0]):
+            return None
+        stream, params = self._streams[0].stream, self._inputs[0].sampling_params
+        before, seed = (self._beginning.token_ids, self._beginning.seed) if self._beginning else ((), params.seed)
+        token_ids = array("i", before) + stream.emitted_token_ids
+        if stream.is_terminated:
+            del token_ids[-1:]  # behind the last one there is nothing to go on with
+        if not token_ids:
+            return None
+        self._digest = self._digest or digest_of(self._model, self._inputs[0])
+        return Beginning(self._digest, seed, token_ids)
 
     @property
     def answers(self) -> list[Answer]:
@@ -159,6 +217,8 @@ class Generation:
     async def collect(self) -> list[Answer]:
         """Wait for all answers, whole."""
         answers = self.answers
+        for stream in self._streams:
+            stream.wait_for_end()
         async for index, delta in self.deltas():
             answers[index].texts.append(delta.text)
             answers[index].tokens += delta.tokens

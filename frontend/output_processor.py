@@ -1,7 +1,8 @@
 """From one answer's token ids to its text: detokenizer, stop strings, finish reason and token counts.
 
-One `OutputProcessor` per answer, fed by `generation.py`. It goes token by token however many arrive at once, so the
-text and the counts do not depend on how the engine's outputs were merged.
+One `OutputProcessor` per answer, fed by `generation.py`. It goes token by token however many arrive at once, or takes
+a whole answer where that gives the same, so the text and the counts do not depend on how the engine's outputs were
+merged.
 Invariant: after the delta with `finish` no more is expected, and all deltas together are the whole answer. Tokens are
 kept beside the text only where somebody asked for them (`answer_tokens.py`).
 """
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from frontend.answer_parser.reasoning import ReasoningCounter
 from frontend.answer_tokens import AnswerToken, AnswerTokens
+from frontend.default_template import NO_ENDS, AnswerEnds
 from frontend.detokenizer import Detokenizer
 from frontend.stop_strings import StopStringMatcher
 from frontend.tokenizer import FrontendTokenizer
@@ -18,6 +20,7 @@ from ipc.client import Output
 from ipc.errors import EngineUnavailableError
 from ipc.messages import CANCELLED, Finished, FinishReason
 
+_REPLACEMENT = "\ufffd"
 ABORT = "abort"
 """`Finish.reason` of an answer that was cancelled; what there is of it is the answer."""
 
@@ -27,6 +30,8 @@ class TextOptions:
     """How the token ids of an answer become text."""
 
     stop_strings: tuple[str, ...] = ()
+    ends: AnswerEnds = NO_ENDS
+    """What ends the answer as EOS does."""
     include_stop_str_in_output: bool = False
     """Also applies to a stop token, whose text is shown then (unless it is special and those are skipped)."""
     skip_special_tokens: bool = True
@@ -67,15 +72,25 @@ class OutputProcessor:
     """Turns the outputs of one request into text."""
 
     def __init__(self, tokenizer: FrontendTokenizer, options: TextOptions, eos_token_ids: tuple[int, ...]) -> None:
+        self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=options.skip_special_tokens)
-        self._matcher = StopStringMatcher(options.stop_strings, include_stop_string=options.include_stop_str_in_output)
+        self._matcher = StopStringMatcher(
+            (*options.stop_strings, *options.ends.strings), include_stop_string=options.include_stop_str_in_output
+        )
         self._options = options
-        self._eos_token_ids = eos_token_ids
+        self._eos_token_ids = (*eos_token_ids, *options.ends.token_ids)
         self._num_tokens = 0
         self._tokens = AnswerTokens() if options.has_tokens else None
         self._reasoning: ReasoningCounter | None = None
         if options.starts_in_reasoning is not None:
             self._reasoning = ReasoningCounter(starts_inside=options.starts_in_reasoning)
+
+    @property
+    def can_take_whole(self) -> bool:
+        """True where nobody needs to see the answer before its end, and its text can be had of all tokens at once."""
+        has_strings = bool(self._options.stop_strings or self._options.ends.strings)
+        is_plain = not has_strings and self._tokens is None and self._reasoning is None
+        return is_plain and self._tokenizer.is_byte_level
 
     @property
     def num_reasoning_tokens(self) -> int | None:
@@ -94,6 +109,10 @@ class OutputProcessor:
             raise EngineUnavailableError("The engine stopped this request.", code="aborted")
         if self._options.is_prompt_only:
             return TextDelta("", 0, Finish(ABORT if is_aborted else "length", None))
+        if finished is not None and self._num_tokens == 0 and self.can_take_whole:
+            whole = self._whole_delta(output, finished)
+            if whole is not None:
+                return whole
         texts: list[str] = []
         last = len(output.token_ids) - 1
         is_end_hidden = False
@@ -110,10 +129,21 @@ class OutputProcessor:
             if self._tokens is not None:
                 self._tokens.add(token_id, output.logprobs[index] if output.logprobs else None, decoded)
             if self._matcher.found is not None:
-                return self._delta(texts, Finish("stop", self._matcher.found))
+                return self._delta(texts, self._stopped(self._matcher.found))
         if finished is None:
             return self._delta(texts, None)
         return self._last_delta(texts, output, finished, is_end_hidden=is_end_hidden)
+
+    def _whole_delta(self, output: Output, finished: Finished) -> TextDelta | None:
+        """The answer in one piece; None where some of its bytes are no text, which going token by token divides."""
+        ids = output.token_ids
+        if ids and ids[-1] == finished.stop_token_id and not self._options.include_stop_str_in_output:
+            ids = ids[:-1]
+        text = self._tokenizer.decode(ids, skip_special_tokens=self._options.skip_special_tokens)
+        if _REPLACEMENT in text:
+            return None
+        self._num_tokens = len(output.token_ids)
+        return TextDelta(text, self._num_tokens, self._finish(finished))
 
     def _last_delta(self, texts: list[str], output: Output, finished: Finished, *, is_end_hidden: bool) -> TextDelta:
         held = self._detokenizer.flush()
@@ -124,7 +154,7 @@ class OutputProcessor:
                 last_logprobs = output.logprobs[-1] if output.logprobs else None
                 self._tokens.add(finished.stop_token_id, last_logprobs, "")
         if self._matcher.found is not None:
-            return self._delta(texts, Finish("stop", self._matcher.found))
+            return self._delta(texts, self._stopped(self._matcher.found))
         texts.append(self._matcher.flush())
         return self._delta(texts, self._finish(finished))
 
@@ -137,6 +167,10 @@ class OutputProcessor:
 
     def _on_text(self, text: str) -> str:
         return text if self._num_tokens <= self._options.min_tokens else self._matcher.push(text)
+
+    def _stopped(self, found: str) -> Finish:
+        is_end = found in self._options.ends.strings and found not in self._options.stop_strings
+        return Finish("stop", None if is_end else found)
 
     def _finish(self, finished: Finished) -> Finish:
         if finished.reason is FinishReason.LENGTH:

@@ -64,7 +64,11 @@ async def read_body(
 
 
 def _checked_body(raw: bytes, model: type[BodyT], is_strict: bool) -> tuple[BodyT, dict[str, str]]:
-    values = parse_json_object(raw)
+    return checked_body(parse_json_object(raw), model, is_strict=is_strict)
+
+
+def checked_body(values: dict[str, Any], model: type[BodyT], *, is_strict: bool) -> tuple[BodyT, dict[str, str]]:
+    """The body with these values, and the response headers that report ignored fields; raises as `read_body` does."""
     body = validate_body(model, values)
     check_fields(model, values)
     ignored = ignored_params(values, model)

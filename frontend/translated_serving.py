@@ -16,7 +16,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from frontend.api_call import ApiCall, call_of
 from frontend.chat_translation import ParamName, renamed_params
+from frontend.disconnect import run_while_connected
 from frontend.errors import json_response
 from frontend.openai.answer_writer import choices_of
 from frontend.openai.chat_completions import OpenAIServingChat
@@ -24,7 +26,7 @@ from frontend.openai.protocol import Body, ChatCompletionRequest
 from frontend.openai.serving import INLINE_TOKENS, BegunAnswer
 from frontend.openai.streaming import Events, EventStreamResponse, named_event
 from frontend.openai.usage import usage_of
-from frontend.request_body import INLINE_BODY_BYTES, check_fields, read_body, validate_body
+from frontend.request_body import INLINE_BODY_BYTES, check_fields, checked_body, read_body, validate_body
 from frontend.state import FrontendState, ServedModel
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -76,16 +78,16 @@ class TranslatedServing(ABC, Generic[BodyT]):
         model = self._state.model()
         self._state.check_admission(model)
         body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
-        translation = Translation(lambda: self.chat_values(model, body), self.param_name)
-        chat_body = await translation.chat_body(request, self._state)
+        chat_body = await self._translation(model, body).chat_body(request, self._state)
+        call = call_of(request)
         with renamed_params(self.param_name):
             if not chat_body.stream:
-                completion = await self._chat.complete(request, model, chat_body)
+                completion = await run_while_connected(request, self._chat.complete(call, model, chat_body))
                 is_long = chat_body.logprobs and completion["usage"]["completion_tokens"] > INLINE_TOKENS
                 return await _in_turn(
                     is_long, lambda: json_response(self.whole_answer(body, completion), headers=headers)
                 )
-            begun = await self._chat.begin(request, model, chat_body, is_kept=True)
+            begun = await run_while_connected(request, self._chat.begin(call, model, chat_body, is_kept=True))
         translator = self.events_of(body, begun.head)
         return EventStreamResponse(
             _events(begun, translator, has_logprobs=chat_body.logprobs),
@@ -93,6 +95,18 @@ class TranslatedServing(ABC, Generic[BodyT]):
             headers,
             write_error=lambda error_body: _encoded(translator.fail(error_body)),
         )
+
+    async def answer_to(self, call: ApiCall, values: dict[str, Any]) -> dict[str, Any]:
+        """The whole answer to a body, given as the values of its JSON; raises as `OpenAIServing.answer_to` does."""
+        model = self._state.model()
+        body, _ = checked_body(values, self._body_type, is_strict=self._state.config.strict_params)
+        chat_body = self._translation(model, body).chat_body_now()
+        with renamed_params(self.param_name):
+            completion = await self._chat.complete(call, model, chat_body)
+        return self.whole_answer(body, completion)
+
+    def _translation(self, model: ServedModel, body: BodyT) -> "Translation":
+        return Translation(lambda: self.chat_values(model, body), self.param_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +124,12 @@ class Translation:
             InvalidRequestError: the body cannot be translated, or chat completions refuse it.
         """
         if len(await request.body()) <= INLINE_BODY_BYTES:
-            return self._chat_body()
+            return self.chat_body_now()
         async with state.large_body_slot:
-            return await asyncio.to_thread(self._chat_body)
+            return await asyncio.to_thread(self.chat_body_now)
 
-    def _chat_body(self) -> ChatCompletionRequest:
+    def chat_body_now(self) -> ChatCompletionRequest:
+        """The same at once, whatever its size; raises as `chat_body` does."""
         values = self.values()
         with renamed_params(self.param_name):
             body = validate_body(ChatCompletionRequest, values)

@@ -25,6 +25,7 @@ SECRET_SETTINGS = frozenset({"api_key", "admin_api_key"})
 """Settings whose values are never repeated, not even in an error about them."""
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
+_ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
 _TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
 Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
@@ -40,10 +41,14 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """Which model runs, on what, and in which precision."""
 
-    model: str = Field(DEFAULT_MODEL, description="folder, hub id, GGUF file, a name that `pull` knows, or 'fake'")
+    model: str = Field(
+        DEFAULT_MODEL, description="folder, hub id, GGUF or .pt file, a name that `pull` knows, or 'fake'"
+    )
     tokenizer: str | None = Field(None, description="folder or hub id of the tokenizer, where not the model's own")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="'auto': bfloat16 where the device computes fast with it, else float32"
+        "auto",
+        description="'auto': bfloat16 where the device computes fast with it, else float32; float32 for sentence "
+        "encoders",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="'auto': cuda where there is one")
     max_model_len: int | None = Field(
@@ -58,18 +63,44 @@ class ModelConfig(_Section):
         "int8, which is faster for many requests and less exact; 'int4' reads a quarter, and keeps the weights of a "
         "GGUF file in Q4_1 or Q4_0 as they are",
     )
+    rope: Literal["heads", "tokens", "interleaved"] | None = Field(
+        None,
+        description="how a MinimalLLM checkpoint (.pt) tells positions, where its tensors do not say it: 'heads', the "
+        "default for those with one qkv matrix, turns by the number of the head, 'tokens' by the position, "
+        "'interleaved', the default for others, by the position in pairs (2i, 2i + 1)",
+    )
     cpu_kernels: bool = Field(True, description="use compiled kernels on CPU; plain torch where there is no compiler")
     enforce_eager: bool = Field(False, description="on CUDA: launch each kernel by itself, without CUDA graphs")
-    pooling: Literal["mean", "last", "cls"] = Field(
-        "mean",
+    pooling: Literal["auto", "mean", "last", "cls"] = Field(
+        "auto",
         description="what an embedding is made of: the mean of all positions, the last one, or the first one ('cls', "
-        "which sees no other in a causal model)",
+        "which sees no other in a causal model); 'auto': what the model's own files say, else the mean",
     )
     threads: int | None = Field(
         None,
         ge=1,
         description="intra-op threads of the core; all allowed CPUs, within the cgroup's quota, where not set",
     )
+    lora: tuple[str, ...] = Field(
+        (), description="NAME=PATH: a LoRA adapter in PEFT's format, served under its name beside the model"
+    )
+
+    @property
+    def adapters(self) -> dict[str, Path]:
+        """Folder of each LoRA adapter, by name."""
+        pairs = (item.partition("=") for item in self.lora)
+        return {name: Path(path).expanduser() for name, _, path in pairs}
+
+    @model_validator(mode="after")
+    def _has_named_adapters(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        for item in self.lora:
+            name, _, path = item.partition("=")
+            if not (_ADAPTER_NAME.fullmatch(name) and path) or "\0" in path:
+                raise ConfigError(f"--lora: {item[:80]!r} is not like NAME=PATH, such as sql=adapters/sql")
+        if len(self.adapters) != len(self.lora):
+            raise ConfigError("--lora: two adapters have the same name")
+        return self
 
 
 class CacheConfig(_Section):

@@ -15,6 +15,7 @@ class RequestStream(RequestOutputs):
         self._abort = abort
         self._waiter: asyncio.Future[None] | None = None
         self._is_read_out = False
+        self._waits_for_end = False
 
     def __aiter__(self) -> "RequestStream":
         return self
@@ -29,7 +30,7 @@ class RequestStream(RequestOutputs):
         """
         if self._is_read_out:
             raise StopAsyncIteration
-        while (output := self.try_take()) is None:
+        while (output := self._try_take_wanted()) is None:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
@@ -38,8 +39,17 @@ class RequestStream(RequestOutputs):
         self._is_read_out = output.finished is not None
         return output
 
+    def wait_for_end(self) -> None:
+        """From now on the reader sleeps until the request has ended, and then gets all that is unread at once."""
+        self._waits_for_end = True
+
+    def _try_take_wanted(self) -> Output | None:
+        return None if self._waits_for_end and not self.is_terminated else self.try_take()
+
     def notify(self) -> None:
-        """Wake the reader."""
+        """Wake the reader, if that is what it waits for."""
+        if self._waits_for_end and not self.is_terminated:
+            return
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

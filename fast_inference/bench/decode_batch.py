@@ -8,7 +8,7 @@ Next: `engine_core/core.py`.
 """
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from ipc import codec
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
+from ipc.errors import ConfigError
 from ipc.messages import Add, ClientRole, RequestId, Step
 from ipc.sampling_params import SamplingParams
 
@@ -58,6 +59,8 @@ def load_runner(
     limits = {"max_num_seqs": num_seqs, "max_num_batched_tokens": max(2048, num_seqs)}
     cache = CacheConfig.model_validate({"block_size": BLOCK_SIZE, "num_blocks": num_blocks})
     runner = load_model_runner(model, cache, SchedulerConfig.model_validate(limits), report)
+    if not isinstance(runner, TorchModelRunner):
+        raise ConfigError(f"{model.model} gives no text: there is nothing to decode")
     kv_tensors = runner._kv_tensors  # nobody else has a use for it
     for tensor in (*kv_tensors.keys, *kv_tensors.values):
         tensor.fill_(_CACHED_VALUE)
@@ -68,11 +71,17 @@ class DecodeBatch:
     """Requests that decode, and the core that they are in."""
 
     def __init__(
-        self, runner: ModelRunner, num_seqs: int, context: int, num_steps: int, params: SamplingParams | None = None
+        self,
+        runner: ModelRunner,
+        num_seqs: int,
+        context: int,
+        num_steps: int,
+        params: SamplingParams | None = None,
+        adapters: Sequence[str] = ("",),
     ) -> None:
         """Requests whose prompts have `context - 1` tokens, so that the first step has `context` to attend to.
 
-        They sample as `params` say, greedily where None, each with a seed of its own.
+        They sample as `params` say, greedily where None, each with a seed of its own, and have `adapters` in turn.
         """
         self.runner = runner
         self.num_seqs = num_seqs
@@ -96,6 +105,7 @@ class DecodeBatch:
         params = replace(params or SamplingParams(1, temperature=0.0), max_tokens=max_tokens, ignore_eos=True)
         for number in range(num_seqs):
             add = Add(RequestId(number + 1), _prompt(info, number, context - 1), replace(params, seed=number))
+            add = replace(add, adapter=adapters[number % len(adapters)])
             request = intake.accept(add, _CLIENT, ClientRole.FRONTEND)
             self.core.add_request(request)
             self._keys.append(request.key)

@@ -14,14 +14,13 @@ from typing import Any, ClassVar, Generic, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from frontend.access import caller_of
-from frontend.cancellation import cancellable
+from frontend.api_call import ApiCall, call_of
 from frontend.disconnect import run_while_connected
 from frontend.embedder import Embedder, num_at_once
 from frontend.errors import json_response
 from frontend.openai.protocol import PoolingBody
 from frontend.openai.request_options import asked_timeout_s
-from frontend.request_body import read_body
+from frontend.request_body import checked_body, read_body
 from frontend.state import FrontendState, ServedModel
 from ipc.errors import RequestTimeoutError, UnsupportedParameterError
 
@@ -65,19 +64,27 @@ class OpenAIServingPooling(ABC, Generic[BodyT]):
         model = self._state.model()
         self._state.check_admission(model)
         body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
+        answer = await run_while_connected(request, self.complete(call_of(request), model, body))
+        size = model.welcome.embedding_size * self.num_texts(body)
+        return await unhurried(size, lambda: json_response(answer, headers=headers))
+
+    async def answer_to(self, call: ApiCall, values: dict[str, Any]) -> dict[str, Any]:
+        """The whole answer to a body, given as the values of its JSON; raises as `complete` and `read_body` do."""
+        model = self._state.model()
+        body, _ = checked_body(values, self._body_type, is_strict=self._state.config.strict_params)
+        return await self.complete(call, model, body)
+
+    async def complete(self, call: ApiCall, model: ServedModel, body: BodyT) -> dict[str, Any]:
+        """The whole answer to a body; raises `FastInferenceError` as `serve` does."""
         model.check_name(body.model)
         if model.welcome.embedding_size == 0:
             raise UnsupportedParameterError("This model gives no embeddings.", param="model")
         self.check(model, body)
-        timeout_s = asked_timeout_s(body.timeout, request.headers)
+        timeout_s = asked_timeout_s(body.timeout, call)
         self._state.check_admission(model, min(self.num_texts(body), num_at_once(model)))
         answer_id = self.id_prefix + (body.request_id or uuid.uuid4().hex)
-        options = cancellable(request, answer_id)
-        embedder = Embedder(self._state.client, model, body, caller_of(request), options)
-        answer = await run_while_connected(request, self._in_time(body, embedder, timeout_s))
-        answer = {"id": answer_id, **answer}
-        size = model.welcome.embedding_size * self.num_texts(body)
-        return await unhurried(size, lambda: json_response(answer, headers=headers))
+        embedder = Embedder(self._state.client, model, body, call.caller, call.options(answer_id))
+        return {"id": answer_id, **await self._in_time(body, embedder, timeout_s)}
 
     async def _in_time(self, body: BodyT, embedder: Embedder, timeout_s: float | None) -> dict[str, Any]:
         try:

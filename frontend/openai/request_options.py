@@ -3,42 +3,39 @@
 Invariant: the tier that an answer names is the one that was used. Called by `serving.py`.
 """
 
-from starlette.datastructures import Headers
-
-from frontend.access import Caller
+from frontend.api_call import TIMEOUT_HEADER, ApiCall
 from frontend.openai.protocol import MAX_INT32, MAX_TIMEOUT_S, GenerationBody
 from ipc.errors import InvalidRequestError
 from ipc.request_options import RequestOptions
 from ipc.sampling_params import check_range
 
-TIMEOUT_HEADER = "X-Request-Timeout"
-
 TIER_PRIORITIES = {"auto": 0, "default": 0, "flex": 10, "priority": -10}
 """Added to `priority`, of which a lower one goes first."""
 
 
-def request_options(body: GenerationBody, headers: Headers, caller: Caller) -> RequestOptions:
-    """The options of a body, its headers and the key that they carry.
+def request_options(call: ApiCall, body: GenerationBody, answer_id: str) -> RequestOptions:
+    """The options of a body, under the key and the names of its call.
 
     Raises:
         InvalidRequestError: the header is no number of seconds, or out of range.
     """
-    options = RequestOptions(
-        priority=_priority(body), flow=caller.flow(body.user), cache_salt=caller.cache_salt(body.cache_salt)
-    )
-    timeout_s = asked_timeout_s(body.timeout, headers)
+    options = call.options(answer_id)
+    options["priority"] = _priority(body)
+    options["flow"] = call.caller.flow(body.user)
+    options["cache_salt"] = call.caller.cache_salt(body.cache_salt)
+    timeout_s = asked_timeout_s(body.timeout, call)
     if timeout_s is not None:
         options["timeout_s"] = timeout_s
     return options
 
 
-def asked_timeout_s(in_body: float | None, headers: Headers) -> float | None:
+def asked_timeout_s(in_body: float | None, call: ApiCall) -> float | None:
     """The shorter one of the body's `timeout` and the header's; None where neither is given.
 
     Raises:
         InvalidRequestError: the header is no number of seconds, or out of range.
     """
-    return min((timeout for timeout in (in_body, _header_timeout(headers)) if timeout is not None), default=None)
+    return min((timeout for timeout in (in_body, _header_timeout(call)) if timeout is not None), default=None)
 
 
 def used_tier(body: GenerationBody) -> str | None:
@@ -58,8 +55,8 @@ def _priority(body: GenerationBody) -> int:
     return max(-MAX_INT32 - 1, min(priority, MAX_INT32))
 
 
-def _header_timeout(headers: Headers) -> float | None:
-    given = headers.get(TIMEOUT_HEADER)
+def _header_timeout(call: ApiCall) -> float | None:
+    given = call.timeout
     if given is None:
         return None
     try:

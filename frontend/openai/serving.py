@@ -19,8 +19,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from frontend.access import caller_of
-from frontend.cancellation import cancellable
+from frontend.api_call import ApiCall, call_of
 from frontend.disconnect import run_while_connected
 from frontend.errors import json_response
 from frontend.generation import Answer, Generation
@@ -32,7 +31,7 @@ from frontend.openai.request_options import named_priority_error, request_option
 from frontend.openai.streaming import Events, EventStreamResponse
 from frontend.openai.usage import usage_of
 from frontend.output_processor import TextOptions
-from frontend.request_body import read_body
+from frontend.request_body import checked_body, read_body
 from frontend.request_limits import check_limits
 from frontend.state import FrontendState, ServedModel
 from ipc.errors import InvalidRequestError
@@ -96,29 +95,45 @@ class OpenAIServing(ABC, Generic[BodyT]):
         model = self._state.model()
         self._state.check_admission(model)
         body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
+        call = call_of(request)
         if body.stream:
-            begun = await self.begin(request, model, body)
+            begun = await run_while_connected(request, self.begin(call, model, body))
             events = AnswerEvents(begun.writer, begun.generation.answers, body, begun.head)
             return EventStreamResponse(_events(begun.generation, events, body), begun.generation.close, headers)
-        return json_response(await self.complete(request, model, body), headers=headers)
+        answer = await run_while_connected(request, self.complete(call, model, body))
+        return json_response(answer, headers=headers)
 
-    async def complete(self, request: Request, model: ServedModel, body: BodyT) -> dict[str, Any]:
-        """The whole answer to a body; raises as `serve` does."""
+    async def answer_to(self, call: ApiCall, values: dict[str, Any]) -> dict[str, Any]:
+        """The whole answer to a body, given as the values of its JSON; raises as `complete` and `read_body` do."""
+        model = self._state.model()
+        body, _ = checked_body(values, self._body_type, is_strict=self._state.config.strict_params)
+        return await self.complete(call, model, body)
+
+    async def complete(self, call: ApiCall, model: ServedModel, body: BodyT) -> dict[str, Any]:
+        """The whole answer to a body; raises `FastInferenceError` as `serve` does."""
         model.check_name(body.model)
-        options, head = request_options(body, request.headers, caller_of(request)), self._head(model, body)
-        options.update(cancellable(request, head["id"]))
-        return {**head, **await run_while_connected(request, self._whole(model, body, options))}
+        model.check_can_generate()
+        head = self._head(model, body)
+        return {**head, **await self._whole(call, model, body, self.options(call, model, body, head["id"]))}
 
-    async def begin(self, request: Request, model: ServedModel, body: BodyT, *, is_kept: bool = False) -> BegunAnswer:
-        """An answer to be streamed, once it has begun; raises as `serve` does. The caller closes its generation.
+    async def begin(self, call: ApiCall, model: ServedModel, body: BodyT, *, is_kept: bool = False) -> BegunAnswer:
+        """An answer to be streamed, once it has begun; raises as `complete` does. The caller closes its generation.
 
         `is_kept` says that what was sent is kept until the end.
         """
         model.check_name(body.model)
-        options, head = request_options(body, request.headers, caller_of(request)), self._head(model, body)
-        options.update(cancellable(request, head["id"]))
-        generation, writer = await run_while_connected(request, self._start(model, body, options, is_kept))
+        model.check_can_generate()
+        head = self._head(model, body)
+        options = self.options(call, model, body, head["id"])
+        generation, writer = await self._start(call, model, body, options, is_kept)
         return BegunAnswer(head, generation, writer)
+
+    def options(self, call: ApiCall, model: ServedModel, body: BodyT, answer_id: str) -> RequestOptions:
+        """How the engine is to treat the requests of a body; raises `InvalidRequestError` where that is wrong."""
+        options = request_options(call, body, answer_id)
+        if adapter := model.adapter_of(body.model):
+            options["adapter"] = adapter
+        return options
 
     def _head(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
         """The fields that an answer and all its chunks have."""
@@ -133,7 +148,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         return head if tier is None else {**head, "service_tier": tier}
 
     async def _submit(
-        self, model: ServedModel, body: BodyT, options: RequestOptions, *, is_kept: bool
+        self, call: ApiCall, model: ServedModel, body: BodyT, options: RequestOptions, *, is_kept: bool
     ) -> tuple[Generation, AnswerWriter]:
         check_num_answers(body)
         self._state.check_admission(model, body.num_answers)
@@ -141,13 +156,16 @@ class OpenAIServing(ABC, Generic[BodyT]):
         check_limits(body, inputs, is_kept=is_kept)
         writer = await self.writer(model, body, inputs)
         text_options = self.text_options(model, body, inputs)
-        return Generation(self._state.client, model, inputs, text_options, **options), writer
+        generation = Generation(self._state.client, model, inputs, text_options, call.beginning, **options)
+        if call.on_generation is not None:
+            call.on_generation(generation)
+        return generation, writer
 
     async def _start(
-        self, model: ServedModel, body: BodyT, options: RequestOptions, is_kept: bool
+        self, call: ApiCall, model: ServedModel, body: BodyT, options: RequestOptions, is_kept: bool
     ) -> tuple[Generation, AnswerWriter]:
         """Submit, and wait until every answer has begun, or for as long as a stream may be silent."""
-        generation, writer = await self._submit(model, body, options, is_kept=is_kept)
+        generation, writer = await self._submit(call, model, body, options, is_kept=is_kept)
         try:
             with _named_errors(body):
                 await self._wait_for_first_outputs(generation)
@@ -164,8 +182,8 @@ class OpenAIServing(ABC, Generic[BodyT]):
         except TimeoutError:
             log.debug("a stream begins before its answers")
 
-    async def _whole(self, model: ServedModel, body: BodyT, options: RequestOptions) -> dict[str, Any]:
-        generation, writer = await self._submit(model, body, options, is_kept=True)
+    async def _whole(self, call: ApiCall, model: ServedModel, body: BodyT, options: RequestOptions) -> dict[str, Any]:
+        generation, writer = await self._submit(call, model, body, options, is_kept=True)
         try:
             with _named_errors(body):
                 answers = await generation.collect()

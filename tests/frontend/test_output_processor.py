@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from frontend.default_template import AnswerEnds
 from frontend.output_processor import Finish, OutputProcessor, TextOptions
 from frontend.tokenizer import FrontendTokenizer
 from ipc.client import Output
@@ -40,11 +41,33 @@ def test_eos_is_counted_and_not_shown(tokenizer: FrontendTokenizer):
     assert run(tokenizer, [output], options) == ("hello", len(ids) + 1, Finish("stop", None))
 
 
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_whole_answer_is_what_its_tokens_are_one_by_one(tokenizer: FrontendTokenizer, data: st.DataObject):
+    """Bytes that are no text, special tokens in the middle, and a stop token that is shown or not."""
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), min_size=1, max_size=100))
+    end = finished(FinishReason.STOP, ids[-1]) if data.draw(st.booleans()) else finished(FinishReason.LENGTH)
+    options = TextOptions(
+        skip_special_tokens=data.draw(st.booleans()), include_stop_str_in_output=data.draw(st.booleans())
+    )
+    one_by_one = [*(Output([token_id]) for token_id in ids[:-1]), Output(ids[-1:], finished=end)]
+    assert run(tokenizer, [Output(ids, finished=end)], options) == run(tokenizer, one_by_one, options)
+
+
 def test_another_stop_token_is_named(tokenizer: FrontendTokenizer):
     stop_token = tokenizer.backend.token_to_id("!")
     output = Output([stop_token], finished=finished(FinishReason.STOP, stop_token))
     assert run(tokenizer, [output]) == ("", 1, Finish("stop", stop_token))
     assert run(tokenizer, [output], TextOptions(include_stop_str_in_output=True))[0] == "!"
+
+
+def test_what_ends_answers_as_eos_does_is_not_named(tokenizer: FrontendTokenizer):
+    ids, stop_token = tokenizer.backend.encode("ab.").ids, tokenizer.backend.token_to_id("!")
+    options = TextOptions(ends=AnswerEnds(strings=(".",), token_ids=(stop_token,)))
+    assert run(tokenizer, [Output(ids)], options) == ("ab", len(ids), Finish("stop", None))
+    assert run(tokenizer, [Output(ids)], replace(options, stop_strings=(".",)))[2] == Finish("stop", ".")
+    output = Output([stop_token], finished=finished(FinishReason.STOP, stop_token))
+    assert run(tokenizer, [output], options) == ("", 1, Finish("stop", None))
 
 
 def test_length_ends_with_all_text(tokenizer: FrontendTokenizer):

@@ -51,6 +51,19 @@ def test_the_core_is_greeted_as_soon_as_there_is_a_connection(core, monkeypatch)
     assert talk(core, lambda client: client.wait_ready(20)).core_pid == core.process.pid
 
 
+def test_a_reader_that_waits_for_the_end_gets_all_at_once(core):
+    async def conversation(client):
+        await client.wait_ready(20)
+        stream = client.submit([1, 2, 3], make_params(max_tokens=20))
+        stream.wait_for_end()
+        outputs = [output async for output in stream]
+        expected, _ = await read(client.submit([1, 2, 3], make_params(max_tokens=20)))
+        assert [output.token_ids for output in outputs] == [expected]
+        assert outputs[0].finished is not None
+
+    talk(core, conversation)
+
+
 def test_a_stream_ends_with_its_terminal_output(core):
     async def conversation(client):
         await client.wait_ready(20)

@@ -90,6 +90,7 @@ class Decoder(Structure):
         ("block_size", c_int32),
         ("is_bf16", c_int32),
         ("has_gelu", c_int32),
+        ("has_gate", c_int32),
         ("rms_norm_eps", c_float),
         ("embedding_scale", c_float),
         ("attention_scale", c_float),
@@ -108,6 +109,35 @@ class Span(Structure):
     )
 
 
+class LowRank(Structure):
+    """What an adapter adds to one matrix."""
+
+    _fields_ = (("shrink", Linear), ("expand", Linear))
+
+
+class LoraLayer(Structure):
+    """What an adapter has for one layer."""
+
+    _fields_ = (("qkv", LowRank), ("output", LowRank), ("gate_up", LowRank), ("down", LowRank))
+
+
+class LoraStep(Structure):
+    """The adapters of a step's tokens."""
+
+    _fields_ = (
+        ("layers", POINTER(LoraLayer)),
+        ("adapters", c_void_p),
+        ("tiles", c_void_p),
+        ("operand", c_void_p),
+        ("shrunk", c_void_p),
+        ("gates", c_void_p),
+        ("num_tiles", c_int32),
+        ("num_layers", c_int32),
+        ("rank_words", c_int32),
+        ("format", c_int32),
+    )
+
+
 class Batch(Structure):
     """A step's flat batch."""
 
@@ -119,6 +149,7 @@ class Batch(Structure):
         ("num_tokens", c_int32),
         ("num_spans", c_int32),
         ("num_tiles", c_int32),
+        ("lora", POINTER(LoraStep)),
     )
 
 

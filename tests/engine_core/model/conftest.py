@@ -37,11 +37,16 @@ SIZES = {
 
 def _save(network, folder: Path) -> Path:
     network.save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A word for each token id."""
     vocabulary = {"<unk>": 0, **{f"t{index}": index for index in range(1, VOCAB_SIZE)}}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -85,12 +90,14 @@ class Driver:
         num_prompt_tokens: int | None = None,
         cached_blocks: Sequence[int] = (),
         grammar: CompiledGrammar | None = None,
+        adapter: str = "",
     ) -> None:
         self.tokens[key] = list(prompt)
         self.blocks[key] = list(cached_blocks)
         self.num_computed[key] = len(cached_blocks) * BLOCK_SIZE
         num_prompt, blocks = num_prompt_tokens or len(prompt), tuple(cached_blocks)
-        self._new.append(NewRequestData(RequestKey(key), tuple(prompt), num_prompt, params, task, blocks, grammar))
+        new = NewRequestData(RequestKey(key), tuple(prompt), num_prompt, params, task, blocks, grammar, adapter)
+        self._new.append(new)
 
     def drop(self, key: int) -> None:
         self._dropped.append(RequestKey(key))

@@ -1,0 +1,100 @@
+"""`fast-inference run-batch -i FILE -o FILE`: answers a file of requests; see `fast_inference/batch/run.py`."""
+
+import argparse
+from pathlib import Path
+
+from fast_inference.flags import FlagParser, add_setting_flags, flag_name, given_flags
+from ipc.config import (
+    CacheConfig,
+    FakeModelConfig,
+    FrontendConfig,
+    LauncherConfig,
+    LogConfig,
+    ModelConfig,
+    SchedulerConfig,
+)
+
+_SECTIONS = (ModelConfig, SchedulerConfig, CacheConfig, FrontendConfig, LauncherConfig, LogConfig, FakeModelConfig)
+_NOT_OF_A_JOB = frozenset(
+    {
+        *(set(FrontendConfig.model_fields) - {"served_model_name", "max_body_bytes", "chat_template", "strict_params"}),
+        *(set(LauncherConfig.model_fields) - {"hang_timeout"}),
+    }
+)
+"""Settings of servers."""
+_WITH_ATTACH = frozenset({"log_level", "log_format", "config"})
+"""Settings that also mean something where the core is that of a server."""
+
+
+def add_run_batch(commands: "argparse._SubParsersAction[FlagParser]") -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "run-batch",
+        argument_default=argparse.SUPPRESS,
+        usage="fast-inference run-batch -i FILE -o FILE [flags] [MODEL]",
+        help="answer a file of requests",
+        description="Answer every line of a file in OpenAI's batch format, on an engine core of its own or on that of "
+        "a running server. What is done stays done: the same command goes on where an earlier one ended.",
+    )
+    job = parser.add_argument_group("The job")
+    job.add_argument("-i", "--input", type=Path, required=True, metavar="FILE", help="JSONL, or .gz of it")
+    job.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSONL of answers")
+    job.add_argument("--errors", type=Path, metavar="FILE", help="lines that failed (default: OUTPUT.errors.jsonl)")
+    job.add_argument("--attach", metavar="RUN_DIR|URL", help="use the core of this running server (of this machine)")
+    job.add_argument(
+        "--max-in-flight",
+        type=_positive,
+        metavar="N",
+        help="lines at once (default: as many as the core runs, and some)",
+    )
+    job.add_argument("--ordered", action="store_true", help="put the output in the order of the input in the end")
+    job.add_argument(
+        "--reorder",
+        choices=("prefix", "none"),
+        help="'prefix': equal beginnings of prompts one after the other, for the prefix cache (default)",
+    )
+    job.add_argument("--check", action="store_true", help="only look for wrong lines, without an engine")
+    add_setting_flags(parser, _SECTIONS, leave_out=_NOT_OF_A_JOB)
+    parser.set_defaults(run=lambda namespace: _run(parser, namespace))
+
+
+def _run(parser: FlagParser, namespace: argparse.Namespace) -> int:
+    from fast_inference.batch.check import check_input
+    from fast_inference.batch.run import RunOptions, run_batch
+    from fast_inference.settings import resolve_settings
+    from frontend.batch.job import JobFiles
+    from frontend.batch.line_source import Reorder
+    from ipc.log import configure_logging
+
+    flags = given_flags(parser, namespace)
+    attach: str | None = getattr(namespace, "attach", None)
+    if attach is not None and (useless := sorted(flags.keys() - _WITH_ATTACH)):
+        parser.error(f"{flag_name(useless[0])} is for a core of one's own; --attach uses that of the server")
+    settings = resolve_settings(flags)
+    if "log_level" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"log_level": "warning"})  # the progress is what people look at
+    configure_logging(settings, "run-batch")
+    if hasattr(namespace, "check"):
+        return check_input(namespace.input, settings.max_body_bytes)
+    if not hasattr(namespace, "output"):
+        parser.error("--output is missing")
+    output: Path = namespace.output
+    if output.exists() and not output.is_file() and not hasattr(namespace, "errors"):
+        parser.error(f"{output} is no regular file: say with --errors where lines go that fail")
+    errors: Path = getattr(namespace, "errors", output.with_suffix(".errors.jsonl"))
+    files = JobFiles(namespace.input, output, errors)
+    options = RunOptions(
+        files,
+        attach,
+        getattr(namespace, "max_in_flight", None),
+        Reorder(getattr(namespace, "reorder", Reorder.PREFIX)),
+        hasattr(namespace, "ordered"),
+    )
+    return run_batch(options, settings)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value

@@ -1,0 +1,190 @@
+"""Answers the lines of a job: so many at a time, each pulled when another one is done.
+
+What the engine refuses for now (it starts, restarts or drains, or its queue is full) is tried again until it is taken;
+what would be refused again is the line's answer. Requests are of the class BATCH, so online requests come first.
+Invariant: `run` hands on exactly one result for every line that it pulled, unless it is ended before.
+Next: `frontend/endpoints.py` for what an answer is; `ipc/recovery.py` for requests whose core dies.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from frontend.access import Caller
+from frontend.api_call import ApiCall
+from frontend.batch.lines import BatchLine, WrongLine
+from frontend.batch.result_lines import LineResult
+from frontend.beginning import Beginning
+from frontend.embedder import num_at_once
+from frontend.endpoints import endpoints_of
+from frontend.errors import error_body, internal_error_body
+from frontend.generation import Generation
+from frontend.state import FrontendState
+from ipc.errors import ConfigError, EngineUnavailableError, FastInferenceError, QueueFullError
+from ipc.messages import RequestClass
+
+log = logging.getLogger(__name__)
+
+_MIN_WAIT_S, _MAX_WAIT_S = 0.05, 0.5
+_ENDED_ON_PURPOSE = frozenset({"aborted"})
+"""Codes of a request that an administrator has ended."""
+_LOST_ON_THE_WAY = frozenset({"stream_gap", "request_lost"})
+"""Codes of a request of which engine and client know different things: it is computed anew."""
+_MAX_LOSSES = 3
+_TRIES_ON_IDLE_ENGINE = 5
+"""After which a refusal is final: it is not for what others do."""
+
+
+class Source(Protocol):
+    """Where lines are pulled from (`line_source.py`)."""
+
+    async def next(self) -> BatchLine | WrongLine | None:
+        """The next one; None at the end."""
+
+
+class BatchExecutor:
+    """Works for one job on one engine."""
+
+    def __init__(
+        self,
+        state: FrontendState,
+        caller: Caller,
+        max_in_flight: int | None = None,
+        beginnings: Mapping[str, Beginning] | None = None,
+    ) -> None:
+        """`caller.key_id` is the flow in which the job shares the engine; `max_in_flight` counts lines.
+
+        Where that is not given, it is as many as the engine runs at once, and some that wait behind them.
+        `beginnings` are of answers that an earlier run has not ended, by `custom_id`.
+        """
+        self._state = state
+        self._caller = caller
+        self._max_in_flight = max_in_flight
+        self._beginnings = dict(beginnings or {})
+        self._generations: dict[str, Generation] = {}
+        self._endpoints = endpoints_of(state)
+        self._fingerprint = ""
+        self._model_id = ""
+        self.num_in_flight = 0
+        """Lines that are being answered."""
+        self.began_at: float | None = None
+        """When the engine was ready, on the monotonic clock."""
+
+    def beginnings(self) -> dict[str, Beginning]:
+        """Of all answers that have begun, now or in an earlier run, and are not handed on."""
+        begun = {custom_id: generation.beginning() for custom_id, generation in self._generations.items()}
+        return self._beginnings | {custom_id: item for custom_id, item in begun.items() if item is not None}
+
+    async def run(self, source: Source, on_result: Callable[[LineResult | WrongLine], None]) -> None:
+        """Answer all lines of the source.
+
+        Raises:
+            ConfigError: the engine serves another model than before, or its first one cannot be used.
+            Exception: whatever `source` or `on_result` raises. What is in flight is stopped in the engine in any case.
+        """
+        await self._wait_until_ready()
+        self.began_at = time.monotonic()
+        num_workers = self._max_in_flight or num_at_once(self._state.model())
+        workers = [asyncio.create_task(self._work(source, on_result)) for _ in range(num_workers)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self, source: Source, on_result: Callable[[LineResult | WrongLine], None]) -> None:
+        while (line := await source.next()) is not None:
+            if isinstance(line, WrongLine):
+                on_result(line)
+                await asyncio.sleep(0)  # others go on between lines that cost no time
+                continue
+            self.num_in_flight += 1
+            try:
+                result = await self._result_of(line)
+            finally:
+                self.num_in_flight -= 1
+            on_result(result)
+            self._generations.pop(line.custom_id, None)
+            self._beginnings.pop(line.custom_id, None)
+
+    async def _result_of(self, line: BatchLine) -> LineResult:
+        """Try until there is an answer that will do."""
+        num_tries = num_losses = 0
+        while True:
+            request_id = uuid.uuid4().hex
+            try:
+                self._check_model()
+                body = await self._endpoints[line.url].answer_to(self._call(line, request_id), line.body)
+                return LineResult(line.custom_id, request_id, 200, body)
+            except ConfigError:
+                raise
+            except FastInferenceError as error:
+                num_tries += 1
+                num_losses += error.code in _LOST_ON_THE_WAY
+                if not self._may_pass(error, num_tries, num_losses):
+                    return _refused(line, request_id, error_body(error))
+                if isinstance(error, EngineUnavailableError):
+                    self._keep_beginning(line)
+                wait_s = min(_MIN_WAIT_S * 2 ** min(num_tries, 10), _MAX_WAIT_S)
+            except Exception:
+                log.exception("line %d failed", line.number)
+                return _refused(line, request_id, internal_error_body())
+            await asyncio.sleep(wait_s)
+
+    def _call(self, line: BatchLine, request_id: str) -> ApiCall:
+        def keep(generation: Generation) -> None:
+            self._generations[line.custom_id] = generation
+
+        return ApiCall(
+            self._caller,
+            request_id,
+            request_class=RequestClass.BATCH,
+            beginning=self._beginnings.get(line.custom_id),
+            on_generation=keep,
+        )
+
+    def _keep_beginning(self, line: BatchLine) -> None:
+        """Go on behind what there is already, when the line is tried again."""
+        generation = self._generations.pop(line.custom_id, None)
+        beginning = generation.beginning() if generation is not None else None
+        if beginning is not None:
+            self._beginnings[line.custom_id] = beginning
+
+    def _may_pass(self, error: FastInferenceError, num_tries: int, num_losses: int) -> bool:
+        """True for what only holds for now."""
+        if isinstance(error, QueueFullError):
+            return not (self._is_engine_idle() and self.num_in_flight == 1 and num_tries >= _TRIES_ON_IDLE_ENGINE)
+        if isinstance(error, EngineUnavailableError):
+            return error.code not in _ENDED_ON_PURPOSE
+        return error.code in _LOST_ON_THE_WAY and num_losses <= _MAX_LOSSES
+
+    def _is_engine_idle(self) -> bool:
+        load = self._state.client.load
+        return load.num_running == 0 and load.num_waiting == 0
+
+    def _check_model(self) -> None:
+        """Raise `ConfigError` where the engine has another model than at first: its answers would be others too."""
+        welcome = self._state.model().welcome
+        if not self._fingerprint:
+            self._fingerprint, self._model_id = welcome.model_fingerprint, welcome.model_id
+        if welcome.model_fingerprint != self._fingerprint:
+            raise ConfigError(f"the engine serves {welcome.model_id} now, no longer {self._model_id}")
+
+    async def _wait_until_ready(self) -> None:
+        """Wait for the first model; raises what makes it impossible."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._state.became_ready, self._state.failed)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._state.failure is not None:
+            raise self._state.failure
+
+
+def _refused(line: BatchLine, request_id: str, body: dict[str, Any]) -> LineResult:
+    return LineResult(line.custom_id, request_id, body["error"]["status"], body)

@@ -1,0 +1,99 @@
+"""The input of a batch job, read in portions: plain lines, or gzip where its name ends in `.gz`.
+
+Invariant: no more than a portion is held, however long the file and its lines are.
+"""
+
+import gzip
+import os
+import stat
+import threading
+import zlib
+from pathlib import Path
+from typing import BinaryIO, Self, cast
+
+from ipc.errors import ConfigError
+
+PORTION_LINES = 1024
+PORTION_BYTES = 4 * 2**20
+_COUNTED_BYTES = 2**20
+
+RawLine = tuple[int, bytes | None]
+"""Number from 1 and content without its end; None where that is too long."""
+
+
+class InputFile:
+    """An open input; a context manager."""
+
+    def __init__(self, path: Path, *, max_line_bytes: int) -> None:
+        """Raises ConfigError where it cannot be opened, or is no regular file, which alone can be resumed."""
+        self._path = path
+        self.max_line_bytes = max_line_bytes
+        self._num_lines = 0
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise ConfigError(f"{path} is no regular file")
+            self._file = _open(path)
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def read_portion(self) -> list[RawLine]:
+        """The next lines that are not blank; empty at the end.
+
+        Raises:
+            ConfigError: the file cannot be read on, or is no gzip.
+        """
+        try:
+            return self._read_portion()
+        except (OSError, EOFError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(f"cannot read {self._path} behind line {self._num_lines}: {reason}") from error
+
+    def _read_portion(self) -> list[RawLine]:
+        lines: list[RawLine] = []
+        num_bytes = 0
+        while len(lines) < PORTION_LINES and num_bytes < PORTION_BYTES:
+            raw = self._file.readline(self.max_line_bytes + 2)
+            if not raw:
+                break
+            self._num_lines += 1
+            num_bytes += len(raw)
+            content = raw.removesuffix(b"\n").removesuffix(b"\r")
+            if len(content) > self.max_line_bytes:
+                self._skip_rest(raw)
+                lines.append((self._num_lines, None))
+            elif content.strip():
+                lines.append((self._num_lines, content))
+        return lines
+
+    def _skip_rest(self, raw: bytes) -> None:
+        while raw and not raw.endswith(b"\n"):
+            raw = self._file.readline(_COUNTED_BYTES)
+
+
+def count_lines(path: Path, is_over: threading.Event) -> int | None:
+    """How many lines a file has, blank ones too; None if nobody wants to know any more.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    count, last = 0, b"\n"
+    try:
+        with _open(path) as file:
+            while chunk := file.read(_COUNTED_BYTES):
+                if is_over.is_set():
+                    return None
+                count += chunk.count(b"\n")
+                last = chunk[-1:]
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    return count + (last != b"\n")
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
