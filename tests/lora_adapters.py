@@ -8,19 +8,22 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-ALL_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-FUSED_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+ALL_TARGETS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
 
 
 def make_adapter(
     folder: Path, model_dir: Path, *, seed: int = 0, targets=ALL_TARGETS, rank: int = 8, alpha: float = 16, **settings
 ) -> Path:
-    """An adapter that changes what these modules of all layers give by about half of it; returns its folder."""
+    """An adapter that changes what these modules of all layers, as far as there are any, give by about half of it.
+
+    Returns its folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    generator, tensors = torch.Generator().manual_seed(seed), {}
+    generator, tensors, changed = torch.Generator().manual_seed(seed), {}, set()
     for name, weight in sorted(load_file(model_dir / "model.safetensors").items()):
         module = name.removesuffix(".weight")
         if module.rpartition(".")[2] in targets:
+            changed.add(module.rpartition(".")[2])
             (num_outputs, num_inputs), weight = weight.shape, weight.float()
             a = torch.randn(rank, num_inputs, generator=generator) / math.sqrt(num_inputs)
             b = torch.randn(num_outputs, rank, generator=generator)
@@ -32,7 +35,7 @@ def make_adapter(
         "task_type": "CAUSAL_LM",
         "r": rank,
         "lora_alpha": alpha,
-        "target_modules": list(targets),
+        "target_modules": sorted(changed),
         "bias": "none",
         "modules_to_save": None,
         "use_dora": False,

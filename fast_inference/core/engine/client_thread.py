@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from fast_inference.core.engine.waiting import result_of
 from frontend.state import FrontendState
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig
@@ -44,11 +45,12 @@ class ClientThread:
         self._executor = ThreadPoolExecutor(_NUM_WORKERS, thread_name_prefix="engine client")
         self._loop.set_default_executor(self._executor)
         self._is_stopping = False
+        self._has_lost_core = False
         self._stop_lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="engine client", daemon=True)
         self._thread.start()
         try:
-            self.submit(self._start()).result()
+            result_of(self.submit(self._start()))
         except BaseException:
             self.stop()
             raise
@@ -62,9 +64,12 @@ class ClientThread:
         """Run it on the loop; cancelling the future stops it.
 
         Raises:
-            EngineUnavailableError: the engine is closed.
+            EngineUnavailableError: the engine is closed, or has failed.
         """
         with self._stop_lock:
+            if self._has_lost_core and not self._is_stopping:
+                work.close()
+                raise EngineUnavailableError("The engine has failed; the log says why.", code="engine_failed")
             if self._is_stopping:
                 work.close()
                 raise EngineUnavailableError("The engine is closed.", code="engine_stopped")
@@ -74,6 +79,7 @@ class ClientThread:
         """The core is gone: whatever still waits for it ends in an error. May be called from any thread."""
         with self._stop_lock:
             if not self._is_stopping:
+                self._has_lost_core = True
                 asyncio.run_coroutine_threadsafe(self.state.close(), self._loop)
 
     def stop(self) -> None:

@@ -88,7 +88,7 @@ def create_universal_vllm_style_engine(
         tokenizer_name = _tokenizer_name(tokenizer, folder.path / "tokenizer")
         resolved = resolved.model_copy(update={"tokenizer": tokenizer_name or resolved.tokenizer})
         if module is None:
-            resolved = resolved.model_copy(update={"model": resolve_model(name, _log_progress)})
+            resolved = resolved.model_copy(update={"model": resolve_model(name, _log_progress, rope=resolved.rope)})
         loading = _loading(module, resolved.tokenizer, tuple(eos_token_ids))
         resolved = resolved.model_copy(update={"served_model_name": names})
         engine = EngineThread(resolved, folder.run_dir, loading)

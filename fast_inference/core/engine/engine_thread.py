@@ -17,6 +17,7 @@ from pathlib import Path
 
 from engine_core.core_server import CoreServer, LoadRunner
 from fast_inference.config_file import write_config
+from fast_inference.core.engine.waiting import result_of
 from fast_inference.settings import Settings
 from ipc.endpoints import RunDir
 
@@ -73,7 +74,7 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, args=[load_runner], name="engine core", daemon=True)
         self._thread.start()
         try:
-            self._loaded.result()
+            result_of(self._loaded)
         except BaseException:  # also an interrupt while it loads
             self.stop()
             raise

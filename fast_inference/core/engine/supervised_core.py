@@ -52,7 +52,9 @@ class SupervisedCore:
 
     async def _run(self) -> None:
         try:
-            model = await asyncio.to_thread(resolve_model, self._settings.model, _log_progress)
+            model = await asyncio.to_thread(
+                resolve_model, self._settings.model, _log_progress, rope=self._settings.rope
+            )
             resolved = {"model": model, "run_dir": self._run_dir.path}
             write_config(self._settings.model_copy(update=resolved), self._run_dir.config_file)
             await self._cores.run()

@@ -10,6 +10,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from contextlib import aclosing
 from queue import SimpleQueue
 from types import TracebackType
@@ -18,10 +19,11 @@ from typing import Any, Literal, TypeVar, overload
 from fast_inference.core.engine.client_thread import ClientThread
 from fast_inference.core.engine.engine_thread import EngineFolder, EngineThread
 from fast_inference.core.engine.text_requests import Fields, TextRequests
+from fast_inference.core.engine.waiting import next_of, result_of
 from fast_inference.settings import Settings
 from frontend.generation import Answer
 from ipc.endpoints import RunDir
-from ipc.errors import InvalidRequestError
+from ipc.errors import EngineUnavailableError, InvalidRequestError
 
 ResultT = TypeVar("ResultT")
 Prompt = str | Sequence[int]
@@ -135,7 +137,7 @@ class UniversalEngine:
     def _call(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
         future = self._client.submit(work)
         try:
-            return future.result()
+            return _result(future)
         finally:
             future.cancel()  # where we were interrupted
 
@@ -153,9 +155,9 @@ class UniversalEngine:
         future = self._client.submit(pump())
         future.add_done_callback(lambda _: pieces.put(None))
         try:
-            while (piece := pieces.get()) is not None:
+            while (piece := next_of(pieces)) is not None:
                 yield piece
-            future.result()
+            _result(future)
         finally:
             future.cancel()
 
@@ -182,6 +184,14 @@ class UniversalEngine:
             future.result()
         finally:
             future.cancel()
+
+
+def _result(future: "Future[ResultT]") -> ResultT:
+    """The result, for which the caller waits; only the end of the engine cancels what a caller waits for."""
+    try:
+        return result_of(future)
+    except CancelledError:
+        raise EngineUnavailableError("The engine was closed.", code="engine_stopped") from None
 
 
 def _completion_fields(prompts: Any, params: dict[str, Any]) -> Fields:

@@ -15,9 +15,11 @@ from engine_core.model.lora.adapter_weights import load_adapter
 from engine_core.model.lora.step_adapters import StepAdapters
 from engine_core.model.network import flat_batch
 from engine_core.model.request_span import RequestSpan
+from fast_inference.minimal_llm_conversion import convert_minimal_llm
 from ipc.config import ModelConfig
 from tests.engine_core.model.decoder.families import save_model
-from tests.lora_adapters import ALL_TARGETS, FUSED_TARGETS, make_adapter, merge_adapter
+from tests.lora_adapters import make_adapter, merge_adapter
+from tests.minimal_llm import save_checkpoint
 
 NUM_TOKENS = 40
 CPU = torch.device("cpu")
@@ -46,11 +48,15 @@ def hidden_states(config, network, dtype=torch.float32, adapters=(-1,), num_toke
 
 
 @pytest.mark.parametrize("use_kernels", [True, False], ids=["kernels", "torch"])
-@pytest.mark.parametrize("family", ["llama-tied-biased", "qwen3", "phi3", "gemma3"])
+@pytest.mark.parametrize("family", ["llama-tied-biased", "qwen3", "phi3", "gemma3", "minimal-llm"])
 def test_an_adapter_computes_what_merged_weights_do(family, use_kernels, tmp_path):
     model = tmp_path / "model"
-    save_model(family, model)
-    adapter = make_adapter(tmp_path / "a", model, targets=FUSED_TARGETS if family == "phi3" else ALL_TARGETS)
+    if family == "minimal-llm":
+        save_checkpoint(tmp_path / "model.pt", "C", d_ff=112)
+        convert_minimal_llm(tmp_path / "model.pt", model, "interleaved")
+    else:
+        save_model(family, model)
+    adapter = make_adapter(tmp_path / "a", model)
     merged = network_of(merge_adapter(tmp_path / "merged", model, adapter), use_kernels=use_kernels)
     config, network = network_of(model, lora=(f"a={adapter}",), use_kernels=use_kernels)
     assert isinstance(network, NativeDecoderNetwork) is use_kernels

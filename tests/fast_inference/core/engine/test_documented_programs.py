@@ -1,6 +1,5 @@
 """The snippets of docs/extending.md and the programs in examples/ run as they are written, but for paths and ports."""
 
-import json
 import os
 import re
 import signal
@@ -14,9 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from safetensors.torch import save_file
 
-from scripts.make_random_model import SIZES, config_of, random_weights
+from tests.minimal_llm import cache_with_kernels, save_checkpoint
 from tests.own_modules import byte_tokenizer
 from tests.waiting import wait_until
 
@@ -196,26 +194,19 @@ def test_a_model_that_is_not_there_ends_the_server(tmp_path):
 # --- your own model --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def llama_dir(tmp_path_factory):
-    """A small Llama with random weights; its tokenizer is a folder beside it."""
-    folder = tmp_path_factory.mktemp("llama")
-    (folder / "config.json").write_text(json.dumps(config_of(SIZES["tiny"], 256, 255)))
-    save_file(random_weights(SIZES["tiny"], 256, "cpu"), folder / "model.safetensors")
-    (folder / "tokenizer").mkdir()
-    byte_tokenizer().save(str(folder / "tokenizer/tokenizer.json"))
-    return folder
-
-
-def test_the_custom_engine_snippet_serves_a_model(llama_dir, tmp_path):
+def test_the_custom_engine_snippet_serves_a_checkpoint(tmp_path):
     [source] = snippets_with("path/to/your/model.pt")
     port = free_port()
+    checkpoint, tokenizer_dir = tmp_path / "model.pt", tmp_path / "tokenizer"
+    save_checkpoint(checkpoint, "A", vocab_size=256, max_seq_len=4096)
+    tokenizer_dir.mkdir()
+    byte_tokenizer().save(str(tokenizer_dir / "tokenizer.json"))
     source = substituted(
-        source, ("path/to/your/model.pt", str(llama_dir)), ("path/to/your/tokenizer", str(llama_dir / "tokenizer"))
+        source, ("path/to/your/model.pt", str(checkpoint)), ("path/to/your/tokenizer", str(tokenizer_dir))
     )
     script = tmp_path / "server.py"
     script.write_text(f"{source}\nserving_engine.serve(port={port})\n")
-    with running(tmp_path, port, str(script)) as program:
+    with running(tmp_path, port, str(script), **cache_with_kernels(tmp_path)) as program:
         program.wait_ready()
         models = httpx.get(f"{program.url}/v1/models").json()["data"]
         assert [model["id"] for model in models] == ["my-custom-model", "fast-inference-model"]

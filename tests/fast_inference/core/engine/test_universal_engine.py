@@ -178,9 +178,11 @@ def ask_until_it_is_gone(engine):
 
 def test_a_core_that_fails_ends_its_calls_in_an_error():
     with create_universal_vllm_style_engine("fake", fake_faults="broken@3") as engine:
-        for _ in range(2):
-            with pytest.raises(EngineUnavailableError):
-                ask_until_it_is_gone(engine)
+        with pytest.raises(EngineUnavailableError):
+            ask_until_it_is_gone(engine)
+        wait_until(lambda: engine._client._has_lost_core)
+        with pytest.raises(EngineUnavailableError, match="has failed"):
+            engine.generate("one")
 
 
 def test_an_interrupt_ends_the_program_and_leaves_nothing(tmp_path):
