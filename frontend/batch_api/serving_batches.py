@@ -99,7 +99,8 @@ class ServingBatches:
         """End a batch, with what is done of it; raises `BatchNotFoundError`, or `BatchStatusError` for an ended one."""
         record = await self._batch(request)
         if record.status in UNFINISHED:
-            await self._api.store.call(lambda database: database.cancel(record.id, now()))
+            state_dir = self._api.state_dir
+            await self._api.store.call(lambda database: _cancel(database, state_dir, record))
             record = await self._batch(request)
         if record.status not in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):
             raise BatchStatusError(f"A batch that is {record.status} cannot be cancelled.")
@@ -132,6 +133,13 @@ def _keep(database: "StateStore", state_dir: StateDir, record: BatchRecord) -> b
         if not is_kept:
             state_dir.remove_job(record.id)
     return is_kept
+
+
+def _cancel(database: "StateStore", state_dir: StateDir, record: BatchRecord) -> None:
+    database.cancel(record.id, now())
+    after = database.batch(record.id, None)
+    if after is not None and after.status is BatchStatus.CANCELLED:
+        state_dir.remove_job(record.id)
 
 
 def _no_input() -> InvalidRequestError:

@@ -108,10 +108,12 @@ class StateDir:
         self.file(file_id).unlink(missing_ok=True)
 
     def begin_job(self, batch_id: str, input_file_id: str) -> None:
-        """Make the folder of a batch, with a second name of its input; raises OSError."""
+        """Make the folder of a batch, with a second name of its input and what it will write; raises OSError."""
         folder = self.job(batch_id)
         folder.mkdir(mode=0o700)
         os.link(self.file(input_file_id), folder / "input.jsonl")
+        for name in ("output.jsonl", "errors.jsonl"):
+            (folder / name).touch(mode=0o600)
         sync_folder(folder)
         sync_folder(self._jobs)
 

@@ -193,7 +193,7 @@ class StateStore:
 
     def begin(self, batch_id: str, *, num_total: int, model: str | None, now: int) -> bool:
         """The input is right; False where the batch was cancelled meanwhile, as below."""
-        values = {"num_total": num_total, "model": model, "in_progress_at": now}
+        values = {"num_total": num_total, "model": model, "in_progress_at": now, "problems": "[]"}
         return self._move(batch_id, BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS, **values)
 
     def fail(self, batch_id: str, problems: Sequence[LineProblem], *, num_total: int, now: int) -> bool:
