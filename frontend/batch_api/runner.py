@@ -153,8 +153,9 @@ class BatchRunner:
         try:
             await do(batch)
         except (ConfigError, StorageError, OSError) as error:
-            log.warning("%s waits: %s", batch.id, error)
             problem = _problem_of(error)
+            level = logging.DEBUG if batch.problems == [problem] else logging.WARNING
+            log.log(level, "%s waits: %s", batch.id, error)
         except Exception:
             log.exception("%s failed", batch.id)
             problem = LineProblem("internal_error", "The server failed on this batch; it is tried again.")
