@@ -21,14 +21,19 @@ _MAX_SHOWN = 40
 """Characters of a wrong value in a message."""
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object; raises `ConfigError`."""
+def read_json(path: Path) -> Any:
+    """Read a file that holds JSON; raises `ConfigError`."""
     try:
-        values = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read {path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object; raises `ConfigError`."""
+    values = read_json(path)
     if not isinstance(values, dict):
         raise ConfigError(f"cannot read {path}: it is no JSON object")
     return values

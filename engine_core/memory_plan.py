@@ -1,5 +1,7 @@
 """Decides before anything is loaded what fits: weights, KV cache blocks, and the longest request.
 
+A sentence encoder has no KV cache; its texts are computed whole, so the longest one must fit into a step.
+
 Works from config.json and the headers of the safetensors files, so it needs no torch. `engine_core/model/loader.py` and
 `fast-inference plan` both call `plan_model`, so what the command says is what a core does.
 Invariant: a returned plan fits into the memory that was found; whatever does not is a `ConfigError` with the numbers
@@ -14,6 +16,9 @@ from pathlib import Path
 from engine_core.config_values import ConfigValues, read_json_object
 from engine_core.cpus import available_cpus
 from engine_core.device import DTYPE_BYTES, DeviceType, DtypeName, available_bytes, resolve_device, resolve_dtype
+from engine_core.model.encoder.config import EncoderConfig
+from engine_core.model_kind import model_path
+from engine_core.sentence_files import read_sentence_files
 from engine_core.weight_files import stored_tensors
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
@@ -78,6 +83,11 @@ class MemoryPlan:
 
     def describe(self) -> str:
         """One line for the log."""
+        if not self.num_blocks:
+            return (
+                f"weights {format_bytes(self.weights_bytes)}, no KV cache, texts of {self.max_model_len} tokens, "
+                f"{format_bytes(self.available_bytes)} available"
+            )
         return (
             f"weights {format_bytes(self.weights_bytes)}, KV cache {format_bytes(self.kv_cache_bytes)} "
             f"({self.num_blocks} blocks of {self.block_size} tokens, {self.kv_bytes_per_token} bytes per token), "
@@ -96,18 +106,38 @@ class ModelPlan:
     """That compute together."""
     shape: ModelShape
     memory: MemoryPlan
+    encoder: EncoderConfig | None = None
+    """Of a sentence encoder."""
 
 
 def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfig) -> ModelPlan:
     """Plan a model on this machine, as it is now; `model.model` is a folder.
 
     Raises:
-        ConfigError: the folder holds no model that can be read, or it cannot fit.
+        ConfigError: the folder holds no model that can be read and run here, or it cannot fit.
     """
     model_dir = Path(model.model)
     if not (model_dir / "config.json").is_file():
         raise ConfigError(f"no model folder at {model.model}: config.json is missing")
+    config = read_json_object(model_dir / "config.json")
+    model_path(config)
     device = resolve_device(model.device)
+    num_threads = model.threads or available_cpus()
+    encoder = EncoderConfig.try_from(config)
+    if encoder is not None:
+        # these models are small, and their vectors are compared
+        encoder_dtype: DtypeName = "float32" if model.dtype == "auto" else model.dtype
+        shape = _encoder_shape(encoder, model_dir)
+        own_length = read_sentence_files(model_dir).max_seq_length or shape.max_model_len
+        memory = plan_encoder_memory(
+            shape,
+            dtype_bytes=DTYPE_BYTES[encoder_dtype],
+            max_model_len=model.max_model_len or min(own_length, shape.max_model_len),
+            cache=cache,
+            scheduler=scheduler,
+            available_bytes=available_bytes(device),
+        )
+        return ModelPlan(device, encoder_dtype, num_threads, shape, memory, encoder)
     dtype = resolve_dtype(model.dtype, device)
     shape = read_model_shape(model_dir)
     memory = plan_memory(
@@ -119,7 +149,7 @@ def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfi
         available_bytes=available_bytes(device),
         on_cuda=device == "cuda",
     )
-    return ModelPlan(device, dtype, model.threads or available_cpus(), shape, memory)
+    return ModelPlan(device, dtype, num_threads, shape, memory)
 
 
 def read_model_shape(model_dir: Path) -> ModelShape:
@@ -133,22 +163,62 @@ def read_model_shape(model_dir: Path) -> ModelShape:
     if not config.is_null("text_config"):
         text = ConfigValues(config["text_config"], where="config.json: text_config")
     hidden_size = _size(text, "hidden_size", "n_embd", "d_model")
-    num_heads = _size(text, "num_attention_heads", "n_head", "n_heads")
+    num_heads = _size(text, "num_attention_heads", "n_head", "n_heads", "num_heads")
     head_dim = _optional_size(text, "head_dim") or hidden_size // num_heads
     if not head_dim:
         raise ConfigError(f"config.json: hidden_size {hidden_size} is too small for {num_heads} heads")
     return ModelShape(
-        num_layers=_size(text, "num_hidden_layers", "n_layer", "n_layers"),
+        num_layers=_size(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
         num_heads=num_heads,
-        num_kv_heads=_optional_size(text, "num_key_value_heads") or num_heads,
+        num_kv_heads=_num_kv_heads(text) or num_heads,
         head_dim=head_dim,
         hidden_size=hidden_size,
-        intermediate_size=_optional_size(text, "intermediate_size", "n_inner") or 4 * hidden_size,
+        intermediate_size=_optional_size(text, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden_size,
         vocab_size=_size(text, "vocab_size"),
         max_model_len=_optional_size(text, *_LENGTH_KEYS),
-        num_parameters=sum(
-            math.prod(tensor.shape) for tensor in stored_tensors(model_dir).values() if tensor.dtype in _FLOAT_DTYPES
-        ),
+        num_parameters=_num_parameters(model_dir),
+    )
+
+
+def plan_encoder_memory(
+    shape: ModelShape,
+    *,
+    dtype_bytes: int,
+    max_model_len: int | None,
+    cache: CacheConfig,
+    scheduler: SchedulerConfig,
+    available_bytes: int,
+) -> MemoryPlan:
+    """The plan of a sentence encoder: weights and the workspace of a step, which must take a text of the full length.
+
+    Raises:
+        ConfigError: it cannot fit; the message has the numbers and a flag that would work.
+    """
+    model_len = _wanted_model_len(shape, max_model_len)
+    weights_bytes = shape.num_parameters * dtype_bytes
+    num_tokens = scheduler.max_num_batched_tokens
+    workspace_bytes = num_tokens * _step_bytes_per_token(shape, dtype_bytes)
+    if model_len > num_tokens:
+        raise ConfigError(
+            f"--max-num-batched-tokens {num_tokens}: a sentence encoder computes a text in one step: use "
+            f"--max-num-batched-tokens {model_len} or more, or --max-model-len {num_tokens} or less"
+        )
+    if weights_bytes + workspace_bytes > available_bytes:
+        raise ConfigError(
+            f"needs {format_bytes(weights_bytes)} for weights and {format_bytes(workspace_bytes)} for a step; "
+            f"{format_bytes(available_bytes)} of memory are available: use a smaller --max-num-batched-tokens, or a "
+            "smaller model"
+        )
+    is_cache_asked_for = cache.num_blocks is not None or cache.kv_cache_memory_bytes is not None
+    return MemoryPlan(
+        weights_bytes=weights_bytes,
+        workspace_bytes=workspace_bytes,
+        kv_bytes_per_token=0,
+        block_size=cache.block_size,
+        num_blocks=0,
+        max_model_len=model_len,
+        available_bytes=available_bytes,
+        notes=("a sentence encoder has no KV cache, whatever size is asked for",) if is_cache_asked_for else (),
     )
 
 
@@ -300,12 +370,38 @@ def _blocks_for(model_len: int, num_blocks: int, block_size: int, block_bytes: i
 # --- sizes of the config ---------------------------------------------------------------------------------------------
 
 
+def _encoder_shape(encoder: EncoderConfig, model_dir: Path) -> ModelShape:
+    return ModelShape(
+        num_layers=encoder.num_layers,
+        num_heads=encoder.num_heads,
+        num_kv_heads=encoder.num_heads,
+        head_dim=encoder.head_dim,
+        hidden_size=encoder.hidden_size,
+        intermediate_size=encoder.intermediate_size,
+        vocab_size=encoder.vocab_size,
+        max_model_len=encoder.max_model_len,
+        num_parameters=_num_parameters(model_dir),
+    )
+
+
+def _num_parameters(model_dir: Path) -> int:
+    tensors = stored_tensors(model_dir).values()
+    return sum(math.prod(tensor.shape) for tensor in tensors if tensor.dtype in _FLOAT_DTYPES)
+
+
 def _size(values: ConfigValues, *names: str) -> int:
     """The first of these keys that the config has."""
     size = _optional_size(values, *names)
     if not size:
         raise ConfigError(f"config.json lacks {names[0]}: not a decoder-only language model that this server knows")
     return size
+
+
+def _num_kv_heads(values: ConfigValues) -> int:
+    """0 where the config does not say, and each head has its own keys and values."""
+    if not values.is_null("multi_query") and values.boolean("multi_query"):
+        return 1
+    return _optional_size(values, "num_key_value_heads", "num_kv_heads")
 
 
 def _optional_size(values: ConfigValues, *names: str) -> int:

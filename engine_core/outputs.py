@@ -88,7 +88,8 @@ class ModelRunnerOutput:
     further_token_ids: dict[RequestKey, list[int]] = field(default_factory=dict)
     """The tokens sampled after that one, as many as draft tokens turned out right."""
     embeddings: dict[RequestKey, list[float]] = field(default_factory=dict)
-    """L2-normalized, pooled from the last hidden states, for each EMBED request whose chunk was the last."""
+    """Pooled from the last hidden states, for each EMBED request whose chunk was the last; L2-normalized, unless the
+    model's own files say otherwise."""
     failures: dict[RequestKey, str] = field(default_factory=dict)
     """Requests that failed alone, with an error code such as `nan_logits`; the others are unaffected."""
     logprobs: dict[RequestKey, Logprobs] = field(default_factory=dict)
@@ -120,12 +121,16 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...]
     max_model_len: int
     num_blocks: int
+    """0 where there is no KV cache."""
     embedding_size: int
     """0 where the model gives no embeddings."""
     dtype: str
     device: str
     pooling: str = "mean"
     """Which positions an embedding is made of."""
+    is_encoder: bool = False
+    """Its tokens see each other both ways: it gives embeddings and no text, computes a prompt in one step, and has no
+    KV cache."""
 
 
 class StepMemoryError(MemoryError):
@@ -133,7 +138,7 @@ class StepMemoryError(MemoryError):
 
 
 class ModelRunner(Protocol):
-    """Runs steps on one device. Implementations: `engine_core/model/model_runner.py`, `fake_runner.py`."""
+    """Runs steps on one device; `engine_core/model/` has `model_runner.py`, `encoder/runner.py`, `fake_runner.py`."""
 
     @property
     def info(self) -> ModelInfo:

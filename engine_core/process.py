@@ -28,6 +28,7 @@ from engine_core.events import AbortRequests, AddRequest, ControlCall, Drain, Dr
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.model_kind import check_model_folder
 from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.quarantine import Quarantine, suspects_after
 from engine_core.request_intake import RequestIntake
@@ -39,7 +40,6 @@ from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from engine_core.tokenizer_export import content_fingerprint
-from engine_core.weight_files import stored_tensors
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
@@ -107,9 +107,8 @@ class EngineCoreProcess:
         self._io.start()
         runner = self._load_runner()
         hasher = BlockHasher(self._cache.block_size)
-        kv_cache = KVCacheManager(
-            runner.info.num_blocks, hasher, enable_prefix_caching=self._cache.enable_prefix_caching
-        )
+        has_prefix_cache = self._cache.enable_prefix_caching and runner.info.num_blocks > 0
+        kv_cache = KVCacheManager(runner.info.num_blocks, hasher, enable_prefix_caching=has_prefix_cache)
         admission = Admission(self._scheduling, self._io.publish_load)
         quarantine = self._make_quarantine()
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
@@ -117,7 +116,7 @@ class EngineCoreProcess:
             Path(runner.info.tokenizer_dir), runner.info.vocab_size, runner.info.eos_token_ids, self._on_grammar
         )
         drafts = Drafts.of(self._scheduling, kv_cache, runner.info.max_model_len)
-        scheduler = Scheduler(self._scheduling, kv_cache, drafts)
+        scheduler = Scheduler(self._scheduling, kv_cache, drafts, has_whole_prompts=runner.info.is_encoder)
         clocked = ClockedRunner(runner, self._clock)
         self._core = EngineCore(clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine)
         RequestNames(self._core.name_of).install()
@@ -130,7 +129,7 @@ class EngineCoreProcess:
             self._make_welcome(runner),
             RequestIntake(
                 runner.info,
-                hasher if self._cache.enable_prefix_caching else None,
+                hasher if has_prefix_cache else None,
                 admission,
                 self._scheduling,
                 quarantine,
@@ -171,7 +170,7 @@ class EngineCoreProcess:
             from engine_core.model.fake_runner import FakeModelRunner
 
             return FakeModelRunner(self._model, self._cache, self._fake, self._run_dir.fake_tokenizer_dir)
-        stored_tensors(Path(self._model.model))  # wrong files are told at once
+        check_model_folder(Path(self._model.model))  # what cannot be loaded is told at once
         self._io.report_loading("importing torch")
         from engine_core.model.loader import load_model_runner
 
@@ -203,6 +202,7 @@ class EngineCoreProcess:
             pooling=info.pooling,
             request_timeout_ms=int(self._scheduling.request_timeout * 1000),
             tokenizer_fingerprint=content_fingerprint(Path(info.tokenizer_dir)),
+            can_generate=not info.is_encoder,
         )
 
     # --- the step loop ---

@@ -112,6 +112,8 @@ class RequestIntake:
             raise InvalidRequestError(f"token ids must be between 0 and {self._info.vocab_size - 1}", param="prompt")
         if add.task is Task.EMBED and not self._info.embedding_size:
             raise InvalidRequestError("this model gives no embeddings", param="model")
+        if add.task is Task.GENERATE and self._info.is_encoder:
+            raise InvalidRequestError("this model gives no text, only embeddings", param="model")
         if not -(2**31) <= add.priority < 2**31:
             raise InvalidRequestError("priority is out of range", param="priority")
         if add.priority and self._config.scheduling_policy == "fcfs":

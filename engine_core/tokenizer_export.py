@@ -2,18 +2,23 @@
 
 Called once by `engine_core/model/loader.py`; the folder is named to frontends in the WELCOME message.
 A model that ships `tokenizer.json` is used where it lies, every other tokenizer is converted once into the model
-cache. Invariant: a returned folder holds a complete `tokenizer.json` (a new one appears by one rename).
+cache, and so is one that is to write texts in small letters, as the files of sentence-transformers may ask for.
+Invariant: a returned folder holds a complete `tokenizer.json` (a new one appears by one rename).
 Next: `frontend/tokenizer.py` reads what is here.
 """
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from engine_core.config_values import read_json_object
+from engine_core.sentence_files import read_sentence_files
 from ipc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -27,6 +32,9 @@ _TOKENIZER_PATTERNS = [
     "merges.txt",
     "*.model",
 ]
+_NAME_ONE = (
+    "name its folder with --tokenizer (of cli_openai: --tokenizer-path), or put tokenizer.json beside a .pt file"
+)
 
 
 def cache_root() -> Path:
@@ -46,12 +54,19 @@ def export_tokenizer(model_dir: Path, tokenizer: str | None) -> Path:
         ConfigError: there is no tokenizer, or it cannot be converted.
     """
     source = model_dir if tokenizer is None else _tokenizer_dir(tokenizer)
-    if (source / TOKENIZER_FILE).is_file():
-        return source
-    target = cache_root() / "tokenizers" / f"{source.name}-{_fingerprint(source)}"
-    if not (target / TOKENIZER_FILE).is_file():
-        _convert(source, target)
-    return target
+    folder = source
+    if not (source / TOKENIZER_FILE).is_file():
+        if not any(next(source.glob(pattern), None) for pattern in _TOKENIZER_PATTERNS):
+            raise ConfigError(f"no tokenizer in {source}: {_NAME_ONE}")
+        folder = _cache_folder(source)
+        if not (folder / TOKENIZER_FILE).is_file():
+            _convert(source, folder)
+    if not read_sentence_files(model_dir).is_lowercased:
+        return folder
+    lowercased = _cache_folder(folder, "-lowercased")
+    if not (lowercased / TOKENIZER_FILE).is_file():
+        _lowercase(folder, lowercased)
+    return lowercased
 
 
 def content_fingerprint(folder: Path) -> str:
@@ -80,7 +95,13 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=_TOKENIZER_PATTERNS, etag_timeout=3))
     except (OSError, HfHubHTTPError, HFValidationError) as error:  # LocalEntryNotFoundError is an OSError
-        raise ConfigError(f"tokenizer {hub_id}: not in the local hub cache and the hub gave {_line(error)}") from error
+        raise ConfigError(
+            f"tokenizer {hub_id}: not in the local hub cache and the hub gave {_line(error)}; {_NAME_ONE}"
+        ) from error
+
+
+def _cache_folder(source: Path, suffix: str = "") -> Path:
+    return cache_root() / "tokenizers" / f"{source.name}-{_fingerprint(source)}{suffix}"
 
 
 def _fingerprint(source: Path) -> str:
@@ -101,17 +122,37 @@ def _convert(source: Path, target: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ConfigError(f"no usable tokenizer in {source}: {_line(error)} (name one with --tokenizer)") from error
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".tokenizer-", dir=target.parent))
-    try:
+    with _new_folder(target) as scratch:
         tokenizer.save_pretrained(scratch)
         if not (scratch / TOKENIZER_FILE).is_file():
             raise ConfigError(f"the tokenizer in {source} has no fast form (name another with --tokenizer)")
-        with contextlib.suppress(FileExistsError):  # another process was first
+    logger.info("converted the tokenizer of %s into %s", source, target)
+
+
+def _lowercase(source: Path, target: Path) -> None:
+    """Copy a tokenizer, and let it write texts in small letters before it does anything else with them."""
+    values = read_json_object(source / TOKENIZER_FILE)
+    normalizers = [{"type": "Lowercase"}]
+    if isinstance(values.get("normalizer"), dict):
+        normalizers.append(values["normalizer"])
+    with _new_folder(target) as scratch:
+        for path in {path for pattern in _TOKENIZER_PATTERNS for path in source.glob(pattern)}:
+            shutil.copyfile(path, scratch / path.name)
+        changed = {**values, "normalizer": {"type": "Sequence", "normalizers": normalizers}}
+        (scratch / TOKENIZER_FILE).write_text(json.dumps(changed, ensure_ascii=False), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A scratch folder that takes the target's place by one rename, unless another process was first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".tokenizer-", dir=target.parent))
+    try:
+        yield scratch
+        with contextlib.suppress(FileExistsError):
             _rename_folder(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    logger.info("converted the tokenizer of %s into %s", source, target)
 
 
 def _rename_folder(scratch: Path, target: Path) -> None:

@@ -1,8 +1,8 @@
-"""The command `fast-inference`: `serve`, `run-batch`, `reload`, `pull`, `plan`, `bench`, `keys` and `--version`.
+"""The command `fast-inference`: `serve`, `run-batch`, `reload`, `pull`, `models`, `plan`, `bench`, `keys`, `--version`.
 
 Owns the exit statuses: 0 stopped in order, 1 a wrong setting, model or port (one line on stderr), 2 wrong usage,
 130 interrupted. What is slow to import is imported by the command that needs it, so that `--help` is quick.
-Next: `flags.py`, `settings.py`, then `launcher.py`; `cli_reload.py`, `cli_plan.py`, `cli_bench.py`.
+Next: `flags.py`, `settings.py`, then `launcher.py`; `cli_reload.py`, `cli_models.py`, `cli_plan.py`, `cli_bench.py`.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from fast_inference import __version__
 from fast_inference.cli_bench import add_bench
 from fast_inference.cli_keys import add_keys
+from fast_inference.cli_models import add_models, add_pull
 from fast_inference.cli_plan import add_plan
 from fast_inference.cli_reload import add_reload
 from fast_inference.cli_run_batch import add_run_batch
@@ -69,7 +70,8 @@ def _parser() -> FlagParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands)
     add_run_batch(commands)
-    _add_pull(commands)
+    add_pull(commands)
+    add_models(commands)
     add_plan(commands)
     add_reload(commands)
     add_bench(commands)
@@ -96,25 +98,5 @@ def _add_serve(commands: "argparse._SubParsersAction[FlagParser]") -> None:
             print(settings_as_yaml(settings), end="")
             return 0
         return serve_with(settings)
-
-    parser.set_defaults(run=run)
-
-
-def _add_pull(commands: "argparse._SubParsersAction[FlagParser]") -> None:
-    parser = commands.add_parser(
-        "pull",
-        help="get a model into the model cache",
-        description="Get a model into the model cache and print its folder.",
-    )
-    parser.add_argument("name", metavar="NAME", help="a known name such as smollm2-135m-instruct")
-
-    def run(namespace: argparse.Namespace) -> int:
-        from fast_inference.model_store import pull
-        from fast_inference.progress import StartProgress
-
-        with StartProgress() as progress:
-            folder = pull(namespace.name, progress)
-        print(folder)
-        return 0
 
     parser.set_defaults(run=run)

@@ -53,7 +53,7 @@ def openai_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) ->
     settings = resolve_settings({name: value for name, value in values.items() if value}, OpenAIServerSettings)
     if not _names_a_model(settings) and Path(DEFAULT_MODEL_PATH).exists():
         settings = settings.model_copy(update={"model": DEFAULT_MODEL_PATH})
-    if not settings.tokenizer and settings.model.endswith(".pt"):
+    if not settings.tokenizer and settings.model.endswith(".pt") and not _has_tokenizer_beside(settings.model):
         settings = settings.model_copy(update={"tokenizer": DEFAULT_TOKENIZER_PATH})
     if model_name := flags["model_name"] or environment.get("MODEL_NAME"):
         names = dict.fromkeys((model_name, *served_names(settings)))
@@ -64,6 +64,10 @@ def openai_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) ->
 def _names_a_model(settings: Settings) -> bool:
     """True if a flag, a variable or the settings file names a model, or the old default is there."""
     return "model" in settings.model_fields_set
+
+
+def _has_tokenizer_beside(checkpoint: str) -> bool:
+    return (Path(checkpoint).parent / "tokenizer.json").is_file()
 
 
 def _serve(flags: Mapping[str, Any]) -> int:

@@ -15,7 +15,7 @@ from ipc.config import FAKE_MODEL, CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from engine_core.memory_plan import ModelPlan
+    from engine_core.memory_plan import MemoryPlan, ModelPlan
     from fast_inference.settings import Settings
 
 
@@ -54,7 +54,8 @@ def plan_for(settings: "Settings") -> "ModelPlan":
 
     if settings.model == FAKE_MODEL:
         raise ConfigError("the fake model has neither weights nor a KV cache: there is nothing to plan")
-    return plan_model(settings.model_copy(update={"model": find_model(settings.model)}), settings, settings)
+    folder = find_model(settings.model, rope=settings.rope)
+    return plan_model(settings.model_copy(update={"model": folder}), settings, settings)
 
 
 def plan_as_json(settings: "Settings", plan: "ModelPlan") -> dict[str, Any]:
@@ -83,11 +84,22 @@ def plan_as_text(settings: "Settings", plan: "ModelPlan") -> str:
         "weights": format_bytes(memory.weights_bytes),
         "workspace": f"{format_bytes(memory.workspace_bytes)} for a step of "
         f"{settings.max_num_batched_tokens} tokens and {settings.max_num_seqs} requests",
-        "KV cache": f"{format_bytes(memory.kv_cache_bytes)}: {memory.num_blocks} blocks of {memory.block_size} tokens, "
-        f"{memory.kv_bytes_per_token:,} bytes per token",
-        "longest request": f"{memory.max_model_len} tokens, prompt and answer together",
-        "concurrency": f"{memory.max_concurrency:.1f} requests of that length",
+        **_cache_rows(memory),
         "needed": f"{format_bytes(memory.needed_bytes)} of {format_bytes(memory.available_bytes)} available",
     }
     lines = [f"{name:<16} {value}" for name, value in rows.items()]
     return "\n".join([*lines, *(f"note: {note}" for note in memory.notes)])
+
+
+def _cache_rows(memory: "MemoryPlan") -> dict[str, str]:
+    """The KV cache and what it has room for; a sentence encoder has none."""
+    from engine_core.memory_plan import format_bytes
+
+    if not memory.num_blocks:
+        return {"KV cache": "none: a sentence encoder", "longest request": f"{memory.max_model_len} tokens"}
+    return {
+        "KV cache": f"{format_bytes(memory.kv_cache_bytes)}: {memory.num_blocks} blocks of {memory.block_size} tokens, "
+        f"{memory.kv_bytes_per_token:,} bytes per token",
+        "longest request": f"{memory.max_model_len} tokens, prompt and answer together",
+        "concurrency": f"{memory.max_concurrency:.1f} requests of that length",
+    }

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fast_inference.flags import FlagParser
-from ipc.config import LauncherConfig
+from ipc.config import LauncherConfig, ModelConfig, load_section
 from ipc.errors import ConfigError
 from ipc.process import start_ticks
 
@@ -70,7 +70,7 @@ def reload(run_dir: "RunDir", model: str | None) -> str:
         folder = None
         if model is not None:
             with StartProgress() as progress:
-                folder = resolve_model(model, progress)
+                folder = resolve_model(model, progress, rope=_rope_of(run_dir, model))
         before = _status_of_running(run_dir)
         if before["state"] == "starting":
             raise ConfigError("the server has not been ready yet")
@@ -88,6 +88,11 @@ def reload(run_dir: "RunDir", model: str | None) -> str:
         os.close(lock)
     served = f"model {model}" if model is not None else "the same model"
     return f"reloaded: {served}, engine core {after['core']['pid']} in place of {before['core']['pid']}"
+
+
+def _rope_of(run_dir: "RunDir", model: str) -> str | None:
+    """The server's `--rope`, which counts for every checkpoint that it loads."""
+    return load_section(run_dir.config_file, ModelConfig).rope if model.lower().endswith((".pt", ".pth")) else None
 
 
 def _wait(run_dir: "RunDir", request_id: str, launcher_pid: int, ticks: int) -> dict[str, Any]:

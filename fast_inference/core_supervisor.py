@@ -73,6 +73,12 @@ class CoreSupervisor:
         return 0 if welcome is None else welcome.num_blocks
 
     @property
+    def can_generate(self) -> bool:
+        """False where the active core's model gives embeddings only."""
+        welcome = None if self.active is None else self.active.client.welcome
+        return welcome is None or welcome.can_generate
+
+    @property
     def stage(self) -> str:
         """What loading is at, for people; empty where that is not known."""
         return "" if self.active is None else self.active.client.detail

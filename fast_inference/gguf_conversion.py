@@ -1,6 +1,6 @@
 """Turns a GGUF file into a model folder: config.json, bf16 model.safetensors, tokenizer.json, chat_template.jinja.
 
-Run as `python -m fast_inference.gguf_conversion SOURCE.gguf TARGET_DIR` by `fast_inference/model_store.py`, in a
+Run as `python -m fast_inference.gguf_conversion SOURCE.gguf TARGET_DIR` by `fast_inference/model_conversions.py`, in a
 process of its own so that the launcher never imports torch; it dies with its parent. It prints nothing on success; on
 failure one line on stderr and exit code 1. The target folder is written in place: the caller renames it when whole.
 """
@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from engine_core.model_kind import model_path
 from fast_inference.gguf_header import check_gguf
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_USAGE
@@ -21,34 +22,52 @@ def convert_gguf(source: Path, target: Path) -> None:
     """Write the model in `source` to the folder `target` (made if missing), dequantized to bf16.
 
     Raises:
-        ConfigError: the file's header contradicts the file.
+        ConfigError: the file's header contradicts the file, or the model is of a kind that cannot be run here.
         ValueError: the architecture is not known, or tensors of the model are missing in the file.
     """
     check_gguf(source)
-    import torch
-    import transformers
-    from transformers import modeling_gguf_pytorch_utils
-
-    auto: Any = transformers  # its Auto classes are only partly typed
-    load_gguf_checkpoint: Any = modeling_gguf_pytorch_utils.load_gguf_checkpoint
-    config = auto.AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
-    with torch.device("meta"):
-        model = auto.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    # from_pretrained(gguf_file=) does the same two steps, but asks for accelerate, which nothing else here needs.
-    tensors = load_gguf_checkpoint(str(source), return_tensors=True, model_to_load=model, torch_dtype=torch.bfloat16)[
-        "tensors"
-    ]
-    _check_complete(model, set(tensors), source)
-    model.load_state_dict(tensors, strict=False, assign=True)
-    model.tie_weights()
-
-    tokenizer = auto.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    model = load_gguf(source, "bfloat16")
+    tokenizer = gguf_tokenizer(source)
     _set_special_ids(model, tokenizer)
     target.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     if not (target / "tokenizer.json").is_file():
         raise ValueError(f"the tokenizer of {source.name} cannot be written as tokenizer.json")
+
+
+def load_gguf(source: Path, dtype: str) -> Any:
+    """The transformers model in a file, dequantized.
+
+    Raises:
+        ConfigError: it is of a kind that cannot be run here.
+        ValueError: the architecture is not known, or tensors of the model are missing in the file.
+    """
+    import torch
+    import transformers
+    from transformers import modeling_gguf_pytorch_utils
+
+    auto: Any = transformers  # its Auto classes are only partly typed
+    load_gguf_checkpoint: Any = modeling_gguf_pytorch_utils.load_gguf_checkpoint
+    torch_dtype = getattr(torch, dtype)
+    config = auto.AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
+    model_path(config.to_dict())
+    with torch.device("meta"):
+        model = auto.AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
+    # from_pretrained(gguf_file=) does the same two steps, but asks for accelerate, which nothing else here needs.
+    loaded = load_gguf_checkpoint(str(source), return_tensors=True, model_to_load=model, torch_dtype=torch_dtype)
+    _check_complete(model, set(loaded["tensors"]), source)
+    model.load_state_dict(loaded["tensors"], strict=False, assign=True)
+    model.tie_weights()
+    return model.eval()
+
+
+def gguf_tokenizer(source: Path) -> Any:
+    """The transformers tokenizer in a file, with its chat template."""
+    import transformers
+
+    auto: Any = transformers
+    return auto.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
 
 
 def _check_complete(model: Any, found: set[str], source: Path) -> None:

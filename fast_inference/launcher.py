@@ -67,7 +67,7 @@ def serve(settings: Settings) -> int:
         try:
             names = served_names(settings)
             progress(f"looking for the model {settings.model}")
-            model = resolve_model(settings.model, progress)
+            model = resolve_model(settings.model, progress, rope=settings.rope)
             resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
             state_dir = open_state_dir(settings, port, run_dir)
             resolved["state_dir"] = state_dir.path if state_dir is not None else None
@@ -298,7 +298,9 @@ class Launcher:
             line = ready_line(self._url, self._model_name, len(self._frontends), self._cores.num_blocks)
             sys.stdout.write(line + "\n")
             url = local_url_of(self._settings.host, self._port)
-            sys.stdout.write(example_request(url, self._model_name, needs_key=bool(self._settings.api_key)) + "\n")
+            can_generate, needs_key = self._cores.can_generate, bool(self._settings.api_key)
+            example = example_request(url, self._model_name, can_generate=can_generate, needs_key=needs_key)
+            sys.stdout.write(example + "\n")
             sys.stdout.flush()
         except OSError as error:
             log.warning("cannot write the ready line: %s", error.strerror)  # nobody reads it; serve on

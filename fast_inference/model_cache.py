@@ -1,7 +1,7 @@
 """The folder of the model cache: locks that let concurrent calls share one download, and scratch space for it.
 
-Used by `model_store.py`. Models lie in `$XDG_CACHE_HOME/fast-inference/models/NAME/`, beside `.NAME.lock` and, while
-one is made, its scratch folder `.pull-NAME`.
+Used by `model_store.py` and `model_conversions.py`. Models lie in `$XDG_CACHE_HOME/fast-inference/models/NAME/`, beside
+`.NAME.lock` and, while one is made, its scratch folder `.pull-NAME`.
 Invariant: a scratch folder belongs to the holder of the lock of the same name, so that one without a holder is stale.
 """
 
@@ -67,6 +67,13 @@ def scratch_dir(target: Path) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Put a folder that was made in scratch in its place; what is there is not whole. For the holder of the lock."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(target)
+    source.rename(target)
 
 
 def _remove_stale_scratch(folder: Path) -> None:

@@ -6,6 +6,7 @@ Scripts wait for the ready line, so its form is fixed; `README.md` shows the sam
 import json
 import re
 import shlex
+from typing import Any
 
 _READY_LINE = re.compile(r"ready: (http://\S+) \(model ")
 EXAMPLE_QUESTION = "What is the capital of France?"
@@ -23,14 +24,14 @@ def url_in_ready_line(line: str) -> str | None:
     return None if match is None else match[1]
 
 
-def example_request(url: str, model_name: str, *, needs_key: bool = False) -> str:
-    """A `curl` line to paste; it names the variable that holds the key, never a key."""
-    body = {
-        "model": model_name,
-        "messages": [{"role": "user", "content": EXAMPLE_QUESTION}],
-        "temperature": 0,
-        "max_tokens": 20,
-    }
-    argv = ["curl", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", json.dumps(body)]
+def example_request(url: str, model_name: str, *, can_generate: bool = True, needs_key: bool = False) -> str:
+    """A `curl` line to paste, of what the model can do; it names the variable that holds the key, never a key."""
+    path = "/v1/embeddings"
+    body: dict[str, Any] = {"model": model_name, "input": [EXAMPLE_QUESTION]}
+    if can_generate:
+        path = "/v1/chat/completions"
+        messages = [{"role": "user", "content": EXAMPLE_QUESTION}]
+        body = {"model": model_name, "messages": messages, "temperature": 0, "max_tokens": 20}
+    argv = ["curl", f"{url}{path}", "-H", "Content-Type: application/json", "-d", json.dumps(body)]
     key = ' -H "Authorization: Bearer $FAST_INFERENCE_API_KEY"' if needs_key else ""
     return shlex.join(argv) + key

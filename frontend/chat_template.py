@@ -20,11 +20,6 @@ from frontend.template_messages import continued, template_messages
 from frontend.template_meter import TemplateLimitError, TemplateMeter
 from ipc.errors import ConfigError, InvalidRequestError, UnsupportedParameterError
 
-FALLBACK_TEMPLATE = (
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
-)
-"""For a model without a template: one `role: content` line per message."""
 THINKING_SWITCH = "enable_thinking"
 """The variable by which templates are told whether the model should think."""
 MAX_RENDER_S = 1.0

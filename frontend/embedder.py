@@ -68,7 +68,7 @@ class Embedder:
         return made
 
     async def vectors(self, prompts: Sequence[Prompt]) -> list[Vector]:
-        """The normalized vector of each prompt.
+        """The vector of each prompt.
 
         Raises:
             RequestCancelledError: one was cancelled by its id.
@@ -94,8 +94,8 @@ class Embedder:
         else:
             ids = item
         if limit is not None:
-            kept = last_tokens(self._model, ids, limit, most)
-            ids = kept if self._body.truncation_side == "left" else ids[: len(kept)]
+            is_wrapped = isinstance(item, str) and self._body.add_special_tokens
+            ids = self._cut(ids, limit, self._model.tokenizer.num_tokens_around if is_wrapped else (0, 0))
         if not ids:
             raise InvalidRequestError(f"{param}: no tokens remain of this text", param=param)
         if len(ids) > most:
@@ -105,6 +105,16 @@ class Embedder:
         if not isinstance(item, str):
             self._model.check_token_ids(ids, param)
         return ids
+
+    def _cut(self, ids: list[int], limit: int, num_around: tuple[int, int]) -> list[int]:
+        """`limit` tokens of a text, those around it included, as long as there is room for them."""
+        num_kept = len(last_tokens(self._model, ids, limit, self._model.max_model_len))
+        num_before, num_behind = num_around if num_kept > sum(num_around) else (0, 0)
+        end, num_inner = len(ids) - num_behind, num_kept - num_before - num_behind
+        inner = ids[end - num_inner : end]
+        if self._body.truncation_side == "right":
+            inner = ids[num_before : num_before + num_inner]
+        return [*ids[:num_before], *inner, *ids[end:]]
 
     async def _vector(self, ids: Prompt) -> Vector:
         async with self._slots:

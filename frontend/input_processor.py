@@ -22,7 +22,7 @@ from frontend.state import ServedModel
 from frontend.template_meter import TemplateBudgetError
 from frontend.tokenizer import INLINE_CHARS
 from ipc.errors import ContextLengthError, InvalidRequestError
-from ipc.sampling_params import NO_LOGPROBS, SamplingParams
+from ipc.sampling_params import MAX_STOP_TOKEN_IDS, NO_LOGPROBS, SamplingParams
 from ipc.structured_output import StructuredOutput
 
 DEFAULT_COMPLETION_TOKENS = 16
@@ -72,12 +72,21 @@ async def chat_inputs(model: ServedModel, body: ChatCompletionRequest) -> list[E
         text, add_special_tokens=body.add_special_tokens, max_tokens=_max_text_tokens(model, body), param="messages"
     )
     prompt = _checked_prompt(model, _truncated(model, body, prompt), "messages")
+    params = _with_answer_ends(model, params)
     if body.may_call_tools:
         params = replace(params, structured_output=await _call_grammar(model, body, prompt))
     prompt_text = text if body.truncate_prompt_tokens is None else None
     default = model.max_model_len
     fitting = fitted(params, model, body, len(prompt), param="messages", default_max_tokens=default)
     return _fan_out(body, prompt, fitting, prompt_text)
+
+
+def _with_answer_ends(model: ServedModel, params: SamplingParams) -> SamplingParams:
+    """The same, ending where the model begins the next section of the conversation."""
+    ends = [token_id for token_id in model.tokenizer.answer_ends.token_ids if token_id < model.vocab_size]
+    if not ends or params.ignore_eos:
+        return params
+    return replace(params, stop_token_ids=(*params.stop_token_ids, *ends)[:MAX_STOP_TOKEN_IDS])
 
 
 async def _call_grammar(model: ServedModel, body: ChatCompletionRequest, prompt: list[int]) -> StructuredOutput:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from frontend.answer_parser.reasoning import ReasoningCounter
 from frontend.answer_tokens import AnswerToken, AnswerTokens
+from frontend.default_template import NO_ENDS, AnswerEnds
 from frontend.detokenizer import Detokenizer
 from frontend.stop_strings import StopStringMatcher
 from frontend.tokenizer import FrontendTokenizer
@@ -29,6 +30,8 @@ class TextOptions:
     """How the token ids of an answer become text."""
 
     stop_strings: tuple[str, ...] = ()
+    ends: AnswerEnds = NO_ENDS
+    """What ends the answer as EOS does."""
     include_stop_str_in_output: bool = False
     """Also applies to a stop token, whose text is shown then (unless it is special and those are skipped)."""
     skip_special_tokens: bool = True
@@ -71,9 +74,11 @@ class OutputProcessor:
     def __init__(self, tokenizer: FrontendTokenizer, options: TextOptions, eos_token_ids: tuple[int, ...]) -> None:
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=options.skip_special_tokens)
-        self._matcher = StopStringMatcher(options.stop_strings, include_stop_string=options.include_stop_str_in_output)
+        self._matcher = StopStringMatcher(
+            (*options.stop_strings, *options.ends.strings), include_stop_string=options.include_stop_str_in_output
+        )
         self._options = options
-        self._eos_token_ids = eos_token_ids
+        self._eos_token_ids = (*eos_token_ids, *options.ends.token_ids)
         self._num_tokens = 0
         self._tokens = AnswerTokens() if options.has_tokens else None
         self._reasoning: ReasoningCounter | None = None
@@ -83,7 +88,8 @@ class OutputProcessor:
     @property
     def can_take_whole(self) -> bool:
         """True where nobody needs to see the answer before its end, and its text can be had of all tokens at once."""
-        is_plain = not self._options.stop_strings and self._tokens is None and self._reasoning is None
+        has_strings = bool(self._options.stop_strings or self._options.ends.strings)
+        is_plain = not has_strings and self._tokens is None and self._reasoning is None
         return is_plain and self._tokenizer.is_byte_level
 
     @property
@@ -123,7 +129,7 @@ class OutputProcessor:
             if self._tokens is not None:
                 self._tokens.add(token_id, output.logprobs[index] if output.logprobs else None, decoded)
             if self._matcher.found is not None:
-                return self._delta(texts, Finish("stop", self._matcher.found))
+                return self._delta(texts, self._stopped(self._matcher.found))
         if finished is None:
             return self._delta(texts, None)
         return self._last_delta(texts, output, finished, is_end_hidden=is_end_hidden)
@@ -148,7 +154,7 @@ class OutputProcessor:
                 last_logprobs = output.logprobs[-1] if output.logprobs else None
                 self._tokens.add(finished.stop_token_id, last_logprobs, "")
         if self._matcher.found is not None:
-            return self._delta(texts, Finish("stop", self._matcher.found))
+            return self._delta(texts, self._stopped(self._matcher.found))
         texts.append(self._matcher.flush())
         return self._delta(texts, self._finish(finished))
 
@@ -161,6 +167,10 @@ class OutputProcessor:
 
     def _on_text(self, text: str) -> str:
         return text if self._num_tokens <= self._options.min_tokens else self._matcher.push(text)
+
+    def _stopped(self, found: str) -> Finish:
+        is_end = found in self._options.ends.strings and found not in self._options.stop_strings
+        return Finish("stop", None if is_end else found)
 
     def _finish(self, finished: Finished) -> Finish:
         if finished.reason is FinishReason.LENGTH:

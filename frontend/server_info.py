@@ -52,6 +52,7 @@ class ServerInfo:
                     "vocab_size": welcome.vocab_size,
                     "max_model_len": welcome.max_model_len,
                     "embedding_size": welcome.embedding_size,
+                    "can_generate": welcome.can_generate,
                     "pooling": welcome.pooling if welcome.embedding_size else None,
                 },
                 "kv_cache": {"block_size": welcome.block_size, "num_blocks": welcome.num_blocks},
@@ -77,7 +78,7 @@ def load_of(load: Load, welcome: Welcome) -> dict[str, Any]:
         "running": load.num_running,
         "waiting": load.num_waiting,
         "queued_tokens": load.num_queued_tokens,
-        "kv_usage": round(1 - num_free_blocks / num_blocks, 4),
+        "kv_usage": round(1 - num_free_blocks / num_blocks, 4) if num_blocks else 0.0,
         "is_full": load.retry_after_ms > 0,
         "retry_after_s": load.retry_after_ms / 1000,
         "capacity": {

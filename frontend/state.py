@@ -16,7 +16,13 @@ from frontend.model_tokenizers import ModelTokenizers
 from frontend.tokenizer import FrontendTokenizer
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig, load_section
-from ipc.errors import EngineUnavailableError, InvalidRequestError, ModelNotFoundError, QueueFullError
+from ipc.errors import (
+    EngineUnavailableError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    QueueFullError,
+    UnsupportedParameterError,
+)
 from ipc.messages import CoreState, Welcome
 from ipc.own_sleep import Silence
 
@@ -58,6 +64,11 @@ class ServedModel:
         if name not in self.names:
             shown = name if len(name) <= 100 and name.isprintable() else "of that name"
             raise ModelNotFoundError(f"The model {shown} does not exist.", param="model")
+
+    def check_can_generate(self) -> None:
+        """Raise `UnsupportedParameterError` for a model that gives embeddings only."""
+        if not self.welcome.can_generate:
+            raise UnsupportedParameterError("This model gives no text, only embeddings.", param="model")
 
     def check_token_ids(self, token_ids: list[int], param: str) -> None:
         """Raise `InvalidRequestError` unless every id is in the vocabulary."""

@@ -7,13 +7,15 @@ immutable afterwards. Next: `detokenizer.py` for the way back, token by token.
 
 import asyncio
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders
 
-from frontend.chat_template import FALLBACK_TEMPLATE, ChatTemplate
+from frontend.chat_template import ChatTemplate
+from frontend.default_template import DEFAULT_TEMPLATE, AnswerEnds
 from frontend.token_texts import TokenTexts
 from ipc.errors import ConfigError, ContextLengthError
 
@@ -22,6 +24,11 @@ INLINE_CHARS = 10_000
 
 _NORMALIZED_SHRINK = 4
 """A normalizer (NFC, NFKC) may compose up to this many characters into one."""
+
+
+_LOSSY_MODELS = ("WordPiece", "WordLevel")
+"""Kinds of vocabularies in which a word of any length may be one token, and white space none."""
+_PROBE = "a"
 
 
 class FrontendTokenizer:
@@ -37,10 +44,18 @@ class FrontendTokenizer:
         added = tokenizer.get_added_tokens_decoder().items()
         self._added_token_ids = {token.content: token_id for token_id, token in added}
         self._special_tokens = frozenset(token.content for _, token in added if token.special)
+        self.answer_ends = AnswerEnds.of_template(chat_template.source, self.added_token_id)
+        """What ends the answers of chats."""
         longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
         self.is_byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
         """True where the text of tokens is that of their bytes, one after the other."""
-        self._max_chars_per_token = longest_token * (_NORMALIZED_SHRINK if tokenizer.normalizer is not None else 1)
+        self._max_chars_per_token: float = longest_token * (
+            _NORMALIZED_SHRINK if tokenizer.normalizer is not None else 1
+        )
+        if type(tokenizer.model).__name__ in _LOSSY_MODELS:
+            self._max_chars_per_token = math.inf
+        self.num_tokens_around = self._num_tokens_around()
+        """Special tokens before and behind a text, where it is tokenized with them."""
 
     @classmethod
     def load(cls, folder: Path, chat_template_file: Path | None = None) -> "FrontendTokenizer":
@@ -68,7 +83,7 @@ class FrontendTokenizer:
             ContextLengthError: the text alone has more than `max_tokens` tokens, whatever they are.
         """
         if max_tokens is not None:
-            least_tokens = -(-len(text) // self._max_chars_per_token)
+            least_tokens = math.ceil(len(text) / self._max_chars_per_token)
             if least_tokens > max_tokens:
                 raise ContextLengthError(
                     f"This model's maximum context length is {max_tokens} tokens, but the text has {len(text)} "
@@ -83,6 +98,14 @@ class FrontendTokenizer:
         """`encode_batch_fast` is `encode` without offsets, and lets other threads go on."""
         ids: list[int] = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         return ids
+
+    def _num_tokens_around(self) -> tuple[int, int]:
+        num_added: int = self.backend.num_special_tokens_to_add(is_pair=False)
+        if not num_added:
+            return 0, 0
+        inner, outer = self._encode(_PROBE, False), self._encode(_PROBE, True)
+        num_before = next((start for start in range(num_added + 1) if outer[start:][: len(inner)] == inner), 0)
+        return num_before, num_added - num_before
 
     def added_token_id(self, text: str) -> int | None:
         """The id of a token that was added to the vocabulary for this text; None for anything else."""
@@ -122,7 +145,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _template_source(folder: Path, config: dict[str, Any], override: Path | None) -> str:
-    """The operator's template, or the model's own, or the fallback."""
+    """The operator's template, or the model's own, or the default."""
     own_file = folder / "chat_template.jinja"
     file = override if override is not None else own_file if own_file.exists() else None
     if file is not None:
@@ -134,7 +157,7 @@ def _template_source(folder: Path, config: dict[str, Any], override: Path | None
     if isinstance(templates, list):  # several named ones
         named = {item.get("name"): item.get("template") for item in templates if isinstance(item, dict)}
         templates = named.get("default")
-    return templates if isinstance(templates, str) else FALLBACK_TEMPLATE
+    return templates if isinstance(templates, str) else DEFAULT_TEMPLATE
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:

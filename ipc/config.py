@@ -40,10 +40,14 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """Which model runs, on what, and in which precision."""
 
-    model: str = Field(DEFAULT_MODEL, description="folder, hub id, GGUF file, a name that `pull` knows, or 'fake'")
+    model: str = Field(
+        DEFAULT_MODEL, description="folder, hub id, GGUF or .pt file, a name that `pull` knows, or 'fake'"
+    )
     tokenizer: str | None = Field(None, description="folder or hub id of the tokenizer, where not the model's own")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="'auto': bfloat16 where the device computes fast with it, else float32"
+        "auto",
+        description="'auto': bfloat16 where the device computes fast with it, else float32; float32 for sentence "
+        "encoders",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="'auto': cuda where there is one")
     max_model_len: int | None = Field(
@@ -58,12 +62,18 @@ class ModelConfig(_Section):
         "int8, which is faster for many requests and less exact; 'int4' reads a quarter, and keeps the weights of a "
         "GGUF file in Q4_1 or Q4_0 as they are",
     )
+    rope: Literal["heads", "tokens", "interleaved"] | None = Field(
+        None,
+        description="how a MinimalLLM checkpoint (.pt) tells positions, where its tensors do not say it: 'heads', the "
+        "default for those with one qkv matrix, turns by the number of the head, 'tokens' by the position, "
+        "'interleaved', the default for others, by the position in pairs (2i, 2i + 1)",
+    )
     cpu_kernels: bool = Field(True, description="use compiled kernels on CPU; plain torch where there is no compiler")
     enforce_eager: bool = Field(False, description="on CUDA: launch each kernel by itself, without CUDA graphs")
-    pooling: Literal["mean", "last", "cls"] = Field(
-        "mean",
+    pooling: Literal["auto", "mean", "last", "cls"] = Field(
+        "auto",
         description="what an embedding is made of: the mean of all positions, the last one, or the first one ('cls', "
-        "which sees no other in a causal model)",
+        "which sees no other in a causal model); 'auto': what the model's own files say, else the mean",
     )
     threads: int | None = Field(
         None,

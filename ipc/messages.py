@@ -277,6 +277,8 @@ class Welcome:
     """Time that a request has where it does not say itself; 0 for any."""
     tokenizer_fingerprint: str = ""
     """Equal for equal files in `tokenizer_dir`."""
+    can_generate: bool = True
+    """False where the model gives embeddings only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,16 @@
 """Whether a server that is offered ten times what it can do still does what it can.
 
     scripts/bench_overload.py                                             # the fake model, about 2 minutes
-    scripts/bench_overload.py --model smollm2-135m-instruct --max-num-seqs 16
+    scripts/bench_overload.py --model smollm2-135m-instruct --max-num-seqs 16 --deadline 10 -- --num-blocks 128
     scripts/bench_overload.py --seconds 20 --factor 5 -- --frontends 1    # flags of `fast-inference serve` after --
 
 In turn: the peak rate, with a closed loop that keeps every place taken; the normal latency, at half of that rate; the
 overload, an open loop of Poisson arrivals at `--factor` times the peak, whatever becomes of the requests before; and
 half the rate again, at once. Goodput are the complete answers that come during the overload, each within `--deadline`
 seconds of its request. The queue holds twice as many requests as run, so that who is accepted is answered in time.
-Exit status 1 if a goal is missed. Load generator and server share the machine: nothing else should run on it.
+The KV cache of a real model takes its memory when it is first written: a small one (`--num-blocks`) shows what else
+grows. Exit status 1 if a goal is missed. Load generator and server share the machine: nothing else should run on
+it.
 """
 
 import argparse

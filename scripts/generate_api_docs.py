@@ -91,6 +91,8 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
 - **Messages** have text, refusals, reasoning (`reasoning_content` or `reasoning`), tool calls and their results; other
   parts, the older role `function` and `function_call` are refused. Arguments of tool calls that are a JSON object are
   one for the template too; other text is written as it is. A `developer` is a `system` where the template knows none.
+- **Models without a chat template** get a section for each message, headed by `<|system|>`, `<|user|>` or
+  `<|assistant|>`, and an answer ends where the model begins another section, unless `ignore_eos` is set.
 - **`chat_template_kwargs`** sets variables that the model's template reads, but none of the server's own (`messages`,
   `tools`, special tokens, …); 16,384 characters and 8 levels at most. `documents` and `tools` need a template that
   reads them. A rendering has a second of processor time and texts of 8,388,608 characters.
@@ -98,8 +100,10 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
   engine would get: `prompt`, `token_ids`, `sampling_params`; for completions a list with one object for each prompt.
 - **`prompt_logprobs`** has vLLM's shape. **`return_token_ids`** adds `token_ids` to choices and chunks and
   `prompt_token_ids` to a chat's answer (its first chunk) or to a completion's choice (its first chunk).
-- **Embeddings** are normalized; a text of the whole context fits. `truncate_prompt_tokens` keeps the last tokens, with
-  `truncation_side` `right` the first. Their pooling is a setting of the server, `--pooling`.
+- **Embeddings** are normalized, unless the model's own files say otherwise; with `dimensions` they are in any case. A
+  text of the whole context fits, special tokens included. `truncate_prompt_tokens` keeps the last tokens of a text,
+  with `truncation_side` `right` the first, and the special tokens around them. Their pooling is the model's own, or
+  what `--pooling` says. A model that only embeds refuses requests for text: 400 `unsupported_parameter` for `model`.
 - **Scores** (`/v1/score`, `/score`) and `relevance_score` (`/v1/rerank`, `/v2/rerank`, `/rerank`) are cosines of
   embeddings, from -1 to 1. Equal texts of a body are computed once; `usage` counts every text as often as it is given.
   `text_1` is one text, or as many as `text_2` has; the two may also be called `queries` and `documents`, `queries` and

@@ -53,11 +53,11 @@ def make_kv_cache(num_blocks: int = 32, *, enable_prefix_caching: bool = True) -
     return KVCacheManager(num_blocks, BlockHasher(BLOCK_SIZE), enable_prefix_caching=enable_prefix_caching)
 
 
-def make_scheduler(kv_cache: KVCacheManager | None = None, **settings) -> Scheduler:
+def make_scheduler(kv_cache: KVCacheManager | None = None, *, has_whole_prompts: bool = False, **settings) -> Scheduler:
     config = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 64, **settings})
     kv_cache = kv_cache or make_kv_cache()
     drafts = Drafts.of(config, kv_cache, max_model_len=kv_cache.num_blocks * kv_cache.block_size)
-    return Scheduler(config, kv_cache, drafts)
+    return Scheduler(config, kv_cache, drafts, has_whole_prompts=has_whole_prompts)
 
 
 def make_fake_runner(folder: Path, *, num_blocks: int = 64, faults: str = "") -> FakeModelRunner:
@@ -100,9 +100,10 @@ class CoreHarness:
     ) -> None:
         config = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 64, **settings})
         hasher = BlockHasher(block_size)
-        self.kv_cache = KVCacheManager(runner.info.num_blocks, hasher, enable_prefix_caching=True)
+        num_blocks = runner.info.num_blocks
+        self.kv_cache = KVCacheManager(num_blocks, hasher, enable_prefix_caching=num_blocks > 0)
         drafts = Drafts.of(config, self.kv_cache, runner.info.max_model_len)
-        self.scheduler = Scheduler(config, self.kv_cache, drafts)
+        self.scheduler = Scheduler(config, self.kv_cache, drafts, has_whole_prompts=runner.info.is_encoder)
         admission = Admission(config)
         self.quarantine = quarantine or Quarantine()
         self.intake = RequestIntake(runner.info, hasher, admission, config, self.quarantine)

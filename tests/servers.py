@@ -46,6 +46,9 @@ class StartingServer:
             (folder / name / "__init__.py").write_text("raise SystemExit('the wrong package')")
         command = [sys.executable, str(ROOT / "scripts/launch.py"), model, "--port", "0"]
         command += ["--run-dir", str(self.run_dir), *flags]
+        self._start(command, folder, environment)
+
+    def _start(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
         env = {**os.environ, **environment}
         with self.stderr_file.open("w") as stderr:
             self.process = subprocess.Popen(

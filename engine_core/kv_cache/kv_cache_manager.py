@@ -25,6 +25,7 @@ class KVCacheManager:
     """Gives blocks to requests and takes them back."""
 
     def __init__(self, num_blocks: int, hasher: BlockHasher, *, enable_prefix_caching: bool) -> None:
+        """`num_blocks`: 0 for a model that keeps nothing, whose requests need no blocks and always fit."""
         self.num_blocks = num_blocks
         self.block_size = hasher.block_size
         self._hasher = hasher
@@ -159,6 +160,8 @@ class KVCacheManager:
         self, request: Request, cached: list[KVCacheBlock], num_spare_blocks: int, freed: Collection[int] = ()
     ) -> bool:
         """`freed`: ids of blocks that count as free although they are not yet."""
+        if not self.num_blocks:
+            return True
         num_new_blocks = self._num_blocks_for(request.num_tokens) - len(cached)
         num_cached_free = sum(block.ref_count == 0 or block.block_id in freed for block in cached)
         return num_new_blocks + num_spare_blocks <= self.num_free_blocks + len(freed) - num_cached_free
@@ -184,4 +187,4 @@ class KVCacheManager:
                 del self._computing[block_hash]
 
     def _num_blocks_for(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.block_size)
+        return -(-num_tokens // self.block_size) if self.num_blocks else 0

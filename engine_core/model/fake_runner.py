@@ -113,7 +113,7 @@ class FakeModelRunner:
             embedding_size=EMBEDDING_SIZE,
             dtype="int32",
             device="none",
-            pooling=model.pooling,
+            pooling="mean" if model.pooling == "auto" else model.pooling,
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Builds a `TorchModelRunner` from the settings: device, dtype, memory plan, tokenizer, network, cache, check.
+"""Builds a model runner from the settings: device, dtype, memory plan, tokenizer, network, cache, check.
 
 Called once by `engine_core/process.py`. Everything that can be wrong with a model folder or with the flags is a
 `ConfigError` of one line, found as early as possible: what would be computed wrongly is refused here, not served.
@@ -9,6 +9,7 @@ Next: `engine_core/memory_plan.py` (device, precision and sizes), `model_runner.
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,16 +19,22 @@ from engine_core.device import DeviceType, DtypeName
 from engine_core.memory_plan import MemoryPlan, plan_model
 from engine_core.model.attention import UnsupportedAttentionError, has_triton
 from engine_core.model.decoder.config import DecoderConfig
+from engine_core.model.decoder.families import MINIMAL_LLM
 from engine_core.model.decoder.load import load_decoder
+from engine_core.model.encoder.load import load_encoder_runner, refuse_settings
+from engine_core.model.encoder.runner import EncoderRunner
 from engine_core.model.kernels.bindings import load_library
 from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
 from engine_core.model.kv_tensors import allocate_kv_tensors
 from engine_core.model.model_runner import TorchModelRunner
 from engine_core.model.network import Network
+from engine_core.model.pooling import PoolingConfig
 from engine_core.model.sampling.native_token_picker import NativeTokenPicker
 from engine_core.model.sampling.token_picker import TORCH_PICKER, TokenPicker
 from engine_core.outputs import ModelInfo
+from engine_core.sentence_files import read_sentence_files
 from engine_core.tokenizer_export import TOKENIZER_FILE, export_tokenizer
+from engine_core.tokenizer_facts import check_vocabulary, eos_token_id
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
 
@@ -38,7 +45,7 @@ _TORCH_DTYPES: dict[DtypeName, torch.dtype] = {"float32": torch.float32, "bfloat
 
 def load_model_runner(
     model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfig, report: Callable[[str], None]
-) -> TorchModelRunner:
+) -> TorchModelRunner | EncoderRunner:
     """Load a model folder and make it ready to run steps.
 
     Args:
@@ -60,11 +67,20 @@ def load_model_runner(
     for note in plan.notes:
         logger.warning("%s", note)
 
+    sentences = read_sentence_files(model_dir)
+    pooling = PoolingConfig(sentences.resolve_pooling(model.pooling), sentences.is_normalized)
+    if sentences.default_prompt:
+        logger.warning("a prompt (%r) belongs before each text: callers must write it", sentences.default_prompt[:60])
+    facts = _Facts(model, model_dir, plan, dtype, device, pooling)
     report(f"loading weights ({_name(dtype)}, {device.type})")
+    encoder = model_plan.encoder
+    if encoder is not None:
+        refuse_settings(model)
+        info = facts.info(encoder.vocab_size, encoder.hidden_size, is_encoder=True)
+        return load_encoder_runner(model_dir, encoder, info, pooling, dtype, device)
     network = _load_network(model, model_dir, dtype, device, plan.max_model_len)
-    tokenizer_dir = export_tokenizer(model_dir, model.tokenizer)
+    info = facts.info(network.vocab_size, network.hidden_size)
     report("checking the model")
-    info = _model_info(model, model_dir, tokenizer_dir, network, plan, dtype, device)
     kv_tensors = allocate_kv_tensors(
         shape, num_blocks=plan.num_blocks, block_size=plan.block_size, dtype=dtype, device=device
     )
@@ -84,7 +100,7 @@ def load_model_runner(
         if not model.enforce_eager:
             report("capturing CUDA graphs")
             graphs = try_capture(network, kv_tensors, scheduler.max_num_seqs, plan.max_model_len)
-    return TorchModelRunner(network, kv_tensors, info, model.pooling, picker, graphs)
+    return TorchModelRunner(network, kv_tensors, info, pooling, picker, graphs)
 
 
 # --- device, precision -------------------------------------------------------------------------------------------
@@ -121,6 +137,14 @@ def _load_network(
     return TransformersNetwork.load(model_dir, dtype, device, max_model_len)
 
 
+def _tokenizer_dir(model: ModelConfig, model_dir: Path, vocab_size: int) -> Path:
+    """A MinimalLLM comes without one, so it must fit; others may name tokens that their model does not use."""
+    tokenizer_dir = export_tokenizer(model_dir, model.tokenizer)
+    if read_json_object(model_dir / "config.json").get("architectures") == [MINIMAL_LLM]:
+        check_vocabulary(tokenizer_dir, vocab_size)
+    return tokenizer_dir
+
+
 def _token_picker(device: torch.device, *, use_kernels: bool) -> TokenPicker:
     """The kernel that samples, where it can be compiled, else torch."""
     if has_triton(device):
@@ -139,37 +163,46 @@ def _token_picker(device: torch.device, *, use_kernels: bool) -> TokenPicker:
 # --- facts -----------------------------------------------------------------------------------------------------------
 
 
-def _model_info(
-    model: ModelConfig,
-    model_dir: Path,
-    tokenizer_dir: Path,
-    network: Network,
-    plan: MemoryPlan,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> ModelInfo:
-    return ModelInfo(
-        model_id=model.model,
-        fingerprint=_fingerprint(model_dir, tokenizer_dir, f"{_name(dtype)} {model.quantization}"),
-        tokenizer_dir=str(tokenizer_dir.absolute()),
-        vocab_size=network.vocab_size,
-        eos_token_ids=_eos_token_ids(model_dir),
-        max_model_len=plan.max_model_len,
-        num_blocks=plan.num_blocks,
-        embedding_size=network.hidden_size,
-        dtype=_name(dtype),
-        device=device.type,
-        pooling=model.pooling,
-    )
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is known of a model before its weights are read."""
+
+    model: ModelConfig
+    model_dir: Path
+    plan: MemoryPlan
+    dtype: torch.dtype
+    device: torch.device
+    pooling: PoolingConfig
+
+    def info(self, vocab_size: int, hidden_size: int, *, is_encoder: bool = False) -> ModelInfo:
+        """For the rest of the core; the tokenizer is exported now."""
+        tokenizer_dir = _tokenizer_dir(self.model, self.model_dir, vocab_size)
+        precision = f"{_name(self.dtype)} {self.model.quantization}"
+        return ModelInfo(
+            model_id=self.model.model,
+            fingerprint=_fingerprint(self.model_dir, tokenizer_dir, precision),
+            tokenizer_dir=str(tokenizer_dir.absolute()),
+            vocab_size=vocab_size,
+            eos_token_ids=_eos_token_ids(self.model_dir, tokenizer_dir),
+            max_model_len=self.plan.max_model_len,
+            num_blocks=self.plan.num_blocks,
+            embedding_size=hidden_size,
+            dtype=_name(self.dtype),
+            device=self.device.type,
+            pooling=self.pooling.kind,
+            is_encoder=is_encoder,
+        )
 
 
-def _eos_token_ids(model_dir: Path) -> tuple[int, ...]:
-    """From generation_config.json, else from config.json; either may be one id or several."""
+def _eos_token_ids(model_dir: Path, tokenizer_dir: Path) -> tuple[int, ...]:
+    """From generation_config.json, else from config.json; either may be one id or several; else the tokenizer's."""
     generation_file = model_dir / "generation_config.json"
     config = read_json_object(model_dir / "config.json")
     ids = read_json_object(generation_file).get("eos_token_id") if generation_file.is_file() else None
     if ids is None:
         ids = (config.get("text_config") or config).get("eos_token_id")
+    if ids is None:
+        ids = eos_token_id(tokenizer_dir)
     if ids is None:
         return ()
     listed = ids if isinstance(ids, list) else [ids]

@@ -16,23 +16,14 @@ from engine_core.model.attention import build_attention_metadata
 from engine_core.model.input_batch import CachedRequest, InputBatch, StepInputs
 from engine_core.model.kv_tensors import KVTensors
 from engine_core.model.network import Network, flat_batch
-from engine_core.model.pooling import Pooling, PoolingType
+from engine_core.model.pooling import Pooling, PoolingConfig
 from engine_core.model.request_span import RequestSpan
 from engine_core.model.sampling.batch_sampler import BatchSampler
 from engine_core.model.sampling.token_picker import TORCH_PICKER, TokenPicker
-from engine_core.outputs import (
-    Logprobs,
-    ModelInfo,
-    ModelRunnerOutput,
-    RequestKey,
-    SchedulerOutput,
-    StepMemoryError,
-)
+from engine_core.model.step_memory import within_memory
+from engine_core.outputs import Logprobs, ModelInfo, ModelRunnerOutput, RequestKey, SchedulerOutput
 
 log = logging.getLogger(__name__)
-
-_HOST_ALLOCATOR = "DefaultCPUAllocator"
-"""Names itself in the RuntimeError with which torch tells that the host's memory did not suffice."""
 
 
 class DecodeGraphs(Protocol):
@@ -51,13 +42,13 @@ class TorchModelRunner:
         network: Network,
         kv_tensors: KVTensors,
         info: ModelInfo,
-        pooling: PoolingType = "mean",
+        pooling: PoolingConfig,
         picker: TokenPicker = TORCH_PICKER,
         decode_graphs: DecodeGraphs | None = None,
     ) -> None:
         self._network = network
         self._decode_graphs = decode_graphs
-        self._pooling: PoolingType = pooling
+        self._pooling = pooling
         self._kv_tensors = kv_tensors
         self._info = info
         self._device = kv_tensors.device
@@ -85,17 +76,7 @@ class TorchModelRunner:
             ValueError: a request is scheduled beyond its tokens or its blocks.
             KeyError: a request is scheduled that was never given as new.
         """
-        try:
-            return self._execute(step)
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            message = _first_line(error)
-        except RuntimeError as error:
-            if _HOST_ALLOCATOR not in str(error):
-                raise
-            message = _first_line(error)
-        if self._device.type == "cuda":  # out of the handlers, which keep the tensors of the step alive
-            torch.cuda.empty_cache()
-        raise StepMemoryError(message)
+        return within_memory(lambda: self._execute(step), self._device)
 
     @torch.inference_mode()
     def _execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
@@ -192,7 +173,3 @@ class TorchModelRunner:
             output.failures[request.key] = "nan_embedding"
         else:
             output.embeddings[request.key] = embedding
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -15,7 +15,10 @@ from engine_core.model.kv_tensors import KVTensors
 ATTENTION_NAME = "fast_inference_paged"
 
 _MEANINGLESS_KEYWORDS = frozenset(
-    {"position_ids", "cache_position", "use_cache", "output_attentions", "return_dict", "past_key_values", "dropout"}
+    {
+        *("position_ids", "cache_position", "use_cache", "past_key_values", "dropout"),
+        *("return_dict", "output_attentions", "output_router_logits"),
+    }
 )
 """Keywords that models pass on and that do not change what attention computes here."""
 

@@ -17,7 +17,8 @@ before batch.
   head that does not fit, but only `MAX_TIMES_SKIPPED` times. One whose next block a running request is about to compute
   waits for that instead.
 - **Prefill chunks** are capped while others run or wait, and all of them together beside decodes (`PrefillBudget`), so
-  that a step takes no longer than the target.
+  that a step takes no longer than the target. Where the model must see a prompt whole, it is one chunk, and whoever is
+  admitted is computed in that step (`PrefillChunks`).
 - **Drafts** (`drafts`) come last, for decodes, from what the step and the cache have left.
 - **Preemption** when blocks run out, before anything is scheduled: batch first (and for a batch request only batch),
   then the lowest priority, then who was not preempted twice yet, then the least computed tokens. In that step nobody
@@ -31,5 +32,5 @@ Batch does not starve beside endless online requests either: its debt grows unti
 go to online only after the next batch request has one.
 
 Reading order: `admission_order`, `request_queue`, `virtual_counters`, `batch_share`, `fair_queue`, `places`,
-`prefill_budget`, `step_builder`, `drafts`, `scheduler`.
+`prefill_budget`, `step_builder`, `prefill_chunks`, `drafts`, `scheduler`.
 """

@@ -27,7 +27,7 @@ def admission_order(config: SchedulerConfig, num_cache_tokens: int) -> Admission
     """The sort key of the policy, smaller first; a preempted request comes before those of its flow that never ran.
 
     `memory_aware` prefers the smallest need of KV cache over a request's whole life, with the same ageing as for
-    priorities. `num_cache_tokens` is the size of the KV cache.
+    priorities. `num_cache_tokens` is the size of the KV cache; without one, requests have no such need.
     """
     policy, level_s = config.scheduling_policy, config.priority_ageing
 
@@ -35,7 +35,7 @@ def admission_order(config: SchedulerConfig, num_cache_tokens: int) -> Admission
         static = 0.0
         if policy != "fcfs":
             static = request.arrived_at + request.priority * level_s
-        if policy == "memory_aware":
+        if policy == "memory_aware" and num_cache_tokens:
             share = min(1.0, _max_tokens_of_life(request) / num_cache_tokens)
             static += share * LEVELS_OF_WHOLE_CACHE * level_s
         return (request.status is not RequestStatus.PREEMPTED, static, request.key)

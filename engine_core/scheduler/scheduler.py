@@ -17,7 +17,7 @@ from engine_core.scheduler.batch_share import BatchShare
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.fair_queue import FairQueue
 from engine_core.scheduler.places import Places, least_important
-from engine_core.scheduler.prefill_budget import MIN_TOKENS, PrefillBudget
+from engine_core.scheduler.prefill_chunks import PrefillChunks
 from engine_core.scheduler.step_builder import StepBuilder
 from ipc.config import SchedulerConfig
 from ipc.errors import ConfigError
@@ -38,8 +38,15 @@ _ALL_CLASSES = (RequestClass.ONLINE, RequestClass.BATCH)
 class Scheduler:
     """Decides each step."""
 
-    def __init__(self, config: SchedulerConfig, kv_cache: KVCacheManager, drafts: Drafts | None = None) -> None:
-        """`drafts`: None for no speculation."""
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        kv_cache: KVCacheManager,
+        drafts: Drafts | None = None,
+        *,
+        has_whole_prompts: bool = False,
+    ) -> None:
+        """`drafts`: None for no speculation. `has_whole_prompts`: the model computes a prompt in one step, or not."""
         if config.max_num_batched_tokens < config.max_num_seqs:
             raise ConfigError(
                 f"max_num_batched_tokens ({config.max_num_batched_tokens}) must be at least "
@@ -52,7 +59,7 @@ class Scheduler:
         self._batch_share = BatchShare(config.batch_share, config.max_num_seqs)
         self._queue = FairQueue(order, self._batch_share)
         self._places = Places(self._queue, kv_cache, self._batch_share)
-        self._prefill_budget = PrefillBudget(config.max_num_batched_tokens, config.step_time_target)
+        self._chunks = PrefillChunks(config, self._queue, are_whole=has_whole_prompts)
         self._dropped: list[RequestKey] = []
         self._last_step = StepBuilder(0)
         self._step = 0
@@ -78,7 +85,7 @@ class Scheduler:
 
     def num_prefill_budget_tokens(self, num_decodes: int) -> int:
         """Prompt tokens that a step with so many decodes may compute now."""
-        return self._prefill_budget.num_tokens(num_decodes)
+        return self._chunks.num_budget_tokens(num_decodes)
 
     @property
     def num_draft_tokens(self) -> int:
@@ -157,7 +164,7 @@ class Scheduler:
         """Learn how long the step that was planned last took."""
         step = self._last_step
         if step.num_prefill_tokens or not step.num_draft_tokens:
-            self._prefill_budget.observe(seconds, step.num_prefill_tokens, step.num_decodes)
+            self._chunks.observe(seconds, step)
         if self._drafts is not None:
             self._drafts.observe_step(step, seconds)
 
@@ -266,7 +273,7 @@ class Scheduler:
         skipped: list[Request] = []
         for request in self._queue.candidates(request_class, MAX_CANDIDATES):
             is_waited_for = request.num_times_skipped >= MAX_TIMES_SKIPPED
-            if self._num_prefill_tokens_left(step, request) == 0:
+            if not self._chunks.has_room(step, request):
                 break
             if not is_waited_for and self._is_deferred(request):
                 continue
@@ -311,29 +318,9 @@ class Scheduler:
         comes_back = request.status is RequestStatus.PREEMPTED
         return self._places.num_spare_blocks(self._queue.num_running, comes_back=comes_back)
 
-    def _num_prefill_tokens_left(self, step: StepBuilder, request: Request) -> int:
-        """Prompt tokens that the step may still compute, for a request of this class.
-
-        Alone, an online request holds up nobody and has the whole step; batch keeps to the budget always, since an
-        online request may come at any moment.
-        """
-        if request.request_class is RequestClass.BATCH or self._queue.num_running + self._queue.num_waiting > 1:
-            return max(0, min(step.token_budget, self._num_budget_tokens(step) - step.num_prefill_tokens))
-        return step.token_budget
-
-    def _num_budget_tokens(self, step: StepBuilder) -> int:
-        """Prompt tokens that the whole step may compute beside its decodes."""
-        num_free_seats = self._config.max_num_seqs - self._queue.num_running
-        return self._prefill_budget.num_tokens(step.num_decodes, 1 + min(self._queue.num_waiting, num_free_seats))
-
     def _prefill(self, step: StepBuilder, request: Request) -> None:
         """Schedule the next chunk of a running request, for which it has its blocks."""
-        num_wanted = min(request.num_tokens - request.num_computed_tokens, step.token_budget)
-        if self._queue.num_running + self._queue.num_waiting > 1:
-            num_wanted = min(num_wanted, self._config.max_prefill_chunk)
-        num_tokens = min(num_wanted, self._num_prefill_tokens_left(step, request))
-        if self._queue.num_waiting and self._has_free_seat:  # leave something for a short prompt behind a long one
-            num_tokens = min(num_tokens, max(MIN_TOKENS, self._num_budget_tokens(step) // 2))
+        num_tokens = self._chunks.num_tokens(step, request)
         if num_tokens > 0:
             self._add_prefill(step, request, num_tokens)
 

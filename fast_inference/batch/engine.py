@@ -72,6 +72,7 @@ async def own_engine(settings: Settings, progress: StartProgress) -> AsyncGenera
 
         cores = CoreSupervisor(run_dir, settings.hang_timeout, lambda: _show_stage(cores, progress), fail)
         running = asyncio.create_task(cores.run())
+        running.add_done_callback(lambda task: _pass_on(task, ended))
         try:
             async with _connected(run_dir) as state:
                 yield Engine(state, ended)
@@ -99,6 +100,7 @@ async def attached_engine(run_dir: RunDir) -> AsyncGenerator[Engine, None]:
     async with _connected(run_dir) as state:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         watching = asyncio.create_task(_watch_server(run_dir, state, ended))
+        watching.add_done_callback(lambda task: _pass_on(task, ended))
         try:
             yield Engine(state, ended)
         finally:
@@ -156,6 +158,12 @@ async def _watch_server(run_dir: RunDir, state: FrontendState, ended: asyncio.Fu
 def _show_stage(cores: CoreSupervisor, progress: StartProgress) -> None:
     if not cores.has_been_ready:
         progress(cores.stage or "starting the core")
+
+
+def _pass_on(task: asyncio.Task[None], ended: asyncio.Future[None]) -> None:
+    """What nobody foresaw ends the job too."""
+    if not task.cancelled() and (error := task.exception()) is not None and not ended.done():
+        ended.set_exception(error)
 
 
 def _forget(ended: asyncio.Future[None]) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from frontend.batch.job import JobCounts
 
@@ -20,6 +20,15 @@ _WINDOW_S = 20.0
 _HOUR_S = 3600
 
 
+class _Sample(NamedTuple):
+    """What there was at a moment: lines done, and tokens of prompts and of answers."""
+
+    at: float
+    lines: int
+    prompt: int
+    output: int
+
+
 class JobProgress:
     """A context manager that clears its bar when left; call `show` again and again."""
 
@@ -28,8 +37,8 @@ class JobProgress:
         self.num_lines: int | None = None
         """Of the input; None until they are counted."""
         self._bar: Progress | None = None
-        self._samples: deque[tuple[float, int, int]] = deque([(time.monotonic(), counts.num_done, 0)])
-        """Time, lines done and tokens made, of the last seconds."""
+        self._samples = deque([self._sample()])
+        """Of the last seconds."""
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -51,30 +60,29 @@ class JobProgress:
 
     def show(self) -> None:
         """Say how far the job is now."""
-        now, counts = time.monotonic(), self._counts
-        self._samples.append((now, counts.num_done, counts.num_output_tokens + counts.num_prompt_tokens))
-        while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_S:
+        self._samples.append(self._sample())
+        while len(self._samples) > 2 and self._samples[-1].at - self._samples[0].at > _WINDOW_S:
             self._samples.popleft()
         if self._bar is not None:
-            self._bar.update(self._task, description=self._text(), completed=counts.num_done, total=self.num_lines)
+            done = self._counts.num_done
+            self._bar.update(self._task, description=self._text(), completed=done, total=self.num_lines)
         else:
             sys.stderr.write(self._text() + "\n")
             sys.stderr.flush()
 
+    def _sample(self) -> "_Sample":
+        counts = self._counts
+        return _Sample(time.monotonic(), counts.num_done, counts.num_prompt_tokens, counts.num_output_tokens)
+
     def _text(self) -> str:
-        counts, (began_at, lines_then, tokens_then), (now, lines, tokens) = (
-            self._counts,
-            self._samples[0],
-            self._samples[-1],
-        )
-        seconds = max(now - began_at, 1e-3)
+        then, now = self._samples[0], self._samples[-1]
+        seconds = max(now.at - then.at, 1e-3)
         total = "" if self.num_lines is None else f" of {self.num_lines:,}"
-        text = (
-            f"{lines:,}{total} lines done, {counts.num_failed:,} failed, {(tokens - tokens_then) / seconds:,.0f} tok/s"
-        )
-        if self.num_lines is None or lines == lines_then:
+        speed = f"{(now.output - then.output) / seconds:,.0f} tok/s out, {(now.prompt - then.prompt) / seconds:,.0f} in"
+        text = f"{now.lines:,}{total} lines done, {self._counts.num_failed:,} failed, {speed}"
+        if self.num_lines is None or now.lines == then.lines:
             return text
-        return f"{text}, {_duration((self.num_lines - lines) * seconds / (lines - lines_then))} left"
+        return f"{text}, {_duration((self.num_lines - now.lines) * seconds / (now.lines - then.lines))} left"
 
 
 def _duration(seconds: float) -> str:

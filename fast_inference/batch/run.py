@@ -6,7 +6,9 @@ Next: `frontend/batch/job.py`, `engine.py`.
 """
 
 import asyncio
+import os
 import sys
+import threading
 import uuid
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -57,6 +59,7 @@ def run_batch(options: RunOptions, settings: Settings) -> int:
         Interrupted: a signal came before the job began.
     """
     raise_descriptor_limit()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time; the core needs the processors
     with Interruption() as interruption, StartProgress() as progress:
         server = attached_run_dir(options.attach) if options.attach is not None else None
         if server is not None:
@@ -73,7 +76,9 @@ def run_batch(options: RunOptions, settings: Settings) -> int:
             reorder=options.reorder,
         ) as job:
             try:
-                interruption.run(lambda: _run(job, options, _engine(server, settings, progress), progress))
+                if job.has_lines_left():
+                    connecting = _engine(server, settings, progress)
+                    interruption.run(lambda: _run(job, options, connecting, progress))
             except Interrupted as interrupted:
                 _say(f"stopped: {_done(job.counts)}; the same command goes on with the rest")
                 return interrupted.exit_code
@@ -87,6 +92,8 @@ def run_batch(options: RunOptions, settings: Settings) -> int:
             if options.is_ordered:
                 put_in_order(options.files.input, options.files.output, max_line_bytes=max_body_bytes + LINE_ROOM_BYTES)
             _say(f"complete: {_done(job.counts)}" + (f" (see {options.files.errors})" * (job.counts.num_failed > 0)))
+            if job.counts.num_output_tokens:
+                _say(_speed(job.counts))
     return 0
 
 
@@ -101,34 +108,41 @@ async def _run(
         working = asyncio.create_task(job.run(engine.state))
         showing = asyncio.create_task(_show(job.counts, options.files.input, engine, progress))
         try:
-            await asyncio.wait({working, engine.ended}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                working.result()
-            else:
-                engine.ended.result()
+            await asyncio.wait({working, showing, engine.ended}, return_when=asyncio.FIRST_COMPLETED)
+            for awaited in (working, showing, engine.ended):
+                if awaited.done():
+                    awaited.result()
         finally:
             for task in (working, showing):
                 task.cancel()
             await asyncio.gather(working, showing, return_exceptions=True)
+            progress.close()
 
 
 async def _show(counts: JobCounts, input_path: Path, engine: Engine, progress: StartProgress) -> None:
     await engine.state.became_ready.wait()
     progress.close()
-    with JobProgress(counts) as shown:
-        counting = asyncio.create_task(asyncio.to_thread(count_lines, input_path))
-        while True:
-            await asyncio.sleep(shown.interval_s)
-            if shown.num_lines is None and counting.done() and counting.exception() is None:
-                shown.num_lines = counting.result()
-            shown.show()
+    is_over = threading.Event()
+    counting = asyncio.create_task(asyncio.to_thread(count_lines, input_path, is_over))
+    try:
+        with JobProgress(counts) as shown:
+            while True:
+                await asyncio.sleep(shown.interval_s)
+                if shown.num_lines is None and counting.done():
+                    shown.num_lines = counting.result()
+                shown.show()
+    finally:
+        is_over.set()
+        await asyncio.gather(counting, return_exceptions=True)
 
 
 def _resolved(settings: Settings, progress: StartProgress) -> Settings:
     """With the folder of the model, and the names under which lines may ask for it."""
     names = served_names(settings)
     progress(f"looking for the model {settings.model}")
-    return settings.model_copy(update={"model": resolve_model(settings.model, progress), "served_model_name": names})
+    return settings.model_copy(
+        update={"model": resolve_model(settings.model, progress, rope=settings.rope), "served_model_name": names}
+    )
 
 
 def _config_of(server: RunDir) -> FrontendConfig:
@@ -140,6 +154,11 @@ def _config_of(server: RunDir) -> FrontendConfig:
 def _done(counts: JobCounts) -> str:
     resumed = f", {counts.num_resumed:,} of them before" if counts.num_resumed else ""
     return f"{counts.num_done:,} lines are done{resumed}, {counts.num_failed:,} of these failed"
+
+
+def _speed(counts: JobCounts) -> str:
+    rate = counts.num_output_tokens / max(counts.seconds, 1e-3)
+    return f"{counts.num_output_tokens:,} output tokens in {counts.seconds:.1f} s: {rate:,.1f} tokens/s"
 
 
 def _say(line: str) -> None:

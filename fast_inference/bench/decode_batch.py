@@ -26,6 +26,7 @@ from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from ipc import codec
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
+from ipc.errors import ConfigError
 from ipc.messages import Add, ClientRole, RequestId, Step
 from ipc.sampling_params import SamplingParams
 
@@ -58,6 +59,8 @@ def load_runner(
     limits = {"max_num_seqs": num_seqs, "max_num_batched_tokens": max(2048, num_seqs)}
     cache = CacheConfig.model_validate({"block_size": BLOCK_SIZE, "num_blocks": num_blocks})
     runner = load_model_runner(model, cache, SchedulerConfig.model_validate(limits), report)
+    if not isinstance(runner, TorchModelRunner):
+        raise ConfigError(f"{model.model} gives no text: there is nothing to decode")
     kv_tensors = runner._kv_tensors  # nobody else has a use for it
     for tensor in (*kv_tensors.keys, *kv_tensors.values):
         tensor.fill_(_CACHED_VALUE)

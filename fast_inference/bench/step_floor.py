@@ -33,7 +33,12 @@ class LinearFloor:
         hidden, intermediate = config.hidden_size, config.intermediate_size
         attended = config.num_heads * config.head_dim
         qkv = attended + 2 * config.num_kv_heads * config.head_dim
-        shapes = ((qkv, hidden), (hidden, attended), (2 * intermediate, hidden), (hidden, intermediate))
+        shapes = (
+            (qkv, hidden),
+            (hidden, attended),
+            ((1 + config.has_gate) * intermediate, hidden),
+            (hidden, intermediate),
+        )
         generator = torch.Generator().manual_seed(_SEED)
         make = _make_float if quantization == "none" else _make_int8
         self._layers = [make(shape, dtype, num_rows, generator) for _ in range(config.num_layers) for shape in shapes]

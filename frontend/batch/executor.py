@@ -8,6 +8,7 @@ Next: `frontend/endpoints.py` for what an answer is; `ipc/recovery.py` for reque
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -27,7 +28,7 @@ from ipc.messages import RequestClass
 
 log = logging.getLogger(__name__)
 
-_MIN_WAIT_S, _MAX_WAIT_S = 0.05, 2.0
+_MIN_WAIT_S, _MAX_WAIT_S = 0.05, 0.5
 _ENDED_ON_PURPOSE = frozenset({"aborted"})
 """Codes of a request that an administrator has ended."""
 _LOST_ON_THE_WAY = frozenset({"stream_gap", "request_lost"})
@@ -69,6 +70,8 @@ class BatchExecutor:
         self._model_id = ""
         self.num_in_flight = 0
         """Lines that are being answered."""
+        self.began_at: float | None = None
+        """When the engine was ready, on the monotonic clock."""
 
     def beginnings(self) -> dict[str, Beginning]:
         """Of all answers that have begun, now or in an earlier run, and are not handed on."""
@@ -83,6 +86,7 @@ class BatchExecutor:
             Exception: whatever `source` or `on_result` raises. What is in flight is stopped in the engine in any case.
         """
         await self._wait_until_ready()
+        self.began_at = time.monotonic()
         num_workers = self._max_in_flight or num_at_once(self._state.model())
         workers = [asyncio.create_task(self._work(source, on_result)) for _ in range(num_workers)]
         try:

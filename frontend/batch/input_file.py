@@ -6,6 +6,7 @@ Invariant: no more than a portion is held, however long the file and its lines a
 import gzip
 import os
 import stat
+import threading
 import zlib
 from pathlib import Path
 from typing import BinaryIO, Self, cast
@@ -75,12 +76,18 @@ class InputFile:
             raw = self._file.readline(_COUNTED_BYTES)
 
 
-def count_lines(path: Path) -> int:
-    """How many lines a file has, blank ones too; raises `ConfigError` as `InputFile` does."""
+def count_lines(path: Path, is_over: threading.Event) -> int | None:
+    """How many lines a file has, blank ones too; None if nobody wants to know any more.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     count, last = 0, b"\n"
     try:
         with _open(path) as file:
             while chunk := file.read(_COUNTED_BYTES):
+                if is_over.is_set():
+                    return None
                 count += chunk.count(b"\n")
                 last = chunk[-1:]
     except (OSError, EOFError, zlib.error) as error:

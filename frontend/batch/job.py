@@ -30,7 +30,7 @@ from ipc.errors import ConfigError
 
 SYNC_INTERVAL_S = 0.9
 SYNC_LINES = 100
-CHECKPOINT_INTERVAL_S = 0.25
+CHECKPOINT_INTERVAL_S = 0.1
 _CHECKPOINT_SHARE = 0.02
 """Of the time, that checkpoints may take where they are large."""
 LINE_ROOM_BYTES = 2**16
@@ -60,6 +60,8 @@ class JobCounts:
     num_prompt_tokens: int = 0
     """Of the answers of this run, as `usage` has them."""
     num_output_tokens: int = 0
+    seconds: float = 0.0
+    """That this run took, from when the engine was ready; known when it has ended."""
 
     @property
     def num_done(self) -> int:
@@ -87,7 +89,6 @@ class BatchJob:
         self._files = files
         self._caller = caller
         self._max_in_flight = max_in_flight
-        self._reorder = reorder
         self._ledger = LineLedger()
         self.counts = JobCounts()
         self._has_many_unsynced = asyncio.Event()
@@ -100,6 +101,7 @@ class BatchJob:
             self._errors: OutputFile | None = None
             if files.errors.exists():
                 self._open_errors(exits)
+            self._source = LineSource(self._input, self._ledger, reorder)
             self._checkpoint = Checkpoint(files.output) if self._output.is_regular else None
             self._exits = exits.pop_all()
         self.counts.num_ok, self.counts.num_failed = self._ledger.num_ok, self._ledger.num_failed
@@ -111,6 +113,14 @@ class BatchJob:
     def __exit__(self, *error: object) -> None:
         self._exits.close()
 
+    def has_lines_left(self) -> bool:
+        """Whether there is anything to do; may read far into the input.
+
+        Raises:
+            ConfigError: the input cannot be read.
+        """
+        return self._source.fill()
+
     async def run(self, state: FrontendState) -> None:
         """Answer all lines that are not done; what is in the files when it ends, however it does, is on the disk.
 
@@ -119,8 +129,7 @@ class BatchJob:
         """
         beginnings = self._checkpoint.load() if self._checkpoint is not None else {}
         executor = BatchExecutor(state, self._caller, self._max_in_flight, beginnings)
-        source = LineSource(self._input, self._ledger, self._reorder)
-        working = asyncio.create_task(executor.run(source, self._write))
+        working = asyncio.create_task(executor.run(self._source, self._write))
         keeping = [asyncio.create_task(self._keep_syncing()), asyncio.create_task(self._keep_checkpoints(executor))]
         try:
             await asyncio.wait({working, *keeping}, return_when=asyncio.FIRST_COMPLETED)
@@ -128,6 +137,8 @@ class BatchJob:
                 if task.done():
                     task.result()
         finally:
+            if executor.began_at is not None:
+                self.counts.seconds = time.monotonic() - executor.began_at
             beginnings = executor.beginnings()
             for task in (working, *keeping):
                 task.cancel()

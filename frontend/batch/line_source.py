@@ -47,15 +47,18 @@ class LineSource:
         while not self._ready and not self._is_at_end:
             async with self._reading:
                 if not self._ready and not self._is_at_end:
-                    await asyncio.to_thread(self._read_on)
+                    await asyncio.to_thread(self.fill)
         return self._ready.popleft() if self._ready else None
 
-    def _read_on(self) -> None:
-        portion = self.read_portion()
-        if portion is None:
-            self._is_at_end = True
-        else:
-            self._ready.extend(portion)
+    def fill(self) -> bool:
+        """Read on where no line is ready; False if none is left. Raises as `next` does."""
+        while not self._ready and not self._is_at_end:
+            portion = self.read_portion()
+            if portion is None:
+                self._is_at_end = True
+            else:
+                self._ready.extend(portion)
+        return bool(self._ready)
 
     def read_portion(self) -> list[BatchLine | WrongLine] | None:
         """What is to be done of the next portion, in order; None at the end. Raises as `next` does."""

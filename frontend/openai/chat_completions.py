@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from frontend.answer_parts import AnswerParser, ContentDelta, Part
+from frontend.default_template import NO_ENDS
 from frontend.generation import Answer
 from frontend.input_processor import EngineInput, chat_inputs
 from frontend.openai.answer_writer import AnswerWriter, finish_fields
@@ -41,10 +42,11 @@ class OpenAIServingChat(OpenAIServing[ChatCompletionRequest]):
         return ChatWriter(model, body, inputs, parsers)
 
     def text_options(self, model: ServedModel, body: ChatCompletionRequest, inputs: list[EngineInput]) -> TextOptions:
-        """With the tags that a parser needs, even where they are special tokens."""
+        """With the tags that a parser needs, even where they are special tokens, and those that end an answer."""
         options = super().text_options(model, body, inputs)
         return replace(
             options,
+            ends=NO_ENDS if body.ignore_eos else model.tokenizer.answer_ends,
             skip_special_tokens=options.skip_special_tokens and not shows_special_tokens(model.tokenizer, body),
             starts_in_reasoning=starts_in_reasoning(model, inputs[0].prompt_token_ids),
         )

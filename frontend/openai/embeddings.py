@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: texts or token ids in, one normalized vector of floats for each out.
+"""`POST /v1/embeddings`: texts or token ids in, one vector of floats for each out.
 
 The steps are in `pooling.py`.
 """

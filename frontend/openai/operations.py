@@ -115,7 +115,7 @@ _COMPLETION_RENDER = Operation(
     examples={"Two texts": {"model": _MODEL, "prompt": ["One", "Two"]}},
 )
 _EMBEDDING = Operation(
-    "Embed texts as normalized vectors",
+    "Embed texts as vectors",
     EmbeddingList,
     EmbeddingRequest,
     examples={"Two texts": {"model": _MODEL, "input": ["a text", "another"], "encoding_format": "base64"}},

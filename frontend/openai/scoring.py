@@ -4,6 +4,7 @@ Requests and answers have vLLM's form; rankings are also those of Jina and Coher
 steps are in `pooling.py`.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from operator import mul
@@ -88,6 +89,7 @@ async def _similarities(
 
 
 def cosine(left: Vector, right: Vector) -> float:
-    """Of two vectors of length 1, however their last digits were rounded."""
+    """Of two vectors of any length, 0 where one has none; between -1 and 1, however their last digits were rounded."""
+    lengths = math.hypot(*left) * math.hypot(*right)
     product: float = sum(map(mul, left, right))
-    return max(-1.0, min(1.0, product))
+    return max(-1.0, min(1.0, product / lengths)) if lengths else 0.0

@@ -112,6 +112,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
     async def complete(self, call: ApiCall, model: ServedModel, body: BodyT) -> dict[str, Any]:
         """The whole answer to a body; raises `FastInferenceError` as `serve` does."""
         model.check_name(body.model)
+        model.check_can_generate()
         head = self._head(model, body)
         return {**head, **await self._whole(call, model, body, request_options(call, body, head["id"]))}
 
@@ -121,6 +122,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         `is_kept` says that what was sent is kept until the end.
         """
         model.check_name(body.model)
+        model.check_can_generate()
         head = self._head(model, body)
         options = request_options(call, body, head["id"])
         generation, writer = await self._start(call, model, body, options, is_kept)

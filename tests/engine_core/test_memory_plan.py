@@ -265,13 +265,76 @@ def test_format_bytes():
 
 
 def test_a_model_is_planned_from_its_folder(tmp_path):
-    write_model(tmp_path, CONFIG | {"max_position_embeddings": 128}, {"a": ("BF16", [1000])})
+    config = CONFIG | {"model_type": "gpt_neox", "max_position_embeddings": 128}
+    write_model(tmp_path, config, {"a": ("BF16", [1000])})
     model = ModelConfig(model=str(tmp_path), device="cpu", dtype="float32")
     result = plan_model(model, CacheConfig(num_blocks=3), SchedulerConfig())
     assert (result.device, result.dtype, result.shape.num_parameters) == ("cpu", "float32", 1000)
     assert (result.memory.weights_bytes, result.memory.num_blocks, result.memory.max_model_len) == (4000, 3, 96)
     assert result.memory.kv_bytes_per_token == 2 * 2 * 64 * 4
     assert result.memory.needed_bytes == 4000 + result.memory.workspace_bytes + 3 * 32 * 1024
+
+
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "vocab_size": 50,
+    "type_vocab_size": 2,
+    "max_position_embeddings": 512,
+    "hidden_act": "gelu",
+}
+
+
+def plan_bert(folder, num_blocks=None, max_num_batched_tokens=2048, **settings):
+    write_model(folder, BERT, {"a": ("F32", [1000])})
+    scheduler = SchedulerConfig(max_num_batched_tokens=max_num_batched_tokens)
+    model = ModelConfig(model=str(folder), device="cpu", **settings)
+    return plan_model(model, CacheConfig(num_blocks=num_blocks), scheduler)
+
+
+def test_a_sentence_encoder_is_planned_in_fp32_without_a_kv_cache(tmp_path):
+    result = plan_bert(tmp_path)
+    assert (result.dtype, result.memory.num_blocks, result.memory.kv_cache_bytes) == ("float32", 0, 0)
+    assert (result.memory.max_model_len, result.memory.max_concurrency, result.memory.notes) == (512, 0.0, ())
+    assert result.memory.needed_bytes == 4000 + result.memory.workspace_bytes
+    assert "no KV cache" in result.memory.describe()
+    assert plan_bert(tmp_path, dtype="bfloat16").memory.weights_bytes == 2000
+
+
+def test_the_size_of_a_cache_that_is_not_there_is_noted(tmp_path):
+    assert "no KV cache" in plan_bert(tmp_path, num_blocks=5).memory.notes[0]
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, 300), (400, 400)])
+def test_the_longest_text_is_that_of_the_model_unless_the_user_says_otherwise(tmp_path, asked, found):
+    (tmp_path / "modules.json").write_text('[{"path": "", "type": "sentence_transformers.models.Transformer"}]')
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 300}')
+    assert plan_bert(tmp_path, max_model_len=asked).memory.max_model_len == found
+
+
+def test_a_text_of_an_encoder_must_fit_into_a_step(tmp_path):
+    with pytest.raises(ConfigError, match="--max-num-batched-tokens 512 or more, or --max-model-len 128 or less"):
+        plan_bert(tmp_path, max_num_batched_tokens=128)
+    assert plan_bert(tmp_path, max_num_batched_tokens=128, max_model_len=128).memory.max_model_len == 128
+
+
+def test_the_sizes_of_gpt2_have_names_of_their_own(tmp_path):
+    config = {"n_embd": 64, "n_head": 4, "n_layer": 3, "n_positions": 128, "n_inner": 96, "vocab_size": 50}
+    write_model(tmp_path, config, {"a": ("F32", [50])})
+    shape = read_model_shape(tmp_path)
+    assert (shape.hidden_size, shape.num_heads, shape.num_kv_heads, shape.head_dim) == (64, 4, 4, 16)
+    assert (shape.num_layers, shape.intermediate_size, shape.max_model_len) == (3, 96, 128)
+    write_model(tmp_path, config | {"multi_query": True}, {"a": ("F32", [50])})
+    assert read_model_shape(tmp_path).num_kv_heads == 1
+
+
+def test_a_model_that_cannot_be_run_is_not_planned(tmp_path):
+    write_model(tmp_path, CONFIG | {"model_type": "t5", "is_encoder_decoder": True}, {"a": ("F32", [50])})
+    with pytest.raises(ConfigError, match="t5 models cannot be run here: an encoder-decoder"):
+        plan_model(ModelConfig(model=str(tmp_path), device="cpu"), CacheConfig(), SchedulerConfig())
 
 
 def test_a_folder_without_a_model_cannot_be_planned(tmp_path):

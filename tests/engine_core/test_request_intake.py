@@ -1,6 +1,7 @@
 import math
 import time
 from array import array
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,17 @@ def test_a_request_that_can_never_run_is_refused_by_name(accept, fields, param):
     with pytest.raises(InvalidRequestError) as refusal:
         accept(**fields)
     assert refusal.value.param == param
+
+
+def test_a_model_that_only_embeds_takes_no_request_for_text(tmp_path):
+    info = replace(make_fake_runner(tmp_path).info, is_encoder=True)
+    config = SchedulerConfig()
+    intake = RequestIntake(info, None, Admission(config), config, Quarantine())
+    add = Add(RequestId(1), array("i", [1]), make_params(), task=Task.EMBED)
+    assert intake.accept(add, ClientSlot(1), ClientRole.FRONTEND).num_tokens == 1
+    with pytest.raises(InvalidRequestError, match="no text") as refusal:
+        intake.accept(replace(add, task=Task.GENERATE), ClientSlot(1), ClientRole.FRONTEND)
+    assert refusal.value.param == "model"
 
 
 def test_a_prompt_needs_room_for_one_more_token_unless_it_is_embedded(accept):

@@ -6,6 +6,7 @@ import pytest
 
 from engine_core.tokenizer_export import cache_root, export_tokenizer
 from ipc.errors import ConfigError
+from tests.sentence_encoders import save_modules
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +66,28 @@ def test_a_missing_tokenizer_is_refused_in_one_line(tmp_path, name, monkeypatch)
     assert "\n" not in str(caught.value)
 
 
+def test_a_hub_tokenizer_that_cannot_be_had_names_the_flags(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"^tokenizer HuggingFaceTB/SmolLM-135M: .*--tokenizer .*--tokenizer-path"):
+        export_tokenizer(tmp_path, "HuggingFaceTB/SmolLM-135M")
+
+
 def test_a_folder_without_tokenizer_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="--tokenizer"):
+    with pytest.raises(ConfigError, match=r"no tokenizer in .*--tokenizer.*--tokenizer-path"):
         export_tokenizer(tmp_path, None)
+
+
+@pytest.mark.parametrize("normalizer", [None, {"type": "NFKC"}])
+def test_a_model_of_small_letters_gets_a_tokenizer_that_writes_them(tmp_path, normalizer):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"?": 0, "ab": 1}, unk_token="?")).save(str(tmp_path / "tokenizer.json"))
+    values = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**values, "normalizer": normalizer}))
+    save_modules(tmp_path)
+    assert export_tokenizer(tmp_path, None) == tmp_path
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    target = export_tokenizer(tmp_path, None)
+    assert target.is_relative_to(cache_root())
+    assert Tokenizer.from_file(str(target / "tokenizer.json")).encode("AB").ids == [1]
+    assert export_tokenizer(tmp_path, None) == target

@@ -51,6 +51,11 @@ def test_the_documented_checkpoint_is_served_where_it_exists(tmp_path):
     assert settings.tokenizer == "HuggingFaceTB/SmolLM-135M"
 
 
+def test_a_tokenizer_beside_the_checkpoint_is_its_own(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert settings_of("--model-path", "x.pt").tokenizer is None
+
+
 def test_a_model_of_the_new_variable_is_served(monkeypatch):
     monkeypatch.setenv("FAST_INFERENCE_MODEL", "fake")
     assert settings_of().model == "fake"

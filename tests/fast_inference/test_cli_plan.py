@@ -14,6 +14,7 @@ from tests.safetensors_files import write_safetensors
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {
+    "model_type": "gpt_neox",
     "hidden_size": 64,
     "num_attention_heads": 4,
     "num_hidden_layers": 2,
@@ -55,6 +56,15 @@ def test_people_get_a_line_for_each_number(folder):
     assert lines["KV"] == "cache         256.0 KiB: 8 blocks of 32 tokens, 1,024 bytes per token"
     assert lines["concurrency"] == "1.0 requests of that length"
     assert lines["note:"] == "max_model_len is 256 instead of 512: the KV cache holds no more tokens"
+
+
+def test_a_sentence_encoder_has_no_cache(tmp_path):
+    write_safetensors(tmp_path / "model.safetensors", a=("F32", [1000]))
+    bert = {"model_type": "bert", "intermediate_size": 128, "type_vocab_size": 2, "hidden_act": "gelu"}
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | bert))
+    lines = dict(line.split(maxsplit=1) for line in plan(tmp_path, "--device", "cpu").stdout.splitlines())
+    assert (lines["device"], lines["KV"]) == ("cpu, float32", "cache         none: a sentence encoder")
+    assert lines["longest"] == "request  512 tokens"
 
 
 def test_every_flag_that_matters_counts(folder):

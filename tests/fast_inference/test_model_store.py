@@ -8,13 +8,18 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fast_inference import model_store
-from fast_inference.model_store import EMBEDDED_MODELS, EmbeddedModel, find_model, pull, resolve_model
+from fast_inference.model_store import find_model, pull, resolve_model
+from fast_inference.wheel_models import WHEEL_MODELS, WheelFile, WheelModel
 from ipc.errors import ConfigError
 from tests.waiting import wait_until
+
+WHEEL_NAME = "tiny_model_for_tests-1.0-py3-none-any.whl"
 
 
 def silent(stage, fraction):
@@ -44,12 +49,13 @@ def test_a_folder_is_returned_absolute(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.PTH", "pytorch_model.bin", "model.pkl", "model.ckpt"])
-def test_pickles_are_refused_alone_and_in_a_folder(tmp_path, name):
+def test_pickles_are_refused_alone_and_in_a_folder(cache, tmp_path, name):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch canary'\ntR.")
-    for model in (tmp_path, tmp_path / name):
-        with pytest.raises(ConfigError, match="programs that run"):
-            resolve_model(str(model), silent)
+    with pytest.raises(ConfigError, match="programs that run"):
+        resolve_model(str(tmp_path), silent)
+    with pytest.raises(ConfigError, match=r"programs that run|cannot convert .* refused"):
+        resolve_model(str(tmp_path / name), silent)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
@@ -71,7 +77,7 @@ def test_nonsense_is_refused_in_one_line(cache, name):
 def test_another_file_is_refused(tmp_path):
     path = tmp_path / "model.txt"
     path.write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"\.gguf file"):
+    with pytest.raises(ConfigError, match=r"\.gguf or a \.pt file"):
         resolve_model(str(path), silent)
 
 
@@ -144,17 +150,16 @@ def wheel_model(cache, tmp_path, monkeypatch):
     content = b"GGUF" + bytes(range(256)) * 40
     index = tmp_path / "index"
     index.mkdir()
-    with zipfile.ZipFile(index / "tiny_model_for_tests-1.0-py3-none-any.whl", "w") as wheel:
+    with zipfile.ZipFile(index / WHEEL_NAME, "w") as wheel:
         wheel.writestr("tiny/model.gguf", content)
         wheel.writestr("tiny_model_for_tests-1.0.dist-info/METADATA", "Name: tiny-model-for-tests\nVersion: 1.0\n")
         wheel.writestr("tiny_model_for_tests-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n")
         wheel.writestr("tiny_model_for_tests-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    model = EmbeddedModel(
-        "tiny-model-for-tests==1.0", 10_000, "tiny/model.gguf", len(content), hashlib.sha256(content).hexdigest()
-    )
-    monkeypatch.setitem(EMBEDDED_MODELS, "tiny", model)
+    file = WheelFile("model.gguf", len(content), hashlib.sha256(content).hexdigest())
+    model = WheelModel("tiny-model-for-tests==1.0", 10_000, "tiny", (file,))
+    monkeypatch.setitem(WHEEL_MODELS, "tiny", model)
     return model
 
 
@@ -163,13 +168,13 @@ def converter(monkeypatch):
     """Conversion replaced by one that takes no torch: the real one has its own test below."""
     calls = []
 
-    def convert(gguf, target, scratch, progress):
+    def convert(gguf, conversion, target, scratch, progress):
         calls.append(gguf.read_bytes())
         (scratch / "converted").mkdir()
         (scratch / "converted" / "config.json").write_text(json.dumps({}))
         (scratch / "converted").rename(target)
 
-    monkeypatch.setattr(model_store, "_convert", convert)
+    monkeypatch.setattr(model_store, "convert", convert)
     return calls
 
 
@@ -177,7 +182,7 @@ def test_pull_downloads_once_and_cleans_up(wheel_model, converter, cache):
     stages = []
     first = pull("tiny", lambda stage, fraction: stages.append(stage))
     assert pull("TINY", silent) == first == cache / "tiny"
-    assert [hashlib.sha256(content).hexdigest() for content in converter] == [wheel_model.sha256]
+    assert [hashlib.sha256(content).hexdigest() for content in converter] == [wheel_model.files[0].sha256]
     assert sorted(path.name for path in cache.iterdir()) == [".tiny.lock", "tiny"]
     assert stages[0] == "downloading tiny-model-for-tests==1.0"
 
@@ -189,10 +194,22 @@ def test_concurrent_pulls_share_one_download(wheel_model, converter, cache):
     assert len(converter) == 1
 
 
-@pytest.mark.parametrize("changed", [{"sha256": "0" * 64}, {"num_bytes": 5}, {"member": "tiny/other.gguf"}])
+def test_the_files_of_a_wheel_can_be_a_model_folder(wheel_model, converter, cache, monkeypatch):
+    contents = {"config.json": b"{}", "1_Pooling/config.json": b"[]"}
+    files = tuple(WheelFile(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items())
+    with zipfile.ZipFile(Path(os.environ["PIP_FIND_LINKS"]) / WHEEL_NAME, "a") as wheel:
+        for name, data in contents.items():
+            wheel.writestr(f"tiny/model/{name}", data)
+    monkeypatch.setitem(WHEEL_MODELS, "tiny", replace(wheel_model, folder="tiny/model", files=files))
+    folder = pull("tiny", silent)
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*.json")} == contents.keys()
+    assert converter == []
+
+
+@pytest.mark.parametrize("changed", [{"sha256": "0" * 64}, {"num_bytes": 5}, {"name": "other.gguf"}])
 def test_a_wheel_with_other_content_is_refused(wheel_model, converter, cache, monkeypatch, changed):
-    values = {name: getattr(wheel_model, name) for name in EmbeddedModel.__slots__}
-    monkeypatch.setitem(EMBEDDED_MODELS, "tiny", EmbeddedModel(**(values | changed)))
+    file = replace(wheel_model.files[0], **changed)
+    monkeypatch.setitem(WHEEL_MODELS, "tiny", replace(wheel_model, files=(file,)))
     with pytest.raises(ConfigError):
         pull("tiny", silent)
     assert [path.name for path in cache.iterdir()] == [".tiny.lock"]
@@ -243,12 +260,12 @@ def test_a_model_that_must_be_downloaded_first_is_not_found_and_nothing_is_got(w
 def test_a_gguf_file_that_must_be_converted_first_is_not_found(cache, tmp_path):
     path = tmp_path / "some.gguf"
     path.write_bytes(b"GGUF")
-    with pytest.raises(ConfigError, match=r"`fast-inference serve .*some\.gguf` begins by converting"):
+    with pytest.raises(ConfigError, match=r"`fast-inference pull .*some\.gguf` begins by converting"):
         find_model(str(path))
 
 
 def test_a_model_of_the_hub_that_is_not_here_is_not_found(cache):
-    with pytest.raises(ConfigError, match="`fast-inference serve org/name` begins by downloading"):
+    with pytest.raises(ConfigError, match="`fast-inference pull org/name` begins by downloading"):
         find_model("org/name")
 
 
@@ -260,9 +277,7 @@ def test_torch_is_not_imported():
 @pytest.mark.model
 @pytest.mark.timeout(400)
 def test_the_pulled_model_has_all_that_core_and_frontends_read(monkeypatch):
-    from pathlib import Path
-
-    folder = Path(pull("smollm2-135m", silent))
+    folder = pull("smollm2-135m", silent)
     assert {path.name for path in folder.iterdir()} == {
         "chat_template.jinja",
         "config.json",

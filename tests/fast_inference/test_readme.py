@@ -19,6 +19,8 @@ DOCUMENTS = [
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/access.md",
+    "docs/batch.md",
+    "docs/minimal_llm.md",
     "docs/performance.md",
     "docs/reliability.md",
 ]

@@ -17,6 +17,12 @@ def test_the_request_survives_the_shell_whatever_the_model_is_called():
     assert json.loads(body)["model"] == "it's a model"
 
 
+def test_the_request_to_a_model_without_text_asks_for_vectors():
+    _, url, *_, body = shlex.split(example_request("http://h:1", "m", can_generate=False))
+    assert url == "http://h:1/v1/embeddings"
+    assert json.loads(body) == {"model": "m", "input": ["What is the capital of France?"]}
+
+
 def test_the_url_is_found_in_a_ready_line_and_nowhere_else():
     assert url_in_ready_line(ready_line("http://h:1", "m", 2, 9) + "\n") == "http://h:1"
     assert url_in_ready_line("error: no ready: http://h:1 (model m") is None

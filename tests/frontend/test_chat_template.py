@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from frontend.chat_template import FALLBACK_TEMPLATE, ChatTemplate
+from frontend.chat_template import ChatTemplate
+from frontend.default_template import DEFAULT_TEMPLATE
 from frontend.openai.protocol import ChatMessage
 from frontend.render_options import RenderOptions
 from ipc.errors import ConfigError, InvalidRequestError, UnsupportedParameterError
@@ -23,9 +24,10 @@ def render(source: str, *values: dict[str, Any], **options: Any) -> str:
     return template.render(messages(*(values or (USER,))), RenderOptions(**options))
 
 
-def test_the_fallback_writes_one_line_per_message():
-    assert render(FALLBACK_TEMPLATE) == "user: hi\nassistant:"
-    assert render(FALLBACK_TEMPLATE, add_generation_prompt=False) == "user: hi\n"
+def test_the_default_writes_a_section_for_each_message():
+    system = {"role": "system", "content": "be brief"}
+    assert render(DEFAULT_TEMPLATE, system, USER) == "<|system|>\nbe brief\n<|user|>\nhi\n<|assistant|>\n"
+    assert render(DEFAULT_TEMPLATE, add_generation_prompt=False) == "<|user|>\nhi\n"
 
 
 def test_special_tokens_are_known():
@@ -53,16 +55,16 @@ def test_text_parts_are_joined_by_newlines():
 def test_an_image_part_is_refused_by_its_path():
     parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "http://x"}}]
     with pytest.raises(UnsupportedParameterError) as caught:
-        render(FALLBACK_TEMPLATE, {"role": "user", "content": parts})
+        render(DEFAULT_TEMPLATE, {"role": "user", "content": parts})
     assert caught.value.param == "messages.0.content.1"
 
 
 @pytest.mark.parametrize("message", [{"role": "user"}, {"role": "system", "content": None}])
 def test_content_is_required_except_of_the_assistant(message: dict[str, Any]):
     with pytest.raises(InvalidRequestError) as caught:
-        render(FALLBACK_TEMPLATE, USER, message)
+        render(DEFAULT_TEMPLATE, USER, message)
     assert caught.value.param == "messages.1.content"
-    assert render(FALLBACK_TEMPLATE, {"role": "assistant"}, add_generation_prompt=False) == "assistant: \n"
+    assert render(DEFAULT_TEMPLATE, {"role": "assistant"}, add_generation_prompt=False) == "<|assistant|>\n\n"
 
 
 def test_developer_is_system_where_the_template_knows_no_developer():
@@ -141,7 +143,7 @@ def test_text_that_is_no_unicode_is_the_callers_error(text: str):
 
 def test_a_template_says_whether_it_knows_tools():
     assert ChatTemplate("{% if tools %}{{ tools | tojson }}{% endif %}", {}).knows_tools
-    assert not ChatTemplate(FALLBACK_TEMPLATE, {}).knows_tools
+    assert not ChatTemplate(DEFAULT_TEMPLATE, {}).knows_tools
     assert not ChatTemplate("{# tools #}{% set tools = 1 %}{{ tools }}", {}).knows_tools
     assert ChatTemplate("x", {}).source == "x"
 

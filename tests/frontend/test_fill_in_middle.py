@@ -3,7 +3,8 @@
 import pytest
 from tokenizers import Tokenizer, models, processors
 
-from frontend.chat_template import FALLBACK_TEMPLATE, ChatTemplate
+from frontend.chat_template import ChatTemplate
+from frontend.default_template import DEFAULT_TEMPLATE
 from frontend.fill_in_middle import FAMILIES, FillTokens, fill_prompt
 from frontend.tokenizer import FrontendTokenizer
 from ipc.errors import UnsupportedParameterError
@@ -12,7 +13,7 @@ from ipc.errors import UnsupportedParameterError
 def tokenizer_with(*tokens: str) -> FrontendTokenizer:
     vocabulary = {token: index for index, token in enumerate(("<s>", *tokens))}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    return FrontendTokenizer(backend, ChatTemplate(FALLBACK_TEMPLATE, {}))
+    return FrontendTokenizer(backend, ChatTemplate(DEFAULT_TEMPLATE, {}))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from frontend.default_template import AnswerEnds
 from frontend.output_processor import Finish, OutputProcessor, TextOptions
 from frontend.tokenizer import FrontendTokenizer
 from ipc.client import Output
@@ -58,6 +59,15 @@ def test_another_stop_token_is_named(tokenizer: FrontendTokenizer):
     output = Output([stop_token], finished=finished(FinishReason.STOP, stop_token))
     assert run(tokenizer, [output]) == ("", 1, Finish("stop", stop_token))
     assert run(tokenizer, [output], TextOptions(include_stop_str_in_output=True))[0] == "!"
+
+
+def test_what_ends_answers_as_eos_does_is_not_named(tokenizer: FrontendTokenizer):
+    ids, stop_token = tokenizer.backend.encode("ab.").ids, tokenizer.backend.token_to_id("!")
+    options = TextOptions(ends=AnswerEnds(strings=(".",), token_ids=(stop_token,)))
+    assert run(tokenizer, [Output(ids)], options) == ("ab", len(ids), Finish("stop", None))
+    assert run(tokenizer, [Output(ids)], replace(options, stop_strings=(".",)))[2] == Finish("stop", ".")
+    output = Output([stop_token], finished=finished(FinishReason.STOP, stop_token))
+    assert run(tokenizer, [output], options) == ("", 1, Finish("stop", None))
 
 
 def test_length_ends_with_all_text(tokenizer: FrontendTokenizer):

@@ -89,6 +89,7 @@ def test_the_description_has_versions_model_and_limits(core: CoreProcess):
         "vocab_size": 258,
         "max_model_len": 2048,
         "embedding_size": 16,
+        "can_generate": True,
         "pooling": "mean",
     }
     assert info["kv_cache"] == {"block_size": 32, "num_blocks": 64}

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from frontend.render_options import RenderOptions
 from frontend.tokenizer import INLINE_CHARS, FrontendTokenizer
@@ -45,6 +46,21 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(tokenizer: Fro
 
 def test_the_early_refusal_never_hits_what_would_fit(tokenizer: FrontendTokenizer):
     assert encode(tokenizer, "<|im_start|>" * 20, max_tokens=20) == [0] * 20
+
+
+def test_a_vocabulary_of_words_sets_no_limit_to_the_characters_of_a_token(tmp_path: Path):
+    words = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words.save(str(tmp_path / "tokenizer.json"))
+    assert encode(FrontendTokenizer.load(tmp_path), "x" * 50_000 + " " * 50_000 + "a", max_tokens=2) == [0, 1]
+
+
+@pytest.mark.parametrize(("template", "expected"), [("$A", (0, 0)), ("b $A", (1, 0)), ("b b $A b", (2, 1))])
+def test_the_special_tokens_around_a_text_are_counted(tmp_path: Path, template: str, expected: tuple[int, int]):
+    words = Tokenizer(models.WordLevel({"?": 0, "b": 1}, unk_token="?"))
+    words.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("b", 1)])
+    words.save(str(tmp_path / "tokenizer.json"))
+    assert FrontendTokenizer.load(tmp_path).num_tokens_around == expected
 
 
 def test_the_template_file_wins_over_the_config(folder: Path):

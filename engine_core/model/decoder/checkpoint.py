@@ -105,7 +105,8 @@ def _layer_shapes(config: DecoderConfig) -> Shapes:
     else:
         rows = {"q_proj": num_queries, "k_proj": num_keys, "v_proj": num_keys}
         shapes |= {f"self_attn.{name}.weight": (count, hidden) for name, count in rows.items()}
-        shapes |= {f"mlp.{name}_proj.weight": (intermediate, hidden) for name in ("gate", "up")}
+        projections = ("gate", "up") if config.has_gate else ("up",)
+        shapes |= {f"mlp.{name}_proj.weight": (intermediate, hidden) for name in projections}
         if config.has_qkv_bias:
             shapes |= {f"self_attn.{name}.bias": (count,) for name, count in rows.items()}
     if config.has_output_bias:

@@ -59,6 +59,8 @@ class DecoderConfig:
     """Norm weights are stored as weight - 1, and norms follow attention and MLP too."""
     has_fused_weights: bool
     """The files have QKV and gate/up each as one matrix."""
+    has_gate: bool
+    """Of the MLP: down(act(gate(x)) · up(x)); without one, down(act(up(x)))."""
     sliding_windows: tuple[int | None, ...]
     """Per layer: tokens that a token sees, itself included."""
     ropes: tuple[RopeConfig, ...]
@@ -92,16 +94,17 @@ class DecoderConfig:
             vocab_size=values.integer("vocab_size"),
             rms_norm_eps=values.decimal("rms_norm_eps"),
             hidden_act=_hidden_act(values.text(family.hidden_act_key)),
-            embedding_scale=hidden_size**0.5 if family.has_gemma_norms else 1.0,
+            embedding_scale=hidden_size**0.5 if family.has_scaled_embedding else 1.0,
             attention_scale=scalar**-0.5,
             attention_softcap=_softcap(values, _SOFTCAPS[0]),
             logits_softcap=_softcap(values, _SOFTCAPS[1]),
             tie_word_embeddings=values.boolean("tie_word_embeddings"),
             has_qkv_bias=family.has_qkv_bias or has_bias,
             has_output_bias=has_bias,
-            has_qk_norm=family.has_qk_norm,
+            has_qk_norm=family.has_qk_norm or (family.has_optional_qk_norm and values.boolean("use_qk_norm")),
             has_gemma_norms=family.has_gemma_norms,
             has_fused_weights=family.has_fused_weights,
+            has_gate=family.has_gate,
             sliding_windows=family.windows(values, num_layers),
             ropes=layer_ropes.ropes,
             rope_of_layer=layer_ropes.rope_of_layer,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_core.config_values import ConfigValues
-from engine_core.model.decoder.rope_config import LayerRopes, gemma3_ropes, one_rope, phi3_rope
+from engine_core.model.decoder.rope_config import LayerRopes, gemma3_ropes, minimal_llm_rope, one_rope, phi3_rope
 from engine_core.model.decoder.windows import (
     Windows,
     gemma2_windows,
@@ -42,16 +42,22 @@ class Family:
     hidden_act_key: str = "hidden_act"
     must_divide_hidden_size: bool = False
     """Whether transformers refuses a `hidden_size` that is no multiple of the number of heads."""
+    has_scaled_embedding: bool = False
+    """Embeddings are multiplied with the root of `hidden_size`."""
     has_gemma_norms: bool = False
     """Norms multiply with 1 + weight, and stand behind attention and MLP too."""
     has_softcaps: bool = False
     has_qk_norm: bool = False
+    has_optional_qk_norm: bool = False
+    """As `use_qk_norm` says."""
     has_qkv_bias: bool = False
     """Always, and then the output projection has none."""
     has_optional_bias: bool = False
     """As `attention_bias` says, of all four projections."""
     has_fused_weights: bool = False
     """The files have QKV and gate/up each as one matrix."""
+    has_gate: bool = True
+    """The MLP multiplies what its activation gives with a second product; else there is only the first, named `up`."""
 
 
 _DEFAULTS: Mapping[str, Any] = {"rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": False}
@@ -74,6 +80,9 @@ _GEMMA_DEFAULTS: Mapping[str, Any] = {
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
 }
+
+MINIMAL_LLM = "MinimalLLMForCausalLM"
+"""Known to no transformers: its files are made by `fast_inference/minimal_llm_conversion.py`, and complete."""
 
 FAMILIES: Mapping[str, Family] = {
     "LlamaForCausalLM": Family(
@@ -122,6 +131,7 @@ FAMILIES: Mapping[str, Family] = {
         gemma2_windows,
         hidden_act_key="hidden_activation",
         must_divide_hidden_size=True,
+        has_scaled_embedding=True,
         has_gemma_norms=True,
         has_softcaps=True,
         has_optional_bias=True,
@@ -133,8 +143,17 @@ FAMILIES: Mapping[str, Family] = {
         gemma3_ropes,
         hidden_act_key="hidden_activation",
         must_divide_hidden_size=True,
+        has_scaled_embedding=True,
         has_gemma_norms=True,
         has_qk_norm=True,
         has_optional_bias=True,
+    ),
+    MINIMAL_LLM: Family(
+        "minimal_llm",
+        {},
+        ropes=minimal_llm_rope,
+        has_scaled_embedding=True,
+        has_optional_qk_norm=True,
+        has_gate=False,
     ),
 }

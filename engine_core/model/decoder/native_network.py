@@ -81,7 +81,7 @@ class NativeDecoderNetwork(DecoderBase):
         self._embedding = weights.embedding.contiguous()
         self._norm = weights.norm
         self._tables = [rotary_tables(rope, max_model_len) for rope in config.ropes]
-        self._layers = [_pack_layer(layer, format) for layer in weights.layers]
+        self._layers = [_pack_layer(layer, format, has_gate=config.has_gate) for layer in weights.layers]
         self._head = pack_linear(weights.head, head_format)
         self._head_struct = self._head.struct
         self._scratch = _Scratch(config)
@@ -168,6 +168,7 @@ class NativeDecoderNetwork(DecoderBase):
             block_size=kv_tensors.block_size,
             is_bf16=kv_tensors.dtype == torch.bfloat16,
             has_gelu=config.hidden_act == "gelu_tanh",
+            has_gate=config.has_gate,
             rms_norm_eps=config.rms_norm_eps,
             embedding_scale=float(torch.tensor(config.embedding_scale, dtype=self._embedding.dtype)),
             attention_scale=config.attention_scale,
@@ -227,11 +228,11 @@ class _Scratch:
         return self._struct
 
 
-def _pack_layer(weights: LayerWeights, format: Format) -> _Layer:
+def _pack_layer(weights: LayerWeights, format: Format, *, has_gate: bool) -> _Layer:
     return _Layer(
         qkv=pack_linear(weights.qkv, format, weights.qkv_bias),
         output=pack_linear(weights.output, format, weights.output_bias),
-        gate_up=pack_linear(interleave_gate_up(weights.gate_up), format),
+        gate_up=pack_linear(interleave_gate_up(weights.gate_up) if has_gate else weights.gate_up, format),
         down=pack_linear(weights.down, format),
         norms={name: getattr(weights, name) for name in _NORMS},
     )

@@ -87,9 +87,9 @@ class DecoderNetwork(DecoderBase):
         return linear(attended.reshape(hidden.shape[0], -1), layer.output, layer.output_bias)
 
     def _feed_forward(self, layer: LayerWeights, hidden: torch.Tensor) -> torch.Tensor:
-        gate, up = linear(hidden, layer.gate_up).chunk(2, dim=-1)
+        gate, *up = linear(hidden, layer.gate_up).chunk(2 if self._config.has_gate else 1, dim=-1)
         activated = silu(gate) if self._config.hidden_act == "silu" else gelu(gate, approximate="tanh")
-        return linear(activated * up, layer.down)
+        return linear(activated * up[0] if up else activated, layer.down)
 
     def _normalize(self, states: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
         """RMSNorm in fp32 over the last dimension; Llama rounds before it multiplies with the weight, Gemma after."""

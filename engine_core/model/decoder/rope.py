@@ -2,8 +2,9 @@
 
 The formulas are those of transformers' `modeling_rope_utils`, in its order of operations (tested: the same bits), and
 of the papers named there: linear (position interpolation), YaRN (Peng et al. 2023), LongRoPE (Ding et al. 2024), and
-Llama 3's. Types whose table depends on the length of the input at hand (`dynamic`, and LongRoPE beyond its first
-length) are refused: a cached key cannot change. `rope_config.py` reads the parameters.
+Llama 3's. `half_frozen` is MinimalLLM's; of `none` the tables are empty. Types whose table depends on the length of the
+input at hand (`dynamic`, and LongRoPE beyond its first length) are refused: a cached key cannot change.
+`rope_config.py` reads the parameters.
 """
 
 import math
@@ -39,6 +40,8 @@ def rotary_tables(rope: RopeConfig, max_model_len: int) -> tuple[torch.Tensor, t
 
 def _frequencies(rope: RopeConfig) -> tuple[torch.Tensor, float]:
     """Angle per position of each pair, and a factor on the results."""
+    if rope.rope_type == "half_frozen":
+        return _half_frozen(rope), 1.0
     waves = rope.theta ** (torch.arange(0, rope.rotary_dim, 2, dtype=torch.float32) / rope.rotary_dim)
     match rope.rope_type:
         case "linear":
@@ -51,6 +54,13 @@ def _frequencies(rope: RopeConfig) -> tuple[torch.Tensor, float]:
             return 1.0 / (torch.tensor(rope.parameters["short_factor"]) * waves), _longrope_factor(rope.parameters)
         case _:
             return 1.0 / waves, 1.0
+
+
+def _half_frozen(rope: RopeConfig) -> torch.Tensor:
+    """MinimalLLM's: from 1 down to 1 / theta in equal ratios, and as many pairs that never turn."""
+    num_turning = rope.rotary_dim // 4
+    turning = (1 / rope.theta) ** torch.linspace(0, 1, steps=num_turning)
+    return torch.cat([turning, torch.zeros(num_turning)])
 
 
 def _llama3(frequencies: torch.Tensor, parameters: Mapping[str, Any]) -> torch.Tensor:

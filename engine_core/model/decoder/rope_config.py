@@ -64,6 +64,18 @@ def one_rope(values: ConfigValues, head_dim: int, num_layers: int) -> LayerRopes
     return LayerRopes((rope,), (0,) * num_layers)
 
 
+def minimal_llm_rope(values: ConfigValues, head_dim: int, num_layers: int) -> LayerRopes:
+    """The same for all layers: `none` rotates nothing, `half_frozen` every second pair, `default` whole heads."""
+    parameters = ConfigValues(values.get("rope_parameters"), where="config.json: rope_parameters")
+    parameters.refuse_other_than("rope_type", ("none", "half_frozen", "default"))
+    rope_type = parameters.text("rope_type")
+    if rope_type == "none":
+        return LayerRopes((RopeConfig(rope_type, _THETA, rotary_dim=0),), (0,) * num_layers)
+    if head_dim % (4 if rope_type == "half_frozen" else 2):
+        raise ConfigError(f"config.json: heads of {head_dim} dimensions cannot be rotated")
+    return LayerRopes((RopeConfig(rope_type, _theta(parameters, values), head_dim),), (0,) * num_layers)
+
+
 def phi3_rope(values: ConfigValues, head_dim: int, num_layers: int) -> LayerRopes:
     """The same for all layers, of the two types that Phi-3 knows; a part of each head may stay as it is."""
     parameters = _parameters(values)

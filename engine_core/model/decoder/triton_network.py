@@ -7,7 +7,7 @@ Next: `engine_core/model/cuda/`.
 """
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import gelu, linear, silu
 
 from engine_core.model.attention import AttentionMetadata
 from engine_core.model.cuda.attention import TritonAttention
@@ -51,8 +51,7 @@ class TritonDecoderNetwork(DecoderBase):
         for index, (layer, next_norm) in enumerate(zip(self._layers, [*following, self._weights.norm], strict=True)):
             attended = self._attend(index, layer, normalized, positions, attention, kv_tensors)
             normalized = self._add_and_normalize(residual, attended, layer.post_attention_norm, layer.mlp_norm)
-            activated = activate(linear(normalized, layer.gate_up), has_gelu=self._config.hidden_act == "gelu_tanh")
-            fed = linear(activated, layer.down)
+            fed = linear(self._activate(linear(normalized, layer.gate_up)), layer.down)
             normalized = self._add_and_normalize(residual, fed, layer.post_mlp_norm, next_norm)
         return normalized
 
@@ -92,6 +91,12 @@ class TritonDecoderNetwork(DecoderBase):
             softcap=config.attention_softcap,
         )
         return linear(attended.flatten(1), layer.output, layer.output_bias)
+
+    def _activate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        has_gelu = self._config.hidden_act == "gelu_tanh"
+        if self._config.has_gate:
+            return activate(gate_up, has_gelu=has_gelu)
+        return gelu(gate_up, approximate="tanh") if has_gelu else silu(gate_up)
 
     def _add_and_normalize(
         self,

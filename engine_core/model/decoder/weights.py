@@ -36,7 +36,7 @@ class LayerWeights:
     """Of what attention gives, before it is added."""
     mlp_norm: torch.Tensor
     gate_up: torch.Tensor
-    """`[2 · intermediate, hidden]`."""
+    """`[2 · intermediate, hidden]`; `[intermediate, hidden]` of an MLP without a gate."""
     down: torch.Tensor
     """`[hidden, intermediate]`."""
     post_mlp_norm: torch.Tensor | None
@@ -115,7 +115,7 @@ class _Reader:
         config, attention, mlp = self._config, prefix + "self_attn.", prefix + "mlp."
         is_gemma, is_fused = config.has_gemma_norms, config.has_fused_weights
         qkv = ["qkv_proj"] if is_fused else ["q_proj", "k_proj", "v_proj"]
-        gate_up = ["gate_up_proj"] if is_fused else ["gate_proj", "up_proj"]
+        gate_up = ["gate_up_proj"] if is_fused else ["gate_proj", "up_proj"] if config.has_gate else ["up_proj"]
         mlp_norm = "pre_feedforward_layernorm" if is_gemma else "post_attention_layernorm"
         return LayerWeights(
             input_norm=self._norm(prefix + "input_layernorm"),

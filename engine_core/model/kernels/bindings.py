@@ -90,6 +90,7 @@ class Decoder(Structure):
         ("block_size", c_int32),
         ("is_bf16", c_int32),
         ("has_gelu", c_int32),
+        ("has_gate", c_int32),
         ("rms_norm_eps", c_float),
         ("embedding_scale", c_float),
         ("attention_scale", c_float),

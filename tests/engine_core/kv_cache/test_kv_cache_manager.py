@@ -34,6 +34,19 @@ def test_spare_blocks_are_left_free():
     assert kv_cache.try_admit(make_request(2 * BLOCK_SIZE), 1) == 0
 
 
+def test_without_a_cache_every_request_fits_and_has_no_blocks():
+    kv_cache = make_kv_cache(num_blocks=0, enable_prefix_caching=False)
+    requests = [make_request(50), make_request(50)]
+    for request in requests:
+        assert kv_cache.can_admit(request, 5)
+        assert admit(kv_cache, request) == 0
+        assert kv_cache.block_ids(request) == ()
+    assert kv_cache.num_missing_blocks(requests) == 0
+    for request in requests:
+        kv_cache.free(request)
+    kv_cache.check_idle()
+
+
 def test_an_equal_prefix_shares_full_blocks():
     kv_cache = make_kv_cache()
     first, second = make_request(50), make_request(50)

@@ -37,11 +37,16 @@ SIZES = {
 
 def _save(network, folder: Path) -> Path:
     network.save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A word for each token id."""
     vocabulary = {"<unk>": 0, **{f"t{index}": index for index in range(1, VOCAB_SIZE)}}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.fixture(scope="session")

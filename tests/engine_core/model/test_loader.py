@@ -14,6 +14,7 @@ from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
 from ipc.messages import Task
 from ipc.sampling_params import SamplingParams
+from tests.sentence_encoders import save_modules
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def editable(llama_dir, tmp_path):
         ({"num_hidden_layers": 4}, r"model\.layers\.3\..* are missing"),
         ({"rms_norm_eps": None}, "rms_norm_eps"),
         ({"hidden_act": "martian"}, "martian"),
-        ({"quantization_config": []}, "AttributeError"),
+        ({"quantization_config": []}, "quantization_config"),
         ({"rope_parameters": "linear"}, "rope_parameters"),
         ({"num_key_value_heads": "2"}, "num_key_value_heads must be an integer"),
         ({"num_key_value_heads": 3}, "cannot (load|run)"),
@@ -88,6 +89,13 @@ def test_damaged_weights_are_refused(editable, load_tiny):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ConfigError, match=r"malformed .*bytes of data instead of"):
         load_tiny(folder)
+
+
+def test_a_decoder_pools_as_its_sentence_files_say(editable, load_tiny):
+    folder = editable()
+    save_modules(folder, pooling="lasttoken", is_normalized=False)
+    assert load_tiny(folder).info.pooling == "last"
+    assert load_tiny(folder, pooling="mean").info.pooling == "mean"
 
 
 def test_eos_ids_of_the_generation_config_win(editable, load_tiny):

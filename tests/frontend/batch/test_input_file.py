@@ -1,6 +1,7 @@
 """Portions of lines, whatever their form."""
 
 import gzip
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_blank_lines_are_passed_over_and_counted(tmp_path: Path):
     path = tmp_path / "in"
     path.write_bytes(b"a\r\n\n  \nb")
     assert all_lines(path) == [(1, b"a"), (4, b"b")]
-    assert count_lines(path) == 4
+    assert count_lines(path, threading.Event()) == 4
 
 
 def test_a_long_line_is_not_held(tmp_path: Path):
@@ -34,7 +35,7 @@ def test_a_long_line_is_not_held(tmp_path: Path):
 def test_gzip(tmp_path: Path):
     path = tmp_path / "in.jsonl.gz"
     path.write_bytes(gzip.compress(b"line\n" * 3000))
-    assert len(all_lines(path)) == count_lines(path) == 3000
+    assert len(all_lines(path)) == count_lines(path, threading.Event()) == 3000
     path.write_bytes(gzip.compress(b"line\n" * 3000)[:-20])
     with pytest.raises(ConfigError, match="cannot read"):
         all_lines(path)

@@ -26,6 +26,7 @@ extern "C" struct Decoder {
     int32_t num_layers, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, block_size;
     int32_t is_bf16;  // embedding and KV cache
     int32_t has_gelu;
+    int32_t has_gate;  // of the MLP: gate_up holds both, see `finish` in linear.h; else up only
     float rms_norm_eps, embedding_scale, attention_scale, attention_softcap;
 };
 
@@ -101,7 +102,8 @@ struct StepRunner {
     void feed_forward(const Layer& layer) {
         const int64_t stride = stride_of(decoder.intermediate_size);
         normalize(layer.gate_up, layer.mlp_norm);
-        linear(layer.gate_up, scratch.activated, stride, decoder.has_gelu ? GELU_GATE : SILU_GATE);
+        const Epilogue gated = decoder.has_gelu ? GELU_GATE : SILU_GATE, ungated = decoder.has_gelu ? GELU : SILU;
+        linear(layer.gate_up, scratch.activated, stride, decoder.has_gate ? gated : ungated);
         to_operand(layer.down, scratch.activated, stride);
         add_to_residual(layer.down, layer.post_mlp_norm);
     }

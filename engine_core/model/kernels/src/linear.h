@@ -38,7 +38,7 @@ static inline void store_operand(int format, const float* row, int size, const O
 }
 
 // What becomes of the results of a Linear.
-enum Epilogue { STORE, ADD, SILU_GATE, GELU_GATE };
+enum Epilogue { STORE, ADD, SILU, GELU, SILU_GATE, GELU_GATE };
 
 template <class Dot> struct PanelTile {
     const Linear& linear;
@@ -93,6 +93,9 @@ template <class Dot> struct PanelTile {
         if (epilogue == ADD) {
             first += load<Floats>(to);
             second += load<Floats>(to + LANES);
+        } else if (epilogue == SILU || epilogue == GELU) {
+            first = epilogue == SILU ? silu(first) : gelu_tanh(first);
+            second = epilogue == SILU ? silu(second) : gelu_tanh(second);
         }
         store(to, first);
         store(to + LANES, second);
