@@ -90,6 +90,8 @@ class BatchRunnerSupervisor:
         self._child: Child | None = None
         self._is_stopping = False
         self._store: StateStore | None = None
+        self._is_blind = False
+        """The last look has failed, and it was logged."""
 
     @property
     def children(self) -> list[Child]:
@@ -154,7 +156,11 @@ class BatchRunnerSupervisor:
         try:
             if self._store is None:
                 self._store = StateStore(state_dir)
-            return self._store.has_work(int(time.time()))
+            has_work = self._store.has_work(int(time.time()))
         except (sqlite3.Error, ConfigError) as error:
-            log.warning("cannot look for batches: %s", error)
+            if not self._is_blind:
+                log.warning("cannot look for batches: %s", error)
+            self._is_blind = True
             return False
+        self._is_blind = False
+        return has_work

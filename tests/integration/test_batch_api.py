@@ -141,7 +141,7 @@ def test_a_full_disk_pauses_the_batch_with_a_reason_and_nothing_else(server, api
 
 
 def test_whatever_is_killed_the_batch_goes_on_and_is_exact(tmp_path):
-    """First the runner, then the core, then the launcher, and with it everything."""
+    """First the runner, then the core, then the launcher, and with it everything; a server told to stop stops."""
     requests = lines(200, max_tokens=30, ignore_eos=True)
     server = start(tmp_path)
     try:
@@ -165,5 +165,12 @@ def test_whatever_is_killed_the_batch_goes_on_and_is_exact(tmp_path):
             interrupted = texts(api, ended(api, batch))
             assert interrupted == texts(api, ended(api, begin(api, requests)))
             assert len(interrupted) == 200
+            begin(api, requests)
+            wait_until(lambda: server.status["batch_runner"]["pid"])
+            runner = server.status["batch_runner"]["pid"]
+        server.process.terminate()
+        assert server.process.wait(20) == 0
+        assert not is_running(runner)
+        assert server.status["batch_runner"] == {"pid": None, "state": "stopped"}
     finally:
         server.close()
