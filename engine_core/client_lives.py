@@ -71,6 +71,11 @@ class ClientLives:
                 sender.send(client, Bye("evicted", "silent for too long"))
                 self.evict(client, f"it was silent for {LEASE_S:.0f} s")
 
+    def evict_all(self, reason: str) -> None:
+        """Forget every client."""
+        for client in self._clients.all():
+            self.evict(client, reason)
+
     def evict(self, client: Client, reason: str) -> None:
         """Forget a client and abort all that it waits for; does nothing if it has left already."""
         if self._clients.by_slot(client.slot) is None:

@@ -86,6 +86,10 @@ class CrashJournal:
         self.write(0, (), ())
         self._map[: len(_MAGIC)] = _MAGIC
 
+    def close(self) -> None:
+        """Let go of the file; what is in it stays."""
+        self._map.close()
+
     def set_step(self, step: int) -> None:
         """A step begins."""
         _STEP.pack_into(self._map, _STEP_OFFSET, step)

@@ -2,7 +2,7 @@
 
 It answers HELLO, checks and hashes requests, turns aborts and dead clients into events for the step loop, and hands
 what the loop gives it to `ClientSender`. A message that cannot be understood is dropped and counted. If this thread
-fails, the process exits: a core that nobody can reach must not live.
+fails, it calls `on_failure`: a core that nobody can reach must not live.
 Next: `core.EngineCore`, which the events are for.
 """
 
@@ -33,7 +33,6 @@ from engine_core.step_clock import StepClock
 from ipc import codec
 from ipc.counted_warning import CountedWarning
 from ipc.errors import FastInferenceError, ProtocolError, QueueFullError
-from ipc.exit_codes import EXIT_INTERNAL_ERROR
 from ipc.messages import (
     CORE_RETIRED,
     PROTOCOL_VERSION,
@@ -78,16 +77,19 @@ class IoThread(threading.Thread):
         epoch: int,
         inbox: "SimpleQueue[Event]",
         clock: StepClock,
+        on_failure: Callable[[], None],
         num_descriptors: int = sys.maxsize,
         remote: RemoteAccess | None = None,
     ) -> None:
-        """`num_descriptors`: how many files the process may have open; `remote`: for clients of other hosts.
+        """`on_failure`: called by the thread when it fails; `num_descriptors`: how many files it may have open;
+        `remote`: for clients of other hosts.
 
         Raises:
             ConfigError: clients of other hosts cannot be served.
         """
         super().__init__(name="io", daemon=True)
         self._clock = clock
+        self._on_failure = on_failure
         self._dropped = CountedWarning(log, "dropped a message")
         self._num_departures = 0
         """Clients that said good-bye or died, whose connections may end."""
@@ -229,6 +231,8 @@ class IoThread(threading.Thread):
 
         self._post(stop)
         self.join(timeout=2.0)
+        if not self.is_alive():
+            os.close(self._wake_fd)
 
     def _post(self, action: Callable[[], None]) -> None:
         self._outbox.append(action)
@@ -237,12 +241,12 @@ class IoThread(threading.Thread):
     # --- the thread ---
 
     def run(self) -> None:
-        """Serve until `stop`; any failure ends the process."""
+        """Serve until `stop`, or until it fails."""
         try:
             self._serve()
         except Exception:  # the top of this thread
             log.exception("the I/O thread failed")
-            os._exit(EXIT_INTERNAL_ERROR)
+            self._on_failure()
 
     def _serve(self) -> None:
         next_beat_at = time.monotonic()
@@ -262,6 +266,7 @@ class IoThread(threading.Thread):
                 self._lives.evict_silent(self._sender)
                 self._dropped.tell_rest()
                 self._door.report()
+        self._lives.evict_all("the core stops")
         self._door.close()
 
     def _is_over(self) -> bool:

@@ -10,13 +10,14 @@ Next: `engine_core/model/kv_tensors.py` allocates what the plan says.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine_core.config_values import ConfigValues, read_json_object
 from engine_core.cpus import available_cpus
 from engine_core.device import DTYPE_BYTES, DeviceType, DtypeName, available_bytes, resolve_device, resolve_dtype
 from engine_core.model.encoder.config import EncoderConfig
+from engine_core.model.lora.adapter_files import open_adapters
 from engine_core.model_kind import model_path
 from engine_core.sentence_files import read_sentence_files
 from engine_core.weight_files import stored_tensors
@@ -45,6 +46,12 @@ class ModelShape:
     max_model_len: int
     """The model's own limit; 0 where its config does not say."""
     num_parameters: int
+    num_adapter_values: int = 0
+    """Numbers that are kept of LoRA adapters."""
+
+    def weights_bytes(self, dtype_bytes: int) -> int:
+        """The model's and its adapters'."""
+        return (self.num_parameters + self.num_adapter_values) * dtype_bytes
 
     def kv_bytes_per_token(self, dtype_bytes: int) -> int:
         """Keys and values of one token in all layers."""
@@ -139,7 +146,8 @@ def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfi
         )
         return ModelPlan(device, encoder_dtype, num_threads, shape, memory, encoder)
     dtype = resolve_dtype(model.dtype, device)
-    shape = read_model_shape(model_dir)
+    num_adapter_values = sum(adapter.num_values for adapter in open_adapters(model))
+    shape = replace(read_model_shape(model_dir), num_adapter_values=num_adapter_values)
     memory = plan_memory(
         shape,
         dtype_bytes=DTYPE_BYTES[dtype],
@@ -243,7 +251,7 @@ def plan_memory(
         ConfigError: it cannot fit; the message has the numbers and a flag that would work.
     """
     model_len, notes = _wanted_model_len(shape, max_model_len), []
-    weights_bytes = shape.num_parameters * dtype_bytes
+    weights_bytes = shape.weights_bytes(dtype_bytes)
     workspace_bytes = _workspace_bytes(shape, dtype_bytes, scheduler)
     left_bytes = available_bytes - weights_bytes - workspace_bytes
     block_bytes = cache.block_size * shape.kv_bytes_per_token(dtype_bytes)
@@ -317,7 +325,8 @@ def _max_logit_rows(scheduler: SchedulerConfig) -> int:
 
 def _step_bytes_per_token(shape: ModelShape, dtype_bytes: int) -> int:
     num_values = 6 * shape.hidden_size + 3 * shape.intermediate_size + 2 * shape.num_heads * shape.head_dim
-    return num_values * dtype_bytes
+    num_adapted_values = 3 * shape.intermediate_size + shape.hidden_size if shape.num_adapter_values else 0
+    return num_values * dtype_bytes + num_adapted_values * 4
 
 
 def _what_fits(
@@ -328,7 +337,7 @@ def _what_fits(
     def missing_bytes(dtype_bytes: int) -> int:
         blocks_bytes = MIN_BLOCKS * cache.block_size * shape.kv_bytes_per_token(dtype_bytes)
         workspace_bytes = _workspace_bytes(shape, dtype_bytes, scheduler)
-        return shape.num_parameters * dtype_bytes + workspace_bytes + blocks_bytes - available_bytes
+        return shape.weights_bytes(dtype_bytes) + workspace_bytes + blocks_bytes - available_bytes
 
     missing = missing_bytes(dtype_bytes)
     choices = []

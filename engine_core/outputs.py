@@ -6,6 +6,7 @@ state of a request from the step in which it comes as `NewRequestData` until its
 """
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType, Protocol
 
@@ -31,6 +32,8 @@ class NewRequestData:
     """Its block table; later blocks come in `ScheduledRequest.new_block_ids`."""
     grammar: CompiledGrammar | None = None
     """Set where `sampling_params.structured_output` is; the output so far follows it."""
+    adapter: str = ""
+    """One of `ModelInfo.adapters`; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,8 @@ class ModelInfo:
     is_encoder: bool = False
     """Its tokens see each other both ways: it gives embeddings and no text, computes a prompt in one step, and has no
     KV cache."""
+    adapters: Mapping[str, bytes] = field(default_factory=dict)
+    """Fingerprint of each LoRA adapter, by name; equal for equal files."""
 
 
 class StepMemoryError(MemoryError):

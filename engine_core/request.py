@@ -56,6 +56,9 @@ class Request:
     grammar: CompiledGrammar | None = None
     """Set once it is compiled, before the request is queued."""
     cache_salt: str = ""
+    adapter: str = ""
+    """Name of its LoRA adapter; empty for none."""
+    adapter_fingerprint: bytes = b""
     external_ids: tuple[str, ...] = ()
     """Names by which users know it."""
     came_at_us: int = 0

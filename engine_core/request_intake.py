@@ -20,6 +20,7 @@ from ipc.config import SchedulerConfig
 from ipc.errors import (
     ContextLengthError,
     InvalidRequestError,
+    ModelNotFoundError,
     RequestQuarantinedError,
     UnsupportedParameterError,
 )
@@ -59,6 +60,7 @@ class RequestIntake:
 
         Raises:
             InvalidRequestError, ContextLengthError: it can never run.
+            ModelNotFoundError: its adapter is not here.
             RequestQuarantinedError: the core died with it too often.
             QueueFullError: it may run later.
         """
@@ -82,6 +84,8 @@ class RequestIntake:
             deadline=_deadline(now, add.timeout_ms / 1000, self._config.request_timeout),
             arrived_at=now,
             cache_salt=add.cache_salt,
+            adapter=add.adapter,
+            adapter_fingerprint=self._info.adapters[add.adapter] if add.adapter else b"",
             external_ids=add.external_ids,
             came_at_us=add.arrival_time_us,
             digest=digest,
@@ -89,7 +93,9 @@ class RequestIntake:
         self._admission.enter(request.num_tokens)
         request.num_queued_tokens = request.num_tokens
         if self._hasher is not None:
-            self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
+            self._hasher.extend(
+                request.block_hashes, request.token_ids, request.cache_salt, request.adapter_fingerprint
+            )
         return request
 
     def _queue_deadline(self, add: Add, now: float) -> float:
@@ -99,6 +105,8 @@ class RequestIntake:
 
     def _check(self, add: Add) -> None:
         num_tokens, limit = len(add.prompt_token_ids), self._info.max_model_len
+        if add.adapter and add.adapter not in self._info.adapters:
+            raise ModelNotFoundError("This adapter is not served.", param="model")
         if not 0 <= add.num_resumed_tokens < num_tokens:
             raise InvalidRequestError("the prompt is empty", param="prompt")
         if add.num_resumed_tokens and add.task is Task.EMBED:
@@ -145,10 +153,11 @@ class RequestIntake:
 
 
 def content_digest(add: Add) -> bytes:
-    """Equal for requests that ask for the same: prompt and parameters, but not the seed, which may be drawn anew."""
+    """Equal for requests that ask for the same: prompt, adapter and parameters, but not the seed, which may be drawn
+    anew."""
     prompt = add.prompt_token_ids[: len(add.prompt_token_ids) - add.num_resumed_tokens]
     digest = hashlib.blake2b(prompt.tobytes(), digest_size=16)
-    digest.update(repr((add.task, replace(add.sampling_params, seed=0))).encode())
+    digest.update(repr((add.task, replace(add.sampling_params, seed=0), add.adapter)).encode())
     return digest.digest()
 
 

@@ -179,6 +179,7 @@ class _Retry:
             task=request.task,
             block_ids=self._kv_cache.block_ids(request),
             grammar=request.grammar,
+            adapter=request.adapter,
         )
 
     def _blame(self, item: ScheduledRequest, code: str) -> None:

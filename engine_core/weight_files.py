@@ -60,6 +60,11 @@ def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def tensors_of_file(path: Path) -> dict[str, StoredTensor]:
+    """All tensors of one safetensors file by name; raises `ConfigError` where it is missing or damaged."""
+    return _read_header(path)
+
+
 def listed(names: list[str]) -> str:
     """Some names for a message."""
     more = len(names) - _MAX_NAMED

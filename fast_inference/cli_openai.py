@@ -61,6 +61,11 @@ def openai_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) ->
     return settings
 
 
+def no_flags() -> Mapping[str, Any]:
+    """What `openai_settings` takes where there is no command line."""
+    return vars(_parser().parse_args([]))
+
+
 def _names_a_model(settings: Settings) -> bool:
     """True if a flag, a variable or the settings file names a model, or the old default is there."""
     return "model" in settings.model_fields_set

@@ -118,7 +118,8 @@ def _add_flag(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -> 
     if field.annotation is bool:
         group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=text)
     elif get_origin(field.annotation) is tuple:
-        group.add_argument(*flags, dest=name, action="append", metavar="NAME", help=f"{text}; repeatable")
+        metavar = "NAME=PATH" if name == "lora" else "NAME"
+        group.add_argument(*flags, dest=name, action="append", metavar=metavar, help=f"{text}; repeatable")
     else:
         group.add_argument(*flags, dest=name, metavar=_metavar(field.annotation), help=text)
 

@@ -2,24 +2,23 @@
 
 Called by `cli.py` with resolved settings. It owns the listening socket, the run dir with its lock and `status.json`,
 and the frontends: one that dies is replaced. The core is the business of `core_supervisor.py`, the process that runs
-batches that of `batch_runner.py`. SIGTERM and SIGINT drain
-the frontends, then the core; a second signal ends all within two seconds. SIGHUP replaces the core (`core_reload.py`).
+batches that of `batch_runner.py`. SIGTERM and SIGINT drain the frontends, then the core; a second signal ends all
+within two seconds. SIGHUP replaces the core (`core_reload.py`).
 Invariant: when `serve` returns, every child has been reaped; when this process is killed, the kernel kills them.
-Next: `core_supervisor.py`, `child.py` (one process), then `engine_core/process.py` and `frontend/__main__.py`.
+Next: `core_supervisor.py`, `child.py` (one process), then `engine_core/core_server.py` and `frontend/__main__.py`.
 """
 
 import asyncio
-import json
 import logging
 import os
 import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 from fast_inference.batch_runner import BatchRunnerSupervisor, open_state_dir
 from fast_inference.child import FRONTEND_ENVIRONMENT, Child, stop_children
+from fast_inference.config_file import write_config
 from fast_inference.core_reload import CoreReload
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
 from fast_inference.listener import bind_listener, local_url_of, port_of, url_of
@@ -31,7 +30,6 @@ from fast_inference.settings import Settings, served_names
 from fast_inference.status import FrontendStatus, LauncherStatus, ServerState, Status, StatusFile
 from frontend.batch_api.state_dir import StateDir
 from ipc.endpoints import RunDir
-from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
 from ipc.process import raise_descriptor_limit
 
@@ -313,21 +311,3 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
-
-
-def write_config(settings: Settings, path: Path) -> None:
-    """Write the settings where children read them, for nobody else to read.
-
-    Raises:
-        ConfigError: that is not possible.
-    """
-    try:
-        with open(path, "w", opener=_open_private) as file:
-            os.fchmod(file.fileno(), 0o600)  # it may be there from before
-            file.write(json.dumps(settings.model_dump(mode="json", exclude={"config"}), indent=2) + "\n")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -49,6 +49,7 @@ _UNUSED_BY_FAKE_MODEL = (
     "model_impl",
     "quantization",
     "threads",
+    "lora",
     "kv_cache_memory_bytes",
 )
 _MAX_SHOWN_CHARS = 80
@@ -94,6 +95,7 @@ class Settings(
     config: Path | None = Field(None, description="YAML file with settings")
 
     @field_validator(
+        "lora",
         "served_model_name",
         "api_key",
         "admin_api_key",
@@ -187,10 +189,15 @@ def served_names(settings: Settings) -> tuple[str, ...]:
     """The names that clients may use for the model; the first is the one that we print.
 
     Raises:
-        ConfigError: the file system refuses to look for the model.
+        ConfigError: an adapter has one of these names, or the file system refuses to look for the model.
     """
-    if settings.served_model_name:
-        return settings.served_model_name
+    names = settings.served_model_name or _default_names(settings)
+    if taken := settings.adapters.keys() & set(names):
+        raise ConfigError(f"--lora: the model itself is served under the name {min(taken)}")
+    return names
+
+
+def _default_names(settings: Settings) -> tuple[str, ...]:
     model_id = settings.model
     try:
         path = Path(os.path.expanduser(model_id)).resolve()

@@ -5,7 +5,7 @@ error envelope. Next: `openai/serving.py` for what happens to a completion.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 from fastapi import FastAPI
@@ -59,19 +59,20 @@ from ipc.errors import FastInferenceError, InvalidRequestError
 BodyEndpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(state: FrontendState) -> FastAPI:
-    """The application of one frontend; its lifespan starts and closes `state`."""
+def create_app(state: FrontendState, engine: AbstractAsyncContextManager[None] | None = None) -> FastAPI:
+    """The application of one frontend; its lifespan starts and closes `state`, within `engine` where it has its own."""
 
     batch_api = BatchApi(state.config)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        await state.start()
-        try:
-            yield
-        finally:
-            await state.close()
-            batch_api.close()
+        async with engine or nullcontext():
+            await state.start()
+            try:
+                yield
+            finally:
+                await state.close()
+                batch_api.close()
 
     app = FastAPI(
         title="fast-inference",

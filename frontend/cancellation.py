@@ -4,7 +4,7 @@ Frontends know nothing of each other's requests. Each names its requests in the 
 (`external_ids`, from `api_call.py`), and the call CANCEL has the core end all that have a name, whoever sent them. The
 frontend that waits for such a request then finishes it: a generated answer ends where it is, with the finish reason
 `abort`; what has no partial answer fails with `RequestCancelledError`. Invariant: with API keys, a key ends only its
-own requests, an admin key those of all. Next: `output_processor.py`, `engine_core/process.py`.
+own requests, an admin key those of all. Next: `output_processor.py`, `engine_core/step_loop.py`.
 """
 
 import re

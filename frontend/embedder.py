@@ -48,6 +48,7 @@ class Embedder:
             priority=body.priority,
             flow=caller.flow(body.user),
             cache_salt=caller.cache_salt(body.cache_salt),
+            adapter=model.adapter_of(body.model),
         )
         self._options.update(options)
         self._slots = asyncio.Semaphore(num_at_once(model))

@@ -46,6 +46,7 @@ class ServerInfo:
                 "started_at": self._state.created_at,
                 "model": {
                     "names": list(model.names),
+                    "adapters": list(model.adapters),
                     "fingerprint": model.system_fingerprint,
                     "dtype": welcome.dtype,
                     "device": welcome.device,

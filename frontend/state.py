@@ -59,9 +59,18 @@ class ServedModel:
         """Names weights, tokenizer and dtype in OpenAI's form."""
         return f"fp_{self.welcome.model_fingerprint[:16]}"
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of LoRA adapters, each of which is served beside the model itself."""
+        return self.welcome.adapters
+
+    def adapter_of(self, name: str) -> str:
+        """The adapter that is meant by a name; empty where it is the model itself."""
+        return name if name in self.adapters else ""
+
     def check_name(self, name: str) -> None:
-        """Raise `ModelNotFoundError` unless the model is served under this name."""
-        if name not in self.names:
+        """Raise `ModelNotFoundError` unless the model or an adapter is served under this name."""
+        if name not in self.names and name not in self.adapters:
             shown = name if len(name) <= 100 and name.isprintable() else "of that name"
             raise ModelNotFoundError(f"The model {shown} does not exist.", param="model")
 
@@ -105,7 +114,13 @@ class FrontendState:
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Connect to the core; returns at once."""
+        """Connect to the core; returns at once.
+
+        Raises:
+            RuntimeError: it was started before.
+        """
+        if self._watcher is not None:
+            raise RuntimeError("an application can be served once: make another one")
         self.client.prepare_model = self._prepare_model
         await self.client.start()
         self._watcher = asyncio.create_task(self._watch_core())
@@ -196,7 +211,7 @@ class FrontendState:
                 names = load_section(self._config_file, FrontendConfig).served_model_name
                 self._later_names[core.model_fingerprint] = names
             self.became_ready.set()
-            log.info("serving %s", ", ".join(self._names(core)))
+            log.info("serving %s", ", ".join((*self._names(core), *core.adapters)))
 
     def _on_watcher_done(self, watcher: asyncio.Task[None]) -> None:
         if not watcher.cancelled():

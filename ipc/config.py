@@ -25,6 +25,7 @@ SECRET_SETTINGS = frozenset({"api_key", "admin_api_key"})
 """Settings whose values are never repeated, not even in an error about them."""
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
+_ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
 _TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
 Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
@@ -80,6 +81,26 @@ class ModelConfig(_Section):
         ge=1,
         description="intra-op threads of the core; all allowed CPUs, within the cgroup's quota, where not set",
     )
+    lora: tuple[str, ...] = Field(
+        (), description="NAME=PATH: a LoRA adapter in PEFT's format, served under its name beside the model"
+    )
+
+    @property
+    def adapters(self) -> dict[str, Path]:
+        """Folder of each LoRA adapter, by name."""
+        pairs = (item.partition("=") for item in self.lora)
+        return {name: Path(path).expanduser() for name, _, path in pairs}
+
+    @model_validator(mode="after")
+    def _has_named_adapters(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        for item in self.lora:
+            name, _, path = item.partition("=")
+            if not (_ADAPTER_NAME.fullmatch(name) and path) or "\0" in path:
+                raise ConfigError(f"--lora: {item[:80]!r} is not like NAME=PATH, such as sql=adapters/sql")
+        if len(self.adapters) != len(self.lora):
+            raise ConfigError("--lora: two adapters have the same name")
+        return self
 
 
 class CacheConfig(_Section):

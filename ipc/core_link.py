@@ -1,7 +1,8 @@
 """One connection to one core, on the running event loop: a DEALER, the pidfd of the core, and a task that keeps both.
 
-Owned by `ipc.client.EngineClient`. It says HELLO until it is welcomed, and does so again whenever the core is lost;
-`Session` gives the messages their meaning. After each change the owner is called, who looks at `session`.
+Owned by `ipc.client.EngineClient`. It says HELLO as soon as there is a connection and until it is welcomed, and does so
+again whenever the core is lost; `Session` gives the messages their meaning. After each change the owner is called, who
+looks at `session`.
 Next: `engine_core/io_thread.py`, the other end of the socket.
 """
 
@@ -45,6 +46,8 @@ class CoreLink:
         self._on_change = on_change
         self._on_reply = on_reply
         self._unsent_aborts: list[int] = []
+        self._owes_hello = False
+        """The last HELLO could not be sent, because there is no connection yet."""
         self._wake_keeper = asyncio.Event()
         self._core_pidfd: int | None = None
         self._loop = asyncio.get_running_loop()
@@ -92,7 +95,11 @@ class CoreLink:
 
     def _on_readable(self) -> None:
         """Take in what has arrived; the rest of a long queue waits for the next turn of the event loop."""
-        if not self._socket.closed and self._take_in():
+        if self._socket.closed:
+            return
+        if self._owes_hello and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
+            self._owes_hello = not self.send(self._hello)
+        if self._take_in():
             self._loop.call_soon(self._on_readable)
 
     def _take_in(self) -> bool:
@@ -139,7 +146,7 @@ class CoreLink:
                     self._unsent_aborts.clear()
                 await self._nap(_BEAT_INTERVAL_S)
             else:
-                self.send(self._hello)
+                self._owes_hello = not self.send(self._hello)
                 await asyncio.sleep(_HELLO_INTERVAL_S)
 
     async def _nap(self, seconds: float) -> None:

@@ -156,6 +156,8 @@ class Add:
     """Fail the request if it has not ended after this time; 0 leaves it to the core's setting."""
     external_ids: tuple[str, ...] = ()
     """Names by which users know it; several requests may share one. Only CANCEL looks at them."""
+    adapter: str = ""
+    """Name of the LoRA adapter that computes it beside the model's own weights; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,7 @@ class Welcome:
     core_pid_start_ticks: int
     model_id: str
     model_fingerprint: str
-    """Equal for equal weights, tokenizer and dtype; resumed streams never cross it."""
+    """Equal for equal weights, adapters, tokenizer and dtype; resumed streams never cross it."""
     tokenizer_dir: str
     """Folder with `tokenizer.json`, `tokenizer_config.json` and perhaps `chat_template.jinja`."""
     vocab_size: int
@@ -279,6 +281,8 @@ class Welcome:
     """Equal for equal files in `tokenizer_dir`."""
     can_generate: bool = True
     """False where the model gives embeddings only."""
+    adapters: tuple[str, ...] = ()
+    """Names of the LoRA adapters that requests may ask for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,10 +53,12 @@ class Recovery:
         """All that this core can go on with, in order of arrival; the others end in an error."""
         taken: list[RequestOutputs] = []
         for request, _ in self._held.values():
-            if _can_go_on(request, core):
-                taken.append(request)
-            else:
+            if not _can_go_on(request, core):
                 _end(request, EngineUnavailableError("Another model has replaced this one.", code="engine_replaced"))
+            elif request.add.adapter and request.add.adapter not in core.adapters:
+                _end(request, EngineUnavailableError("This adapter is not served any more.", code="engine_replaced"))
+            else:
+                taken.append(request)
         self._held.clear()
         return taken
 

@@ -34,6 +34,8 @@ class RequestOptions(TypedDict, total=False):
     """Names by which users know the request, for the call CANCEL."""
     arrival_time_us: int
     """When it came to this client, on the wall clock in microseconds; now where not given."""
+    adapter: str
+    """Name of the LoRA adapter that computes it; none where not given or empty."""
 
 
 def new_add(
@@ -57,4 +59,5 @@ def new_add(
         queue_timeout_ms=math.ceil(options.get("queue_timeout_s", 0.0) * 1000),
         timeout_ms=math.ceil(options.get("timeout_s", 0.0) * 1000),
         external_ids=options.get("external_ids", ()),
+        adapter=options.get("adapter", ""),
     )

@@ -15,6 +15,7 @@ from ipc.errors import (
     EngineUnavailableError,
     FastInferenceError,
     InvalidRequestError,
+    ModelNotFoundError,
     QueueFullError,
     RequestFailedError,
     RequestQuarantinedError,
@@ -169,6 +170,8 @@ def error_of_reject(reject: Reject) -> FastInferenceError:
         return QueueFullError(reject.message, retry_after_s=reject.retry_after_ms / 1000)
     if reject.code == ContextLengthError.code:
         return ContextLengthError(reject.message, param=reject.param or None)
+    if reject.code == ModelNotFoundError.code:
+        return ModelNotFoundError(reject.message, param=reject.param or None)
     if reject.code in _UNAVAILABLE_CODES:
         return EngineUnavailableError(reject.message, code=reject.code)
     if reject.code == RequestQuarantinedError.code:

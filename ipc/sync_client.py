@@ -70,9 +70,10 @@ class SyncEngineClient:
         while not self.session.is_ready:
             if time.monotonic() > deadline:
                 raise EngineUnavailableError(f"the engine is not ready: {self.session.detail or 'no answer'}")
-            if not self.session.is_welcomed:
-                self.send(self._hello)
-            self.wait(_HELLO_INTERVAL_S)
+            is_sent = self.session.is_welcomed or self.send(self._hello)
+            if not is_sent:
+                self._socket.poll(int(_HELLO_INTERVAL_S * 1000), zmq.POLLOUT)  # until it is connected
+            self.wait(_HELLO_INTERVAL_S if is_sent else 0)
         assert self.session.welcome is not None
         return self.session.welcome
 

@@ -32,9 +32,11 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK_SIZE = 32
 
 
-def engine_losses(folder: str, pieces: Sequence[list[int]], dtype: str, context: int) -> list[float]:
+def engine_losses(
+    folder: str, pieces: Sequence[list[int]], *, dtype: str, context: int, threads: int | None
+) -> list[float]:
     """Negative log-probability of each token but the first of each piece, by the engine core."""
-    config = ModelConfig(model=folder, dtype=dtype, device="cpu", max_model_len=context + 1)
+    config = ModelConfig(model=folder, dtype=dtype, device="cpu", threads=threads, max_model_len=context + 1)
     settings: dict[str, Any] = {"max_num_seqs": 2, "max_num_batched_tokens": 256}
     cache = CacheConfig(block_size=BLOCK_SIZE, num_blocks=2 + 2 * context // BLOCK_SIZE)
     runner = load_model_runner(config, cache, SchedulerConfig(**settings), lambda stage: None)
@@ -72,6 +74,7 @@ def main() -> int:
     parser.add_argument("--num-bytes", type=int, default=20 * 1024, help="of the text (default: 20 KB)")
     parser.add_argument("--context", type=int, default=768, help="tokens of a piece")
     parser.add_argument("--dtype", default="float32", help="in which the engine core computes")
+    parser.add_argument("--threads", type=int, help="one is best where other programs run (default: all CPUs)")
     parser.add_argument("--limit", type=float, default=0.01, help="largest relative difference")
     arguments = parser.parse_args()
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -86,8 +89,9 @@ def main() -> int:
     if tokenizer(text).input_ids != token_ids:
         print("the token ids differ from those of transformers")
         return 1
-    pieces = [token_ids[at : at + arguments.context] for at in range(0, len(token_ids) - 1, arguments.context)]
-    ours = perplexity(engine_losses(folder, pieces, arguments.dtype, arguments.context))
+    context = arguments.context
+    pieces = [token_ids[at : at + context] for at in range(0, len(token_ids) - 1, context)]
+    ours = perplexity(engine_losses(folder, pieces, dtype=arguments.dtype, context=context, threads=arguments.threads))
     model = load_gguf(source, "float32") if is_gguf else AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     theirs = perplexity(transformers_losses(model, pieces))
     difference = ours / theirs - 1

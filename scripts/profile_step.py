@@ -8,7 +8,8 @@ Times are taken around methods of the core's objects, which know nothing of it; 
 `EngineCore.step` (tokens, stops, outputs). `encode` makes the STEP message of the one client, which a server does on
 its I/O thread. With a real model, `execute` is divided: `inputs` lays the step out, `network` gives hidden states,
 `logits` are those of the rows that sample, `sampling` picks their tokens, `between` is all the rest. The share that is
-printed means something with a real model only. Nothing else should run on the machine.
+printed means something with a real model only. Nothing else should run on the machine; `cpu`, the CPU time of the main
+thread in a step, is all that it computes with `--threads 1`, and hardly depends on what else runs.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import gc
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,7 +42,7 @@ def make_runner(arguments: argparse.Namespace, folder: Path) -> ModelRunner:
         cache = CacheConfig(block_size=BLOCK_SIZE, num_blocks=num_blocks)
         return FakeModelRunner(ModelConfig(model=FAKE_MODEL), cache, FakeModelConfig(), folder)
     model_dir = resolve_model(arguments.model, lambda stage, fraction: print(stage, file=sys.stderr))
-    model = ModelConfig(model=model_dir, threads=arguments.threads)
+    model = ModelConfig(model=model_dir, threads=arguments.threads, lora=tuple(arguments.lora))
     return load_runner(model, arguments.running, num_blocks, lambda stage: print(stage, file=sys.stderr))
 
 
@@ -75,7 +77,8 @@ def profile(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
     runner, stopwatch = make_runner(arguments, folder), Stopwatch()
     num_steps = NUM_WARM_UP_STEPS + arguments.steps
     params = SamplingParams(1, temperature=arguments.temperature, top_p=arguments.top_p)
-    batch = DecodeBatch(runner, arguments.running, arguments.context, num_steps, params)
+    adapters = list(runner.info.adapters) or [""]
+    batch = DecodeBatch(runner, arguments.running, arguments.context, num_steps, params, adapters)
     for _ in range(NUM_WARM_UP_STEPS):
         batch.step()
     stopwatch.wrap(batch.scheduler, "schedule", "schedule")
@@ -86,8 +89,12 @@ def profile(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
     encode_timed = stopwatch.timed(encode_step, "encode")
     gc.collect()
     gc.freeze()  # as a server does
+    cpu_seconds: list[float] = []
     for _ in range(arguments.steps):
-        encode_timed(batch.step())
+        began = time.thread_time()
+        outputs = batch.step()
+        cpu_seconds.append(time.thread_time() - began)
+        encode_timed(outputs)
     seconds = stopwatch.seconds
     parts = zip(seconds["step"], seconds["schedule"], seconds["execute"], strict=True)
     return {
@@ -96,6 +103,7 @@ def profile(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
         "execute": seconds["execute"],
         **parts_of_execute(seconds),
         "step": seconds["step"],
+        "cpu": cpu_seconds,
         "encode": seconds["encode"],
     }
 
@@ -121,6 +129,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--threads", type=int, help="threads of the model; as `serve` takes it")
+    parser.add_argument("--lora", action="append", default=[], help="NAME=PATH; requests have these adapters in turn")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print_table(profile(arguments, Path(folder)))

@@ -109,9 +109,9 @@ class CoreHarness:
         self.intake = RequestIntake(runner.info, hasher, admission, config, self.quarantine)
         stop_check = StopCheck(runner.info.eos_token_ids, runner.info.max_model_len)
         info = runner.info
-        self._compiled: SimpleQueue = SimpleQueue()
+        self._compiled = compiled = SimpleQueue()  # the compiler's threads know it, and not what holds the model
         grammars = GrammarCompiler(
-            Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *result: self._compiled.put(result)
+            Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *result: compiled.put(result)
         )
         self.core = EngineCore(runner, self.scheduler, self.kv_cache, stop_check, admission, grammars, self.quarantine)
         self.keys: dict[int, RequestKey] = {}
@@ -123,10 +123,17 @@ class CoreHarness:
         self.num_prompt_logprobs: dict[int, int] = {}
         self._ids = itertools.count(1)
 
-    def add(self, prompt: Sequence[int], task: Task = Task.GENERATE, num_resumed_tokens: int = 0, **params) -> int:
+    def add(
+        self,
+        prompt: Sequence[int],
+        task: Task = Task.GENERATE,
+        num_resumed_tokens: int = 0,
+        adapter: str = "",
+        **params,
+    ) -> int:
         """Add a request; returns its id."""
-        add = Add(RequestId(0), array("i", prompt), make_params(**params), task, num_resumed_tokens=num_resumed_tokens)
-        return self.submit(add)
+        add = Add(RequestId(0), array("i", prompt), make_params(**params), task)
+        return self.submit(replace(add, num_resumed_tokens=num_resumed_tokens, adapter=adapter))
 
     def submit(self, add: Add, role: ClientRole = ClientRole.FRONTEND) -> int:
         """Add a request, whose id is drawn here; returns it."""

@@ -61,7 +61,7 @@ class KVCacheManager:
         num_new_blocks = self._num_blocks_for(request.num_tokens) - len(cached)
         self._tables[request.key] = cached + self._pool.allocate(num_new_blocks)
         if self._enable_prefix_caching:
-            self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
+            self._extend_hashes(request)
             for block_hash in request.block_hashes[len(cached) :]:
                 self._computing.setdefault(block_hash, request)
         return len(cached) * self.block_size
@@ -118,7 +118,7 @@ class KVCacheManager:
         first, end = request.num_computed_tokens // self.block_size, num_computed_tokens // self.block_size
         if first == end or not self._enable_prefix_caching:
             return
-        self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
+        self._extend_hashes(request)
         self._stop_computing(request, first, end)
         for block, block_hash in zip(
             self._tables[request.key][first:end], request.block_hashes[first:end], strict=True
@@ -175,8 +175,11 @@ class KVCacheManager:
     def _find_cached_prefix(self, request: Request) -> list[KVCacheBlock]:
         if not self._enable_prefix_caching or not request.reads_prefix_cache:
             return []
-        self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt)
+        self._extend_hashes(request)
         return self._pool.find(request.block_hashes[: self._max_cached_blocks(request)])
+
+    def _extend_hashes(self, request: Request) -> None:
+        self._hasher.extend(request.block_hashes, request.token_ids, request.cache_salt, request.adapter_fingerprint)
 
     def _max_cached_blocks(self, request: Request) -> int:
         return (request.num_tokens - 1) // self.block_size

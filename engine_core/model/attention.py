@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 
 from engine_core.model.kv_tensors import KVTensors
+from engine_core.model.lora.step_adapters import StepAdapters
 from engine_core.model.request_span import RequestSpan
 from engine_core.model.torch_attention import TorchAttention
 
@@ -62,6 +63,8 @@ class AttentionMetadata:
 
     spans: Sequence[RequestSpan]
     attention: StepAttention
+    adapters: StepAdapters | None = None
+    """None where no token has one."""
 
 
 def has_triton(device: torch.device) -> bool:
@@ -70,7 +73,11 @@ def has_triton(device: torch.device) -> bool:
 
 
 def build_attention_metadata(
-    spans: Sequence[RequestSpan], kv_tensors: KVTensors, *, in_plain_torch: bool = False
+    spans: Sequence[RequestSpan],
+    kv_tensors: KVTensors,
+    adapters: StepAdapters | None = None,
+    *,
+    in_plain_torch: bool = False,
 ) -> AttentionMetadata:
     """Describe a step whose flat batch holds `spans` one after the other."""
     if in_plain_torch or not has_triton(kv_tensors.device):
@@ -79,4 +86,4 @@ def build_attention_metadata(
         from engine_core.model.cuda.attention import TritonAttention  # Triton is installed only beside CUDA
 
         attention = TritonAttention.of(spans, kv_tensors.device)
-    return AttentionMetadata(spans, attention)
+    return AttentionMetadata(spans, attention, adapters)

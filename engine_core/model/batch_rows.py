@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from engine_core.model.lora.step_adapters import NO_ADAPTER
+
 Int32Array = npt.NDArray[np.int32]
 
 _FIRST_NUM_ROWS = 16
@@ -26,9 +28,11 @@ class BatchRows:
         self.num_blocks: Int32Array = np.zeros(_FIRST_NUM_ROWS, dtype=np.int32)
         self.num_tokens: Int32Array = np.zeros(_FIRST_NUM_ROWS, dtype=np.int32)
         self.last_token_ids: Int32Array = np.zeros(_FIRST_NUM_ROWS, dtype=np.int32)
+        self.adapters: Int32Array = np.full(_FIRST_NUM_ROWS, NO_ADAPTER, dtype=np.int32)
+        """Index of each request's adapter."""
         self._free = list(reversed(range(_FIRST_NUM_ROWS)))
 
-    def add(self, token_ids: Sequence[int], block_ids: Sequence[int]) -> int:
+    def add(self, token_ids: Sequence[int], block_ids: Sequence[int], adapter: int = NO_ADAPTER) -> int:
         """Take in a request; returns its row."""
         if not self._free:
             self._grow_rows()
@@ -36,6 +40,7 @@ class BatchRows:
         self.num_blocks[row] = 0
         self.num_tokens[row] = len(token_ids)
         self.last_token_ids[row] = token_ids[-1] if token_ids else 0
+        self.adapters[row] = adapter
         self.extend_blocks(row, block_ids)
         self._free.pop()  # last, so that no row is lost where memory runs out
         return row
@@ -63,7 +68,8 @@ class BatchRows:
     def _grow_rows(self) -> None:
         num_rows = len(self.num_blocks)
         self.block_table = np.pad(self.block_table, ((0, num_rows), (0, 0)))
-        self.num_blocks, self.num_tokens, self.last_token_ids = (
-            np.pad(column, (0, num_rows)) for column in (self.num_blocks, self.num_tokens, self.last_token_ids)
+        self.num_blocks, self.num_tokens, self.last_token_ids, self.adapters = (
+            np.pad(column, (0, num_rows))
+            for column in (self.num_blocks, self.num_tokens, self.last_token_ids, self.adapters)
         )
         self._free += reversed(range(num_rows, 2 * num_rows))

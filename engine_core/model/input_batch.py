@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from engine_core.model.batch_rows import BatchRows
 from engine_core.model.growing_array import GrowingArray
+from engine_core.model.lora.step_adapters import NO_ADAPTER, StepAdapters
 from engine_core.model.pooling import Pooling
 from engine_core.model.request_span import RequestSpan
 from engine_core.model.sampling.prompt_logprobs import PromptLogprobs
@@ -72,12 +73,16 @@ class StepInputs:
     """The same of requests whose prompt logprobs are being collected."""
     row_token_ids: Sequence[int] = ()
     """The token of each sampling row; empty where no request has a draft."""
+    adapters: StepAdapters | None = None
+    """None where no token has one."""
 
 
 class InputBatch:
     """All requests that the runner keeps, by key."""
 
-    def __init__(self, block_size: int, vocab_size: int) -> None:
+    def __init__(self, block_size: int, vocab_size: int, adapters: Sequence[str] = ()) -> None:
+        """`adapters`: the names of those that the network has, in its order."""
+        self._adapter_indices = {"": NO_ADAPTER, **{name: index for index, name in enumerate(adapters)}}
         self._block_size = block_size
         self._vocab_size = vocab_size
         self._requests: dict[RequestKey, CachedRequest] = {}
@@ -96,7 +101,8 @@ class InputBatch:
         for data in step.new_requests:
             self._drop(data.key)
             request = CachedRequest(data, self._vocab_size)
-            request.row = self._rows.add(data.token_ids, data.block_ids)
+            adapter = self._adapter_indices[data.adapter]
+            request.row = self._rows.add(data.token_ids, data.block_ids, adapter)
             self._requests[data.key] = request
         for scheduled in step.scheduled:
             if scheduled.new_block_ids:
@@ -156,7 +162,14 @@ class InputBatch:
             tuple(embedding_spans),
             tuple(prompt_logprob_spans),
             input_ids[rows].tolist() if has_drafts else (),
+            self._step_adapters(spans),
         )
+
+    def _step_adapters(self, spans: StepSpans) -> StepAdapters | None:
+        adapters = self._rows.adapters[spans.rows]
+        if (adapters == NO_ADAPTER).all():
+            return None
+        return StepAdapters(adapters if spans.are_single else np.repeat(adapters, spans.num_queries))
 
     def _drop(self, key: RequestKey) -> None:
         request = self._requests.pop(key, None)

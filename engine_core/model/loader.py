@@ -1,6 +1,6 @@
 """Builds a model runner from the settings: device, dtype, memory plan, tokenizer, network, cache, check.
 
-Called once by `engine_core/process.py`. Everything that can be wrong with a model folder or with the flags is a
+Called once by `engine_core/core_server.py`. Everything that can be wrong with a model folder or with the flags is a
 `ConfigError` of one line, found as early as possible: what would be computed wrongly is refused here, not served.
 Only local files are read and no code of a model repository is ever run.
 Next: `engine_core/memory_plan.py` (device, precision and sizes), `model_runner.py`.
@@ -8,7 +8,7 @@ Next: `engine_core/memory_plan.py` (device, precision and sizes), `model_runner.
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from engine_core.model.encoder.runner import EncoderRunner
 from engine_core.model.kernels.bindings import load_library
 from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
 from engine_core.model.kv_tensors import allocate_kv_tensors
+from engine_core.model.lora.adapter_files import AdapterFiles, open_adapters
+from engine_core.model.lora.adapter_weights import load_adapter
 from engine_core.model.model_runner import TorchModelRunner
 from engine_core.model.network import Network
 from engine_core.model.pooling import PoolingConfig
@@ -71,14 +73,15 @@ def load_model_runner(
     pooling = PoolingConfig(sentences.resolve_pooling(model.pooling), sentences.is_normalized)
     if sentences.default_prompt:
         logger.warning("a prompt (%r) belongs before each text: callers must write it", sentences.default_prompt[:60])
-    facts = _Facts(model, model_dir, plan, dtype, device, pooling)
+    adapters = open_adapters(model)
+    facts = _Facts(model, model_dir, plan, dtype, device, pooling, adapters)
     report(f"loading weights ({_name(dtype)}, {device.type})")
     encoder = model_plan.encoder
     if encoder is not None:
         refuse_settings(model)
         info = facts.info(encoder.vocab_size, encoder.hidden_size, is_encoder=True)
         return load_encoder_runner(model_dir, encoder, info, pooling, dtype, device)
-    network = _load_network(model, model_dir, dtype, device, plan.max_model_len)
+    network = _load_network(model, model_dir, dtype, device, plan.max_model_len, adapters)
     info = facts.info(network.vocab_size, network.hidden_size)
     report("checking the model")
     kv_tensors = allocate_kv_tensors(
@@ -88,8 +91,8 @@ def load_model_runner(
         with torch.inference_mode():
             network.check(kv_tensors)
     except (UnsupportedAttentionError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ConfigError(f"cannot run models like {model.model}: {_line(error)}") from error
-    picker = _token_picker(device, use_kernels=model.cpu_kernels)
+        raise ConfigError(f"cannot run models like {model.model}: {error_line(error)}") from error
+    picker = token_picker(device, use_kernels=model.cpu_kernels)
     graphs = None
     if has_triton(device):
         from engine_core.model.cuda.decode_graphs import try_capture
@@ -118,7 +121,12 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _load_network(
-    model: ModelConfig, model_dir: Path, dtype: torch.dtype, device: torch.device, max_model_len: int
+    model: ModelConfig,
+    model_dir: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    max_model_len: int,
+    adapters: Sequence[AdapterFiles],
 ) -> Network:
     """A network of our own where one fits, else transformers'; `model.model_impl` may insist on either."""
     config = DecoderConfig.try_from(read_json_object(model_dir / "config.json"))
@@ -127,6 +135,7 @@ def _load_network(
             *(config, model_dir, dtype, device, max_model_len),
             quantization=model.quantization,
             use_kernels=model.cpu_kernels,
+            adapters=[load_adapter(files, dtype, device) for files in adapters],
         )
     if model.model_impl == "native":
         raise ConfigError(f"no native implementation fits {model_dir} (use --model-impl auto)")
@@ -145,7 +154,7 @@ def _tokenizer_dir(model: ModelConfig, model_dir: Path, vocab_size: int) -> Path
     return tokenizer_dir
 
 
-def _token_picker(device: torch.device, *, use_kernels: bool) -> TokenPicker:
+def token_picker(device: torch.device, *, use_kernels: bool) -> TokenPicker:
     """The kernel that samples, where it can be compiled, else torch."""
     if has_triton(device):
         from engine_core.model.cuda.token_picker import TritonTokenPicker
@@ -173,14 +182,16 @@ class _Facts:
     dtype: torch.dtype
     device: torch.device
     pooling: PoolingConfig
+    adapters: Sequence[AdapterFiles]
 
     def info(self, vocab_size: int, hidden_size: int, *, is_encoder: bool = False) -> ModelInfo:
         """For the rest of the core; the tokenizer is exported now."""
         tokenizer_dir = _tokenizer_dir(self.model, self.model_dir, vocab_size)
+        fingerprints = {files.name: files.fingerprint() for files in self.adapters}
         precision = f"{_name(self.dtype)} {self.model.quantization}"
         return ModelInfo(
             model_id=self.model.model,
-            fingerprint=_fingerprint(self.model_dir, tokenizer_dir, precision),
+            fingerprint=_fingerprint(self.model_dir, tokenizer_dir, precision, fingerprints),
             tokenizer_dir=str(tokenizer_dir.absolute()),
             vocab_size=vocab_size,
             eos_token_ids=_eos_token_ids(self.model_dir, tokenizer_dir),
@@ -191,6 +202,7 @@ class _Facts:
             device=self.device.type,
             pooling=self.pooling.kind,
             is_encoder=is_encoder,
+            adapters=fingerprints,
         )
 
 
@@ -203,15 +215,18 @@ def _eos_token_ids(model_dir: Path, tokenizer_dir: Path) -> tuple[int, ...]:
         ids = (config.get("text_config") or config).get("eos_token_id")
     if ids is None:
         ids = eos_token_id(tokenizer_dir)
-    if ids is None:
-        return ()
+    return () if ids is None else eos_token_ids_of(ids, str(model_dir))
+
+
+def eos_token_ids_of(ids: object, owner: str) -> tuple[int, ...]:
+    """From one id or several; raises `ConfigError`, with the name of the owner, where it is neither."""
     listed = ids if isinstance(ids, list) else [ids]
     if not all(type(token_id) is int for token_id in listed):
-        raise ConfigError(f"{model_dir}: eos_token_id must be a token id or a list of them, not {str(ids)[:40]}")
+        raise ConfigError(f"{owner}: eos_token_id must be a token id or a list of them, not {str(ids)[:40]}")
     return tuple(listed)
 
 
-def _fingerprint(model_dir: Path, tokenizer_dir: Path, precision: str) -> str:
+def _fingerprint(model_dir: Path, tokenizer_dir: Path, precision: str, adapters: Mapping[str, bytes]) -> str:
     """Changes when other numbers or other tokens would come out: two cores with equal ones may resume each other."""
     digest = hashlib.sha256(precision.encode())
     for name in ("config.json", "generation_config.json"):
@@ -220,10 +235,12 @@ def _fingerprint(model_dir: Path, tokenizer_dir: Path, precision: str) -> str:
     for path in (*sorted(model_dir.glob("*.safetensors")), tokenizer_dir / TOKENIZER_FILE):
         stat = path.stat()
         digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}\n".encode())
+    for adapter, fingerprint in sorted(adapters.items()):
+        digest.update(adapter.encode() + b"\0" + fingerprint)
     return digest.hexdigest()[:32]
 
 
-def _line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """The first line of an error, with its type."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

@@ -52,7 +52,7 @@ class TorchModelRunner:
         self._kv_tensors = kv_tensors
         self._info = info
         self._device = kv_tensors.device
-        self._batch = InputBatch(kv_tensors.block_size, info.vocab_size)
+        self._batch = InputBatch(kv_tensors.block_size, info.vocab_size, tuple(info.adapters))
         self._sampler = BatchSampler(info.eos_token_ids, info.vocab_size, self._device, picker)
 
     @property
@@ -104,10 +104,11 @@ class TorchModelRunner:
 
     def _hidden_states(self, inputs: StepInputs) -> torch.Tensor:
         """`[num_tokens, hidden_size]`, valid until the next step."""
-        hidden = self._decode_graphs.try_run(inputs) if self._decode_graphs is not None else None
-        if hidden is not None:
-            return hidden
-        metadata = build_attention_metadata(inputs.spans, self._kv_tensors)
+        if self._decode_graphs is not None and inputs.adapters is None:
+            hidden = self._decode_graphs.try_run(inputs)
+            if hidden is not None:
+                return hidden
+        metadata = build_attention_metadata(inputs.spans, self._kv_tensors, inputs.adapters)
         return flat_batch(self._network, inputs.input_ids, inputs.positions, metadata, self._kv_tensors)
 
     # --- prompt logprobs ---------------------------------------------------------------------------------------------

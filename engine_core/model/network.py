@@ -1,8 +1,9 @@
-"""What the model runner needs of a neural network; there are two kinds.
+"""What the model runner needs of a neural network.
 
 `decoder/` computes the Llama family by itself: it loads in a moment, because it needs no transformers.
-`transformers_network.py` runs every other decoder-only model that transformers has. Both attend through
-`attention.StepAttention`, so requests, blocks and caches are none of their business.
+`transformers_network.py` runs every other decoder-only model that transformers has. `paged_module.py` runs a user's own
+module. All attend through `attention.StepAttention`, so requests, blocks and caches are none of their business.
+`recompute_network.py` does without a cache, and so without speed.
 """
 
 from typing import Protocol
@@ -17,6 +18,7 @@ from engine_core.model.attention import (
     build_attention_metadata,
 )
 from engine_core.model.kv_tensors import KVTensors
+from engine_core.model.lora.step_adapters import StepAdapters
 from engine_core.model.request_span import RequestSpan
 
 CHECK_TOKENS = 4
@@ -77,6 +79,7 @@ def chunk_logits(
     num_computed_tokens: int,
     block_ids: npt.NDArray[np.int32],
     kv_tensors: KVTensors,
+    adapters: StepAdapters | None = None,
     *,
     in_plain_torch: bool = False,
 ) -> torch.Tensor:
@@ -84,7 +87,7 @@ def chunk_logits(
     num_tokens = len(token_ids)
     span = RequestSpan(0, num_tokens, num_computed_tokens, block_ids, kv_tensors.block_size)
     positions = np.arange(num_computed_tokens, num_computed_tokens + num_tokens, dtype=np.int64)
-    metadata = build_attention_metadata([span], kv_tensors, in_plain_torch=in_plain_torch)
+    metadata = build_attention_metadata([span], kv_tensors, adapters, in_plain_torch=in_plain_torch)
     return network.logits(flat_batch(network, token_ids, positions, metadata, kv_tensors))
 
 
@@ -104,7 +107,7 @@ def check_decode(network: Network, kv_tensors: KVTensors) -> torch.Tensor:
     first_block = np.zeros(1, dtype=np.int32)
     logits = chunk_logits(network, token_ids, 0, first_block, kv_tensors)
     if any(bool(tensor.isnan().any()) for tensor in cache):
-        raise UnsupportedAttentionError("not every layer of the model uses transformers' attention interface")
+        raise UnsupportedAttentionError("not every layer of the model keeps its keys and values in the cache")
     decoded = chunk_logits(network, token_ids[-1:], CHECK_TOKENS - 1, first_block, kv_tensors)
     if not is_close(decoded[0], logits[-1]):
         raise UnsupportedAttentionError("the model's decode step differs from its prefill")

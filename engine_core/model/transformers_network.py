@@ -62,6 +62,18 @@ class TransformersNetwork:
         register_attention()
         return cls(_load(model_dir, config, dtype).to(device))
 
+    @classmethod
+    def take_over(cls, network: Any, max_model_len: int) -> "TransformersNetwork":
+        """Give our attention to a `PreTrainedModel` that its user has loaded; the caller checks it.
+
+        Raises:
+            ConfigError: it is no model that we compute right.
+        """
+        _check_supported(network.config, max_model_len)
+        register_attention()
+        network.set_attn_implementation(ATTENTION_NAME)
+        return cls(network)
+
     @property
     def vocab_size(self) -> int:
         """Number of logits."""

@@ -44,6 +44,7 @@ class StepBuilder:
                 task=request.task,
                 block_ids=block_ids,
                 grammar=request.grammar,
+                adapter=request.adapter,
             )
         )
 

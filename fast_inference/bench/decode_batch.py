@@ -8,7 +8,7 @@ Next: `engine_core/core.py`.
 """
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,11 +71,17 @@ class DecodeBatch:
     """Requests that decode, and the core that they are in."""
 
     def __init__(
-        self, runner: ModelRunner, num_seqs: int, context: int, num_steps: int, params: SamplingParams | None = None
+        self,
+        runner: ModelRunner,
+        num_seqs: int,
+        context: int,
+        num_steps: int,
+        params: SamplingParams | None = None,
+        adapters: Sequence[str] = ("",),
     ) -> None:
         """Requests whose prompts have `context - 1` tokens, so that the first step has `context` to attend to.
 
-        They sample as `params` say, greedily where None, each with a seed of its own.
+        They sample as `params` say, greedily where None, each with a seed of its own, and have `adapters` in turn.
         """
         self.runner = runner
         self.num_seqs = num_seqs
@@ -99,6 +105,7 @@ class DecodeBatch:
         params = replace(params or SamplingParams(1, temperature=0.0), max_tokens=max_tokens, ignore_eos=True)
         for number in range(num_seqs):
             add = Add(RequestId(number + 1), _prompt(info, number, context - 1), replace(params, seed=number))
+            add = replace(add, adapter=adapters[number % len(adapters)])
             request = intake.accept(add, _CLIENT, ClientRole.FRONTEND)
             self.core.add_request(request)
             self._keys.append(request.key)

@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 from frontend.access import Caller
@@ -22,7 +23,7 @@ from frontend.embedder import num_at_once
 from frontend.endpoints import endpoints_of
 from frontend.errors import error_body, internal_error_body
 from frontend.generation import Generation
-from frontend.state import FrontendState
+from frontend.state import FrontendState, ServedModel
 from ipc.errors import ConfigError, EngineUnavailableError, FastInferenceError, QueueFullError
 from ipc.messages import RequestClass
 
@@ -35,7 +36,7 @@ _LOST_ON_THE_WAY = frozenset({"stream_gap", "request_lost"})
 """Codes of a request of which engine and client know different things: it is computed anew."""
 _MAX_LOSSES = 3
 _TRIES_ON_IDLE_ENGINE = 5
-"""After which a refusal is final: it is not for what others do."""
+"""In a row, after which a refusal is final: it is not for what others do."""
 
 
 class Source(Protocol):
@@ -54,22 +55,23 @@ class BatchExecutor:
         caller: Caller,
         max_in_flight: int | None = None,
         beginnings: Mapping[str, Beginning] | None = None,
+        slots: asyncio.Semaphore | None = None,
     ) -> None:
         """`caller.key_id` is the flow in which the job shares the engine; `max_in_flight` counts lines.
 
         Where that is not given, it is as many as the engine runs at once, and some that wait behind them.
-        `beginnings` are of answers that an earlier run has not ended, by `custom_id`.
+        `beginnings` are of answers that an earlier run has not ended, by `custom_id`. `slots` bound the lines that all
+        jobs of one process have in flight.
         """
         self._state = state
         self._caller = caller
         self._max_in_flight = max_in_flight
+        self._slots = slots or nullcontext()
         self._beginnings = dict(beginnings or {})
         self._generations: dict[str, Generation] = {}
         self._endpoints = endpoints_of(state)
         self._fingerprint = ""
         self._model_id = ""
-        self.num_in_flight = 0
-        """Lines that are being answered."""
         self.began_at: float | None = None
         """When the engine was ready, on the monotonic clock."""
 
@@ -87,7 +89,7 @@ class BatchExecutor:
         """
         await self._wait_until_ready()
         self.began_at = time.monotonic()
-        num_workers = self._max_in_flight or num_at_once(self._state.model())
+        num_workers = self._max_in_flight or num_at_once(await self._first_model())
         workers = [asyncio.create_task(self._work(source, on_result)) for _ in range(num_workers)]
         try:
             await asyncio.gather(*workers)
@@ -102,18 +104,15 @@ class BatchExecutor:
                 on_result(line)
                 await asyncio.sleep(0)  # others go on between lines that cost no time
                 continue
-            self.num_in_flight += 1
-            try:
+            async with self._slots:
                 result = await self._result_of(line)
-            finally:
-                self.num_in_flight -= 1
             on_result(result)
             self._generations.pop(line.custom_id, None)
             self._beginnings.pop(line.custom_id, None)
 
     async def _result_of(self, line: BatchLine) -> LineResult:
         """Try until there is an answer that will do."""
-        num_tries = num_losses = 0
+        num_tries = num_losses = num_idle_tries = 0
         while True:
             request_id = uuid.uuid4().hex
             try:
@@ -125,7 +124,8 @@ class BatchExecutor:
             except FastInferenceError as error:
                 num_tries += 1
                 num_losses += error.code in _LOST_ON_THE_WAY
-                if not self._may_pass(error, num_tries, num_losses):
+                num_idle_tries = num_idle_tries + 1 if self._is_engine_idle() else 0
+                if not _may_pass(error, num_losses, num_idle_tries):
                     return _refused(line, request_id, error_body(error))
                 if isinstance(error, EngineUnavailableError):
                     self._keep_beginning(line)
@@ -154,14 +154,6 @@ class BatchExecutor:
         if beginning is not None:
             self._beginnings[line.custom_id] = beginning
 
-    def _may_pass(self, error: FastInferenceError, num_tries: int, num_losses: int) -> bool:
-        """True for what only holds for now."""
-        if isinstance(error, QueueFullError):
-            return not (self._is_engine_idle() and self.num_in_flight == 1 and num_tries >= _TRIES_ON_IDLE_ENGINE)
-        if isinstance(error, EngineUnavailableError):
-            return error.code not in _ENDED_ON_PURPOSE
-        return error.code in _LOST_ON_THE_WAY and num_losses <= _MAX_LOSSES
-
     def _is_engine_idle(self) -> bool:
         load = self._state.client.load
         return load.num_running == 0 and load.num_waiting == 0
@@ -174,6 +166,14 @@ class BatchExecutor:
         if welcome.model_fingerprint != self._fingerprint:
             raise ConfigError(f"the engine serves {welcome.model_id} now, no longer {self._model_id}")
 
+    async def _first_model(self) -> ServedModel:
+        """The model, once the engine takes requests for it."""
+        while True:
+            try:
+                return self._state.model()
+            except EngineUnavailableError:
+                await asyncio.sleep(_MIN_WAIT_S)
+
     async def _wait_until_ready(self) -> None:
         """Wait for the first model; raises what makes it impossible."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self._state.became_ready, self._state.failed)]
@@ -184,6 +184,15 @@ class BatchExecutor:
                 wait.cancel()
         if self._state.failure is not None:
             raise self._state.failure
+
+
+def _may_pass(error: FastInferenceError, num_losses: int, num_idle_tries: int) -> bool:
+    """True for what only holds for now; a queue that is full for a line although nothing is in it stays so."""
+    if isinstance(error, QueueFullError):
+        return num_idle_tries < _TRIES_ON_IDLE_ENGINE
+    if isinstance(error, EngineUnavailableError):
+        return error.code not in _ENDED_ON_PURPOSE
+    return error.code in _LOST_ON_THE_WAY and num_losses <= _MAX_LOSSES
 
 
 def _refused(line: BatchLine, request_id: str, body: dict[str, Any]) -> LineResult:

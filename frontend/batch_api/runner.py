@@ -26,9 +26,10 @@ from frontend.batch_api.state_dir import StateDir
 from frontend.batch_api.store import StateStore
 from frontend.batch_api.store_thread import StoreThread
 from frontend.batch_api.validation import check_input
+from frontend.embedder import num_at_once
 from frontend.errors import StorageError
 from frontend.state import FrontendState
-from ipc.errors import ConfigError
+from ipc.errors import ConfigError, EngineUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,11 @@ class _Work:
     noted: tuple[int, int] = (0, 0)
     noted_at: float = 0.0
 
+    def stop(self) -> None:
+        """Cancel it, once: a second time would cut off how it ends."""
+        if not self.task.cancelling():
+            self.task.cancel()
+
 
 class BatchRunner:
     """Made for one call of `run`."""
@@ -69,8 +75,10 @@ class BatchRunner:
         self._store = store
         self._max_line_bytes = state.config.max_body_bytes + LINE_ROOM_BYTES
         self._works: dict[str, _Work] = {}
-        self._retry_at: dict[str, float] = {}
-        """When a batch that had to stop is tried again."""
+        self._retries: dict[str, tuple[BatchStatus, float]] = {}
+        """When what the status of a batch asks for is tried again."""
+        self._slots: asyncio.Semaphore | None = None
+        """What the lines of all batches share, so that together they are no more in the engine than those of one."""
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -93,7 +101,7 @@ class BatchRunner:
                     await asyncio.sleep(RETRY_S)
         finally:
             for work in self._works.values():
-                work.task.cancel()
+                work.stop()
             await asyncio.gather(*(work.task for work in self._works.values()), return_exceptions=True)
 
     async def _sleep(self) -> None:
@@ -115,21 +123,22 @@ class BatchRunner:
             if work.task.done():
                 del self._works[batch_id]
             elif batch_id not in unfinished:
-                work.task.cancel()
-        self._retry_at = {key: value for key, value in self._retry_at.items() if key in unfinished}
+                work.stop()
+        self._retries = {batch_id: retry for batch_id, retry in self._retries.items() if batch_id in unfinished}
         for batch in batches:
             current, is_late = self._works.get(batch.id), batch.expires_at <= now
             if current is None:
                 self._begin(batch, is_late=is_late)
             elif batch.status is not current.status or (current.counts is not None and is_late):
-                current.task.cancel()
+                current.stop()
             elif current.counts is not None:
                 await self._note_progress(batch, current, current.counts)
         return bool(batches)
 
     def _begin(self, batch: BatchRecord, *, is_late: bool) -> None:
         """Begin what comes next for a batch, if it is its turn."""
-        if self._retry_at.get(batch.id, 0.0) > time.monotonic():
+        status, retry_at = self._retries.get(batch.id, (batch.status, 0.0))
+        if status is batch.status and retry_at > time.monotonic():
             return
         if batch.status is BatchStatus.VALIDATING:
             if any(work.status is BatchStatus.VALIDATING for work in self._works.values()):
@@ -152,7 +161,7 @@ class BatchRunner:
         """What goes wrong with one batch harms no other, and is tried again."""
         try:
             await do(batch)
-        except (ConfigError, StorageError, OSError) as error:
+        except (ConfigError, StorageError, EngineUnavailableError, OSError) as error:
             problem = _problem_of(error)
             level = logging.DEBUG if batch.problems == [problem] else logging.WARNING
             log.log(level, "%s waits: %s", batch.id, error)
@@ -161,7 +170,7 @@ class BatchRunner:
             problem = LineProblem("internal_error", "The server failed on this batch; it is tried again.")
         else:
             return
-        self._retry_at[batch.id] = time.monotonic() + RETRY_S
+        self._retries[batch.id] = batch.status, time.monotonic() + RETRY_S
         if problem.code == DISK_FULL:
             self._state_dir.give_reserve()
         if batch.problems != [problem]:
@@ -189,8 +198,11 @@ class BatchRunner:
     async def _answer(self, batch: BatchRecord) -> None:
         files = files_of(self._state_dir, batch.id)
         await _in_thread(lambda: check_room(files))
+        await self._state.became_ready.wait()
+        self._slots = self._slots or asyncio.Semaphore(num_at_once(self._state.model()))
+        max_body_bytes = self._state.config.max_body_bytes
         with ExitStack() as exits:
-            make_job = partial(BatchJob, files, self._caller(batch), max_body_bytes=self._state.config.max_body_bytes)
+            make_job = partial(BatchJob, files, self._caller(batch), max_body_bytes=max_body_bytes, slots=self._slots)
             job = await _in_thread(lambda: exits.enter_context(make_job()))
             work = self._works[batch.id]
             work.counts, work.noted = job.counts, (job.counts.num_ok, job.counts.num_failed)

@@ -218,12 +218,14 @@ class Ranking(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A name under which the model is served."""
+    """A name under which the model, or one of its adapters, is served."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    root: str
+    parent: str | None
     max_model_len: int
 
 

@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`: the names under which the model is served."""
+"""`GET /v1/models` and `GET /v1/models/{id}`: the names of the model, and its LoRA adapters, whose `parent` it is."""
 
 from typing import Any
 
@@ -18,7 +18,9 @@ class OpenAIServingModels:
     async def list_models(self) -> Response:
         """All names."""
         model = self._state.model()
-        return json_response({"object": "list", "data": [self._card(model, name) for name in model.names]})
+        return json_response(
+            {"object": "list", "data": [self._card(model, name) for name in (*model.names, *model.adapters)]}
+        )
 
     async def retrieve_model(self, request: Request) -> Response:
         """One name, which may contain slashes; raises `ModelNotFoundError` for others."""
@@ -28,12 +30,13 @@ class OpenAIServingModels:
         return json_response(self._card(model, name))
 
     def _card(self, model: ServedModel, name: str) -> dict[str, Any]:
+        is_adapter = bool(model.adapter_of(name))
         return {
             "id": name,
             "object": "model",
             "created": self._state.created_at,
             "owned_by": "fast-inference",
-            "root": model.names[0],
-            "parent": None,
+            "root": name if is_adapter else model.names[0],
+            "parent": model.names[0] if is_adapter else None,
             "max_model_len": model.max_model_len,
         }

@@ -114,7 +114,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         model.check_name(body.model)
         model.check_can_generate()
         head = self._head(model, body)
-        return {**head, **await self._whole(call, model, body, request_options(call, body, head["id"]))}
+        return {**head, **await self._whole(call, model, body, self.options(call, model, body, head["id"]))}
 
     async def begin(self, call: ApiCall, model: ServedModel, body: BodyT, *, is_kept: bool = False) -> BegunAnswer:
         """An answer to be streamed, once it has begun; raises as `complete` does. The caller closes its generation.
@@ -124,9 +124,16 @@ class OpenAIServing(ABC, Generic[BodyT]):
         model.check_name(body.model)
         model.check_can_generate()
         head = self._head(model, body)
-        options = request_options(call, body, head["id"])
+        options = self.options(call, model, body, head["id"])
         generation, writer = await self._start(call, model, body, options, is_kept)
         return BegunAnswer(head, generation, writer)
+
+    def options(self, call: ApiCall, model: ServedModel, body: BodyT, answer_id: str) -> RequestOptions:
+        """How the engine is to treat the requests of a body; raises `InvalidRequestError` where that is wrong."""
+        options = request_options(call, body, answer_id)
+        if adapter := model.adapter_of(body.model):
+            options["adapter"] = adapter
+        return options
 
     def _head(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
         """The fields that an answer and all its chunks have."""

@@ -12,6 +12,8 @@ from tests.chaos.harness.arena import Arena, arena_of
 from tests.chaos.harness.figures import table
 from tests.chaos.scenarios.catalogue import SCENARIOS, Scenario
 
+pytestmark = pytest.mark.alone
+
 SEED = 6
 SLACK = 1.5
 """Other things run on the machine too: a time that is missed by less says nothing."""

@@ -21,7 +21,7 @@ from ipc.process import pid_namespace, start_ticks
 
 @pytest.fixture
 def io_thread(tmp_path):
-    thread = IoThread(tmp_path / "core.sock", 1, SimpleQueue(), StepClock(30))
+    thread = IoThread(tmp_path / "core.sock", 1, SimpleQueue(), StepClock(30), lambda: None)
     yield thread
     thread._door.close()
     os.close(thread._wake_fd)

@@ -8,9 +8,9 @@ import pytest
 from engine_core.admission import Admission
 from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot
-from engine_core.request_intake import RequestIntake
+from engine_core.request_intake import RequestIntake, content_digest
 from ipc.config import SchedulerConfig
-from ipc.errors import ContextLengthError, InvalidRequestError, UnsupportedParameterError
+from ipc.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError, UnsupportedParameterError
 from ipc.messages import Add, ClientRole, RequestClass, RequestId, Task
 from tests.factories import make_fake_runner, make_params
 
@@ -62,6 +62,26 @@ def test_a_model_that_only_embeds_takes_no_request_for_text(tmp_path):
     with pytest.raises(InvalidRequestError, match="no text") as refusal:
         intake.accept(replace(add, task=Task.GENERATE), ClientSlot(1), ClientRole.FRONTEND)
     assert refusal.value.param == "model"
+
+
+def test_a_request_for_an_adapter_that_is_not_here_is_refused(accept):
+    with pytest.raises(ModelNotFoundError) as refusal:
+        accept(adapter="sql")
+    assert refusal.value.param == "model"
+
+
+def test_a_request_has_the_fingerprint_of_its_adapter(tmp_path):
+    config = SchedulerConfig()
+    info = replace(make_fake_runner(tmp_path).info, adapters={"sql": b"1", "chat": b"2"})
+    intake = RequestIntake(info, None, Admission(config), config, Quarantine())
+    add = Add(RequestId(1), array("i", [1, 2]), make_params(), adapter="chat")
+    request = intake.accept(add, ClientSlot(1), ClientRole.FRONTEND)
+    assert (request.adapter, request.adapter_fingerprint) == ("chat", b"2")
+
+
+def test_the_same_prompt_for_another_adapter_is_another_request():
+    add = Add(RequestId(1), array("i", [1, 2]), make_params())
+    assert content_digest(add) != content_digest(replace(add, adapter="sql"))
 
 
 def test_a_prompt_needs_room_for_one_more_token_unless_it_is_embedded(accept):

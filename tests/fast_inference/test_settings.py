@@ -122,6 +122,23 @@ def test_given_names_replace_the_usual_ones():
     assert served_names(Settings(model="fake", served_model_name=("a", "b"))) == ("a", "b")
 
 
+def test_an_adapter_must_not_have_the_name_of_the_model():
+    settings = Settings(model="fake", served_model_name=("a", "b"), lora=("b=folder",))
+    with pytest.raises(ConfigError, match="--lora: the model itself is served under the name b"):
+        served_names(settings)
+
+
+def test_adapters_are_names_and_folders(monkeypatch):
+    monkeypatch.setenv("FAST_INFERENCE_LORA", "sql=adapters/sql,team/chat=/x=y")
+    assert resolve_settings({}).adapters == {"sql": Path("adapters/sql"), "team/chat": Path("/x=y")}
+
+
+@pytest.mark.parametrize("lora", [("sql",), ("=folder",), ("sql=",), ("a b=folder",), ("sql=a", "sql=b")])
+def test_adapters_without_a_name_a_folder_or_a_difference_are_refused(lora):
+    with pytest.raises(ConfigError, match=r"^--lora: "):
+        Settings(lora=lora)
+
+
 # --- rules between settings ---------------------------------------------------------------------------------------
 
 

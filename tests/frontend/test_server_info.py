@@ -83,6 +83,7 @@ def test_the_description_has_versions_model_and_limits(core: CoreProcess):
     assert info["version"] == info["core_version"]
     assert info["model"] == {
         "names": ["fake"],
+        "adapters": [],
         "fingerprint": "fp_fake",
         "dtype": "int32",
         "device": "none",

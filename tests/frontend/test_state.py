@@ -28,6 +28,14 @@ def test_every_name_is_served_and_no_other(model: ServedModel):
     assert caught.value.param == "model"
 
 
+def test_adapters_are_served_under_their_names(model: ServedModel):
+    model = replace(model, welcome=replace(model.welcome, adapters=("sql",)))
+    model.check_name("sql")
+    assert (model.adapter_of("sql"), model.adapter_of(model.names[0])) == ("sql", "")
+    with pytest.raises(ModelNotFoundError):
+        model.check_name("chat")
+
+
 def test_an_odd_model_name_is_not_repeated(model: ServedModel):
     with pytest.raises(ModelNotFoundError) as caught:
         model.check_name("a\x1b[31m")

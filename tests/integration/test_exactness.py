@@ -15,7 +15,7 @@ from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.messages import FinishReason
 from tests.factories import CoreHarness
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300), pytest.mark.usefixtures("frees_models")]
 
 NUM_NEW_TOKENS = 16
 PROMPT_LENGTHS = (5, 17, 32, 33, 64, 100, 211, 300, 512, 700)
@@ -30,21 +30,23 @@ def prompts(smollm2_dir):
 
 
 @pytest.fixture(scope="module")
-def reference(smollm2_dir):
+def reference(smollm2_dir, prompts):
+    """What transformers' `generate` says after each prompt, and the logits of its first token `[vocab_size]`."""
     torch.set_num_threads(1)  # a team of threads crawls wherever something else runs
-    return AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def expected(reference, prompts):
-    """What `generate` says after each prompt."""
+    network = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
     options = {"max_new_tokens": NUM_NEW_TOKENS, "min_new_tokens": NUM_NEW_TOKENS, "do_sample": False}
+    options |= {"eos_token_id": None, "return_dict_in_generate": True, "output_logits": True}
     answers = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
-        answer = reference.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=None, **options)
-        answers.append(answer[0, len(prompt) :].tolist())
+        answer = network.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        answers.append((answer.sequences[0, len(prompt) :].tolist(), answer.logits[0][0]))
     return answers
+
+
+@pytest.fixture(scope="module")
+def expected(reference):
+    return [token_ids for token_ids, _ in reference]
 
 
 WITHOUT_KERNELS = "native without kernels"
@@ -115,9 +117,8 @@ def last_logits(harness, prompts, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def expected_logits(reference, prompts):
-    with torch.inference_mode():
-        return torch.stack([reference(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
+def expected_logits(reference):
+    return torch.stack([logits for _, logits in reference])
 
 
 def test_the_last_logits_equal_those_of_transformers(smollm2_dir, prompts, expected_logits, monkeypatch, model_impl):

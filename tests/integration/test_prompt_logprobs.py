@@ -17,7 +17,7 @@ from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from tests.factories import CoreHarness
 from tests.memory import peak_growth_bytes
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300), pytest.mark.usefixtures("frees_models")]
 
 NUM_TOKENS = 1500
 NUM_TOP = 5

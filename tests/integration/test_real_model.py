@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tests.servers import Server
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300), pytest.mark.alone]
 
 MODEL = "smollm2-135m-instruct"
 PARIS = "The capital of France is Paris."

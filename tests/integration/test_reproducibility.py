@@ -14,7 +14,7 @@ from ipc.sampling_params import TokenBias
 from ipc.structured_output import GrammarKind, StructuredOutput
 from tests.factories import CoreHarness
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300), pytest.mark.usefixtures("frees_models")]
 
 NUM_NEW_TOKENS = 16
 JSON = StructuredOutput(

@@ -15,7 +15,7 @@ TEXTS = ["The capital of France is Paris.", "Water boils at 100 degrees, l'été
 
 @pytest.fixture(scope="module")
 def server(smollm2_dir, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("smollm2"), MODEL, "--dtype", "float32")
+    server = Server(tmp_path_factory.mktemp("smollm2"), MODEL, "--dtype", "float32", "--threads", "1")
     yield server
     server.close()
 

@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from ipc import core_link
 from ipc.client import EngineClient
 from ipc.errors import EngineUnavailableError, RequestTimeoutError, ServerError
 from ipc.messages import CallMethod, ClientRole
@@ -43,6 +44,11 @@ async def seen_as_dead(client):
     """Return as soon as the client knows that the core is gone."""
     while client.is_ready:  # noqa: ASYNC110  there is no event for it
         await asyncio.sleep(0.001)
+
+
+def test_the_core_is_greeted_as_soon_as_there_is_a_connection(core, monkeypatch):
+    monkeypatch.setattr(core_link, "_HELLO_INTERVAL_S", 1000)  # a second HELLO would come too late
+    assert talk(core, lambda client: client.wait_ready(20)).core_pid == core.process.pid
 
 
 def test_a_reader_that_waits_for_the_end_gets_all_at_once(core):

@@ -34,7 +34,7 @@ ADD = Add(
     arrival_time_us=1_700_000_000_000_000,
     cache_salt="s",
 )
-NAMED_ADD = replace(ADD, external_ids=("chatcmpl-1", "x"))
+NAMED_ADD = replace(ADD, external_ids=("chatcmpl-1", "x"), adapter="sql")
 STEP = Step(
     sequence=4,
     step=9,
@@ -50,10 +50,10 @@ def test_bytes_of_an_add_are_pinned():
     frames = codec.encode(ADD, epoch=258)
     assert [frame.hex() for frame in frames] == [
         "03010201000000000000",
-        "9c" "07"  # request_id
+        "9d" "07"  # request_id
         "dc0012" "05" "00" "cb3fe0000000000000" "cb3ff0000000000000" "00" "cb0000000000000000" "f7" "9103" "c2"
         "cb0000000000000000" "cb0000000000000000" "cb3ff0000000000000" "90" "90" "90" "ff" "ff" "9200a0"
-        "01" "cf00060a24181e4000" "00" "a0" "a173" "00" "01" "00" "00" "90",
+        "01" "cf00060a24181e4000" "00" "a0" "a173" "00" "01" "00" "00" "90" "a0",
         "01000000" "02000000" "2c010000",
     ]  # fmt: skip
 

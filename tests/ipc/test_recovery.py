@@ -93,6 +93,22 @@ def test_a_request_that_has_not_begun_goes_to_another_model_with_the_same_tokeni
     assert recovery.take_for(make_welcome(model_fingerprint="other", tokenizer_fingerprint="t")) == [request]
 
 
+@pytest.mark.parametrize(("adapters", "is_taken"), [(("sql", "chat"), True), (("chat",), False), ((), False)])
+def test_a_request_goes_only_to_a_core_that_has_its_adapter(adapters, is_taken):
+    recovery, request = Recovery(CoreLossPolicy.RESUME), make_orphan(adapter="sql")
+    recovery.hold([request], LOSS)
+    taken = recovery.take_for(make_welcome(model_fingerprint="m", tokenizer_fingerprint="t", adapters=adapters))
+    assert taken == ([request] if is_taken else [])
+    if not is_taken:
+        with pytest.raises(EngineUnavailableError, match="adapter") as caught:
+            error_of(request)
+        assert caught.value.code == "engine_replaced"
+
+
+def test_a_resumed_request_keeps_its_adapter():
+    assert make_orphan(emitted=(7,), adapter="sql").next_add().adapter == "sql"
+
+
 def test_the_time_of_a_request_runs_on_without_a_core():
     recovery, request = Recovery(CoreLossPolicy.RESUME), make_orphan(timeout_s=5)
     recovery.hold([request], LOSS)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ipc import sync_client
 from ipc.messages import FinishReason, RequestId
 from ipc.request_options import new_add
 from ipc.request_outputs import Output, RequestOutputs, TokenLogprobs
@@ -15,6 +16,12 @@ PROMPT = list(b"to be continued")
 def core(tmp_path_factory):
     with core_process(tmp_path_factory.mktemp("core")) as core:
         yield core
+
+
+def test_the_core_is_greeted_as_soon_as_there_is_a_connection(core, monkeypatch):
+    core.connect()  # it listens
+    monkeypatch.setattr(sync_client, "_HELLO_INTERVAL_S", 1000)  # a second HELLO would come too late
+    assert core.connect().session.is_ready
 
 
 class _Deltas(RequestOutputs):

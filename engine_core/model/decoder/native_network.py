@@ -7,6 +7,7 @@ Next: `engine_core/model/kernels/`.
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,8 @@ from engine_core.model.kernels.bindings import (
 )
 from engine_core.model.kernels.packing import PackedLinear, interleave_gate_up, pack_linear
 from engine_core.model.kv_tensors import KVTensors
+from engine_core.model.lora.adapter_weights import Adapter
+from engine_core.model.lora.native_lora import NativeLora
 from engine_core.model.step_spans import StepSpans
 
 _SPAN_TYPE = np.dtype(bindings.Span)
@@ -74,6 +77,7 @@ class NativeDecoderNetwork(DecoderBase):
         format: Format,
         head_format: Format,
         max_model_len: int,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         """Packs the weights; of `weights`, the embedding and the norms are kept."""
         super().__init__(config)
@@ -84,6 +88,8 @@ class NativeDecoderNetwork(DecoderBase):
         self._layers = [_pack_layer(layer, format, has_gate=config.has_gate) for layer in weights.layers]
         self._head = pack_linear(weights.head, head_format)
         self._head_struct = self._head.struct
+        adapter_format = Format.BF16 if weights.embedding.dtype == torch.bfloat16 else Format.FLOAT32
+        self._lora = NativeLora(adapters, config, adapter_format)
         self._scratch = _Scratch(config)
         self._logits = torch.empty(0)
         self._decode_tiles = np.zeros((0, 2), dtype=np.int32)
@@ -107,6 +113,8 @@ class NativeDecoderNetwork(DecoderBase):
             *(input_ids.data_ptr(), positions.data_ptr(), spans.ctypes.data, tiles.ctypes.data),
             *(num_tokens, len(spans), len(tiles)),
         )
+        if metadata.adapters is not None:
+            batch.lora = ctypes.pointer(self._lora.step(metadata.adapters))
         scratch = self._scratch.reserve(num_tokens)
         self._library.decoder_step(
             ctypes.byref(decoder), ctypes.byref(batch), ctypes.byref(scratch), torch.get_num_threads()

@@ -5,6 +5,8 @@ Runs on any device and is what the CPU kernels are tested against. Used instead 
 has a third of the operations. Next: `attention.py`, `native_network.py`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn.functional import gelu, linear, silu
 
@@ -14,6 +16,9 @@ from engine_core.model.decoder.decoder_base import DecoderBase
 from engine_core.model.decoder.rope import rotary_tables
 from engine_core.model.decoder.weights import DecoderWeights, LayerWeights
 from engine_core.model.kv_tensors import KVTensors
+from engine_core.model.lora.adapter_weights import Adapter
+from engine_core.model.lora.targets import LinearName
+from engine_core.model.lora.torch_lora import add_low_rank
 from engine_core.model.network import check_decode
 
 _Rotation = tuple[torch.Tensor, torch.Tensor]
@@ -23,9 +28,12 @@ _Rotation = tuple[torch.Tensor, torch.Tensor]
 class DecoderNetwork(DecoderBase):
     """Implements `Network`."""
 
-    def __init__(self, config: DecoderConfig, weights: DecoderWeights, max_model_len: int) -> None:
+    def __init__(
+        self, config: DecoderConfig, weights: DecoderWeights, max_model_len: int, adapters: Sequence[Adapter] = ()
+    ) -> None:
         """Raises `ConfigError` where positions cannot be told for `max_model_len` tokens."""
         super().__init__(config)
+        self._adapters = adapters
         self._weights = weights
         dtype, device = weights.embedding.dtype, weights.embedding.device
         tables = [rotary_tables(rope, max_model_len) for rope in config.ropes]
@@ -48,7 +56,7 @@ class DecoderNetwork(DecoderBase):
                 index, layer, self._normalize(hidden, layer.input_norm), rotation, metadata, kv_tensors
             )
             hidden = hidden + self._normalize(attended, layer.post_attention_norm)
-            fed = self._feed_forward(layer, self._normalize(hidden, layer.mlp_norm))
+            fed = self._feed_forward(index, layer, self._normalize(hidden, layer.mlp_norm), metadata)
             hidden = hidden + self._normalize(fed, layer.post_mlp_norm)
         return self._normalize(hidden, self._weights.norm)
 
@@ -71,7 +79,8 @@ class DecoderNetwork(DecoderBase):
     ) -> torch.Tensor:
         config = self._config
         num_heads, num_rotated = config.num_heads, config.num_heads + config.num_kv_heads
-        qkv = linear(hidden, layer.qkv, layer.qkv_bias).view(hidden.shape[0], -1, config.head_dim)
+        qkv = self._linear(index, "qkv", hidden, layer.qkv, layer.qkv_bias, metadata)
+        qkv = qkv.view(hidden.shape[0], -1, config.head_dim)
         query = self._normalize(qkv[:, :num_heads], layer.query_norm)
         key = self._normalize(qkv[:, num_heads:num_rotated], layer.key_norm)
         attended = metadata.attention.attend(
@@ -84,12 +93,32 @@ class DecoderNetwork(DecoderBase):
             window=config.sliding_windows[index],
             softcap=config.attention_softcap,
         )
-        return linear(attended.reshape(hidden.shape[0], -1), layer.output, layer.output_bias)
+        attended = attended.reshape(hidden.shape[0], -1)
+        return self._linear(index, "output", attended, layer.output, layer.output_bias, metadata)
 
-    def _feed_forward(self, layer: LayerWeights, hidden: torch.Tensor) -> torch.Tensor:
-        gate, *up = linear(hidden, layer.gate_up).chunk(2 if self._config.has_gate else 1, dim=-1)
+    def _feed_forward(
+        self, index: int, layer: LayerWeights, hidden: torch.Tensor, metadata: AttentionMetadata
+    ) -> torch.Tensor:
+        gated = self._linear(index, "gate_up", hidden, layer.gate_up, None, metadata)
+        gate, *up = gated.chunk(2 if self._config.has_gate else 1, dim=-1)
         activated = silu(gate) if self._config.hidden_act == "silu" else gelu(gate, approximate="tanh")
-        return linear(activated * up[0] if up else activated, layer.down)
+        activated = activated * up[0] if up else activated
+        return self._linear(index, "down", activated, layer.down, None, metadata)
+
+    def _linear(
+        self,
+        index: int,
+        name: LinearName,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        metadata: AttentionMetadata,
+    ) -> torch.Tensor:
+        """A matrix of layer `index`, with what adapters add to it."""
+        outputs = linear(states, weight, bias)
+        if metadata.adapters is not None:
+            add_low_rank(outputs, states, self._adapters, metadata.adapters, index, name)
+        return outputs
 
     def _normalize(self, states: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
         """RMSNorm in fp32 over the last dimension; Llama rounds before it multiplies with the weight, Gemma after."""

@@ -109,6 +109,35 @@ class Span(Structure):
     )
 
 
+class LowRank(Structure):
+    """What an adapter adds to one matrix."""
+
+    _fields_ = (("shrink", Linear), ("expand", Linear))
+
+
+class LoraLayer(Structure):
+    """What an adapter has for one layer."""
+
+    _fields_ = (("qkv", LowRank), ("output", LowRank), ("gate_up", LowRank), ("down", LowRank))
+
+
+class LoraStep(Structure):
+    """The adapters of a step's tokens."""
+
+    _fields_ = (
+        ("layers", POINTER(LoraLayer)),
+        ("adapters", c_void_p),
+        ("tiles", c_void_p),
+        ("operand", c_void_p),
+        ("shrunk", c_void_p),
+        ("gates", c_void_p),
+        ("num_tiles", c_int32),
+        ("num_layers", c_int32),
+        ("rank_words", c_int32),
+        ("format", c_int32),
+    )
+
+
 class Batch(Structure):
     """A step's flat batch."""
 
@@ -120,6 +149,7 @@ class Batch(Structure):
         ("num_tokens", c_int32),
         ("num_spans", c_int32),
         ("num_tiles", c_int32),
+        ("lora", POINTER(LoraStep)),
     )
 
 

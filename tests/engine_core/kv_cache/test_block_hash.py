@@ -31,3 +31,12 @@ def test_a_salt_changes_every_hash():
 
 def test_another_process_has_other_hashes():
     assert hashes(range(8), hasher=BlockHasher(4)) != hashes(range(8), hasher=BlockHasher(4))
+
+
+def test_each_adapter_has_hashes_of_its_own():
+    found: list[set] = []
+    for fingerprint in (b"", b"one", b"two"):
+        of_adapter: list = []
+        HASHER.extend(of_adapter, array("i", range(8)), "", fingerprint)
+        found.append(set(of_adapter))
+    assert len(set.union(*found)) == 6

@@ -90,12 +90,14 @@ class Driver:
         num_prompt_tokens: int | None = None,
         cached_blocks: Sequence[int] = (),
         grammar: CompiledGrammar | None = None,
+        adapter: str = "",
     ) -> None:
         self.tokens[key] = list(prompt)
         self.blocks[key] = list(cached_blocks)
         self.num_computed[key] = len(cached_blocks) * BLOCK_SIZE
         num_prompt, blocks = num_prompt_tokens or len(prompt), tuple(cached_blocks)
-        self._new.append(NewRequestData(RequestKey(key), tuple(prompt), num_prompt, params, task, blocks, grammar))
+        new = NewRequestData(RequestKey(key), tuple(prompt), num_prompt, params, task, blocks, grammar, adapter)
+        self._new.append(new)
 
     def drop(self, key: int) -> None:
         self._dropped.append(RequestKey(key))

@@ -4,9 +4,13 @@ import asyncio
 import itertools
 import time
 
+import pytest
+
 from fast_inference.bench.connection import Client
 from fast_inference.bench.load import closed_loop, closed_loop_beside, open_loop, sustained_loop
 from tests.scripted_server import PAUSE, ScriptedServer, completion_events, response
+
+pytestmark = [pytest.mark.usefixtures("loaded_objects_stay_frozen"), pytest.mark.alone]
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 

@@ -14,6 +14,8 @@ from ipc.errors import ConfigError
 from tests.fast_inference.bench.test_metrics import FAILED, answer
 from tests.scripted_server import ScriptedServer, completion_events, response
 
+pytestmark = pytest.mark.usefixtures("loaded_objects_stay_frozen")
+
 CLOSED = Load(num_prompts=3, input_len=4, output_len=2, concurrency=2)
 OPEN = Load(num_prompts=3, input_len=4, output_len=2, request_rate=500.0)
 

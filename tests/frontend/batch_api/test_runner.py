@@ -16,6 +16,7 @@ from frontend.batch_api.results import files_of
 from frontend.batch_api.runner import BatchRunner
 from frontend.batch_api.state_dir import StateDir
 from frontend.batch_api.store_thread import StoreThread
+from frontend.embedder import num_at_once
 from frontend.state import FrontendState
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig
@@ -40,7 +41,8 @@ def line(custom_id: str, url: str = ENDPOINT, **body: Any) -> bytes:
 class Bench:
     """A state dir with batches in it."""
 
-    def __init__(self, state_dir: StateDir, store: StoreThread) -> None:
+    def __init__(self, state: FrontendState, state_dir: StateDir, store: StoreThread) -> None:
+        self.state = state
         self.state_dir = state_dir
         self.store = store
 
@@ -95,7 +97,7 @@ def work(core: CoreProcess, tmp_path: Path, conversation: Callable[[Bench], Awai
         settings = FrontendConfig(state_dir=state_dir.path, **config)
         state = FrontendState(settings, client, created_at=1, config_file=core.run_dir.config_file)
         await state.start()
-        bench = Bench(state_dir, store)
+        bench = Bench(state, state_dir, store)
         running = asyncio.create_task(BatchRunner(state, state_dir, StoreThread(state_dir)).run())
         try:
             talking = asyncio.ensure_future(conversation(bench))
@@ -203,6 +205,26 @@ def test_one_batch_of_a_key_runs_at_a_time_and_keys_side_by_side(core, tmp_path)
         await bench.store.call(lambda database: database.cancel("first", 5))
         assert (await bench.ends("second")).status == "completed"
         assert (await bench.get("first")).status == "cancelled"
+
+    work(core, tmp_path, conversation)
+
+
+def test_all_batches_together_have_no_more_in_the_engine_than_one(core, tmp_path):
+    """Else there would be no room in its queue for anybody else."""
+
+    async def conversation(bench):
+        for key_id in ("one", "two"):
+            await bench.add(key_id, *(line(f"z{n}", ignore_eos=True) for n in range(200)), key_id=key_id)
+        most = 0
+
+        def is_done(record: BatchRecord) -> bool:
+            nonlocal most
+            most = max(most, bench.state.client.load.num_running + bench.state.client.load.num_waiting)
+            return record.status == "completed"
+
+        await bench.reaches("one", is_done)
+        await bench.reaches("two", is_done)
+        assert 0 < most <= num_at_once(bench.state.model())
 
     work(core, tmp_path, conversation)
 

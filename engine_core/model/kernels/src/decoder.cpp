@@ -2,11 +2,13 @@
 //
 // The structs mirror those of bindings.py. Activations between linear layers are floats; the residual stream is never
 // rounded. Phases divide rows, panels or attention tiles among the threads and end with a barrier; a row's result does
-// not depend on the rows beside it. Reading order: vectors.h, gemm.h, quantized.h, linear.h, attention.h, this file.
+// not depend on the rows beside it. Reading order: vectors.h, gemm.h, quantized.h, linear.h, lora.h, attention.h, this
+// file.
 #include <omp.h>
 
 #include "attention.h"
 #include "linear.h"
+#include "lora.h"
 #include "sampling.h"
 
 extern "C" struct Layer {
@@ -35,6 +37,7 @@ extern "C" struct Batch {
     const Span* spans;
     const int32_t* tiles;  // [num_tiles][2]: span, first row; each for all KV heads
     int32_t num_tokens, num_spans, num_tiles;
+    const LoraStep* lora;  // null where no token has an adapter
 };
 
 extern "C" struct Scratch {  // strides are `stride_of` the sizes
@@ -92,20 +95,37 @@ struct StepRunner {
     void attend(const Layer& layer) {
         const int attended_size = decoder.num_heads * decoder.head_dim;
         normalize(layer.qkv, layer.input_norm);
-        linear(layer.qkv, scratch.qkv, stride_of(layer.qkv.num_columns), STORE);
+        linear(layer.qkv, scratch.qkv, stride_of(layer.qkv.num_columns), STORE, layer, &LoraLayer::qkv);
         for_each_token([&](int token) { rotate_and_store(layer, token); });
         attend_tiles(layer);
         to_operand(layer.output, scratch.attended, attended_size);
-        add_to_residual(layer.output, layer.post_attention_norm);
+        add_to_residual(layer.output, layer.post_attention_norm, layer, &LoraLayer::output);
     }
 
     void feed_forward(const Layer& layer) {
         const int64_t stride = stride_of(decoder.intermediate_size);
         normalize(layer.gate_up, layer.mlp_norm);
-        const Epilogue gated = decoder.has_gelu ? GELU_GATE : SILU_GATE, ungated = decoder.has_gelu ? GELU : SILU;
-        linear(layer.gate_up, scratch.activated, stride, decoder.has_gate ? gated : ungated);
+        if (has_adapter(layer, &LoraLayer::gate_up)) {
+            const int64_t gates_stride = stride_of(layer.gate_up.num_columns);
+            linear(layer.gate_up, batch.lora->gates, gates_stride, STORE, layer, &LoraLayer::gate_up);
+            for_each_token([&](int token) {
+                activate(batch.lora->gates + token * gates_stride, gates_stride, scratch.activated + token * stride);
+            });
+        } else {
+            const Epilogue gated = decoder.has_gelu ? GELU_GATE : SILU_GATE, ungated = decoder.has_gelu ? GELU : SILU;
+            const Epilogue epilogue = decoder.has_gate ? gated : ungated;
+            linear(layer.gate_up, scratch.activated, stride, epilogue, layer, &LoraLayer::gate_up);
+        }
         to_operand(layer.down, scratch.activated, stride);
-        add_to_residual(layer.down, layer.post_mlp_norm);
+        add_to_residual(layer.down, layer.post_mlp_norm, layer, &LoraLayer::down);
+    }
+
+    // Gates that adapters have changed, as the epilogue of a Linear does it with those that it has just computed.
+    void activate(const float* gates, int64_t size, float* to) const {
+        for (int64_t i = 0; i < size; i += decoder.has_gate ? PANEL : LANES, to += LANES) {
+            const Floats gate = load<Floats>(gates + i), activated = decoder.has_gelu ? gelu_tanh(gate) : silu(gate);
+            store(to, decoder.has_gate ? activated * load<Floats>(gates + i + LANES) : activated);
+        }
     }
 
     void embed(int token) const {
@@ -124,21 +144,23 @@ struct StepRunner {
             float normalized[MAX_ROW];
             rms_norm(residual(token), weight, decoder.hidden_size, decoder.rms_norm_eps, normalized);
             store_operand(linear.format, normalized, decoder.hidden_size, operand(), token);
+            if (batch.lora) LoraRunner{*batch.lora}.store_input(token, normalized, decoder.hidden_size);
         });
     }
 
     void to_operand(const Linear& linear, const float* rows, int64_t stride) {
         for_each_token([&](int token) {
             store_operand(linear.format, rows + token * stride, linear.num_inputs, operand(), token);
+            if (batch.lora) LoraRunner{*batch.lora}.store_input(token, rows + token * stride, linear.num_inputs);
         });
     }
 
-    void add_to_residual(const Linear& linear, const float* post_norm) {
+    void add_to_residual(const Linear& linear, const float* post_norm, const Layer& layer, LowRank LoraLayer::*part) {
         if (!post_norm) {
-            this->linear(linear, scratch.residual, hidden_stride, ADD);
+            this->linear(linear, scratch.residual, hidden_stride, ADD, layer, part);
             return;
         }
-        this->linear(linear, scratch.qkv, hidden_stride, STORE);
+        this->linear(linear, scratch.qkv, hidden_stride, STORE, layer, part);
         for_each_token([&](int token) {
             float* row = scratch.qkv + token * hidden_stride;
             rms_norm(row, post_norm, decoder.hidden_size, decoder.rms_norm_eps, row);
@@ -146,10 +168,35 @@ struct StepRunner {
         });
     }
 
-    void linear(const Linear& linear, float* out, int64_t stride, Epilogue epilogue) {
+    // STORE or ADD; where an adapter changes `part`, what it adds is there before the rest is.
+    void linear(const Linear& linear, float* out, int64_t stride, Epilogue epilogue, const Layer& layer,
+                LowRank LoraLayer::*part) {
+        if (has_adapter(layer, part)) {
+            if (epilogue == STORE) clear(linear, out, stride);
+            const LoraRunner lora{*batch.lora};
+            lora.shrink(index_of(layer), part);
+            end_phase(REST);
+            const int64_t panels = num_panels(linear);  // the same as in `run_linear`, which needs no barrier then
+            lora.expand(index_of(layer), part, out, stride, int(panels * thread / num_threads),
+                        int(panels * (thread + 1) / num_threads));
+            epilogue = ADD;
+        }
         run_linear(linear, operand(), batch.num_tokens, out, stride, epilogue, thread, num_threads);
         end_phase(LINEAR);
     }
+
+    // This thread's panels of `out`; what is added to -0 stays what it is, to the last bit.
+    void clear(const Linear& linear, float* out, int64_t stride) const {
+        const int64_t panels = num_panels(linear);
+        const int64_t begin = panels * thread / num_threads * PANEL, end = panels * (thread + 1) / num_threads * PANEL;
+        for (int token = 0; token < batch.num_tokens; token++)
+            for (int64_t i = begin; i < end; i += LANES) store(out + token * stride + i, all(-0.0f));
+    }
+
+    bool has_adapter(const Layer& layer, LowRank LoraLayer::*part) const {
+        return batch.lora && LoraRunner{*batch.lora}.changes(index_of(layer), part);
+    }
+    int index_of(const Layer& layer) const { return int(&layer - decoder.layers); }
 
     // QK-norm and rotary embedding; queries go to the scratch, keys and values into the cache.
     void rotate_and_store(const Layer& layer, int token) const {

@@ -1,0 +1,1 @@
+"""The engine as a part of somebody's own program; see `engine`."""

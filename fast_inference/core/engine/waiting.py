@@ -1,0 +1,30 @@
+"""Waiting for another thread, so that Ctrl-C always ends it.
+
+Python runs signal handlers between two instructions of the main thread. A signal that comes just before that thread
+blocks on a lock is seen only when the lock is free, which may be never (seen with CPython 3.11 under load). So every
+wait that may be long is a row of short ones.
+"""
+
+from concurrent.futures import Future, wait
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+ResultT = TypeVar("ResultT")
+
+_INTERVAL_S = 0.25
+
+
+def result_of(future: "Future[ResultT]") -> ResultT:
+    """Wait for a future; raises what it failed with."""
+    while not future.done():
+        wait([future], _INTERVAL_S)
+    return future.result()
+
+
+def next_of(queue: "SimpleQueue[ResultT]") -> ResultT:
+    """Wait for the next item of a queue."""
+    while True:
+        try:
+            return queue.get(timeout=_INTERVAL_S)
+        except Empty:
+            continue
