@@ -72,6 +72,8 @@ class StateDir:
                 folder.mkdir(mode=0o700, exist_ok=True)
             if not os.access(self.path, os.W_OK | os.X_OK):
                 raise ConfigError(f"state dir {self.path} cannot be written to (use another)")
+            for folder in (self.path, self.path.parent):
+                sync_folder(folder)
         except OSError as error:
             raise ConfigError(f"cannot make state dir {self.path}: {error.strerror} (use --state-dir)") from error
 

@@ -122,7 +122,7 @@ def test_a_cancelled_batch_leaves_the_core_to_others(server, api):
 
 def test_a_full_disk_pauses_the_batch_with_a_reason_and_nothing_else(server, api):
     """The disk is full for the runner alone, beyond 512 KiB in any file; the database is smaller."""
-    batch = begin(api, lines(400, max_tokens=20, ignore_eos=True, logprobs=5))
+    batch = begin(api, lines(300, max_tokens=40, ignore_eos=True, logprobs=5))
     wait_until(lambda: is_at(api, batch, num_completed=0))
     runner = server.status["batch_runner"]["pid"]
     unlimited = resource.prlimit(runner, resource.RLIMIT_FSIZE)
@@ -130,19 +130,19 @@ def test_a_full_disk_pauses_the_batch_with_a_reason_and_nothing_else(server, api
     wait_until(lambda: api.batches.retrieve(batch.id).errors)
     paused = api.batches.retrieve(batch.id)
     assert paused.status == "in_progress"
-    assert 0 < paused.request_counts.completed < 400
+    assert paused.request_counts.completed < 300
     assert [error.code for error in paused.errors.data] == ["disk_full"]
     assert api.completions.create(model="fake", prompt="online", max_tokens=3).choices
     resource.prlimit(runner, resource.RLIMIT_FSIZE, unlimited)
     complete = ended(api, batch)
     assert (complete.status, complete.errors) == ("completed", None)
-    assert len(texts(api, complete)) == 400
+    assert len(texts(api, complete)) == 300
     assert server.status["batch_runner"]["pid"] == runner
 
 
 def test_whatever_is_killed_the_batch_goes_on_and_is_exact(tmp_path):
     """First the runner, then the core, then the launcher, and with it everything; a server told to stop stops."""
-    requests = lines(200, max_tokens=30, ignore_eos=True)
+    requests = lines(240, max_tokens=50, ignore_eos=True)
     server = start(tmp_path)
     try:
         with server.openai() as api:
@@ -164,7 +164,7 @@ def test_whatever_is_killed_the_batch_goes_on_and_is_exact(tmp_path):
         with server.openai() as api:
             interrupted = texts(api, ended(api, batch))
             assert interrupted == texts(api, ended(api, begin(api, requests)))
-            assert len(interrupted) == 200
+            assert len(interrupted) == 240
             begin(api, requests)
             wait_until(lambda: server.status["batch_runner"]["pid"])
             runner = server.status["batch_runner"]["pid"]

@@ -2,6 +2,7 @@
 
 import sqlite3
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,6 +169,15 @@ def test_a_key_has_so_many_unfinished_batches(store):
     assert store.add_batch(batch("batch_1", "one"), 1)
     assert not store.add_batch(batch("batch_2", "one"), 1)
     assert store.add_batch(batch("batch_3", "two"), 1)
+
+
+def test_the_first_ones_may_come_at_once(tmp_path):
+    state_dir = make_state_dir(tmp_path)
+    with ThreadPoolExecutor(8) as threads:
+        stores = list(threads.map(StateStore, [state_dir] * 8))
+    for store in stores:
+        assert store.batches(None, limit=1, after=None) == []
+        store.close()
 
 
 def test_a_newer_database_is_refused(tmp_path):
