@@ -48,7 +48,7 @@ def open_state_dir(settings: Settings, port: int, run_dir: RunDir) -> StateDir |
         if settings.state_dir is not None:
             state_dir = StateDir(settings.state_dir)
         else:
-            state_dir = StateDir.default(port) if settings.port else StateDir(run_dir.state_dir)
+            state_dir = StateDir.default(port) if settings.port else StateDir(run_dir.temporary_state_dir)
         state_dir.create()
         lock = state_dir.lock("server")
     except ConfigError as error:
@@ -82,10 +82,17 @@ def _tidy(state_dir: StateDir) -> None:
 class BatchRunnerSupervisor:
     """The runner of one launcher."""
 
-    def __init__(self, run_dir: RunDir, state_dir: StateDir | None, on_change: Callable[[], None]) -> None:
-        """`state_dir` is None where there are no batches."""
+    def __init__(
+        self,
+        run_dir: RunDir,
+        state_dir: StateDir | None,
+        may_begin: Callable[[], bool],
+        on_change: Callable[[], None],
+    ) -> None:
+        """`state_dir` is None where there are no batches; `may_begin` says when the start of the server is over."""
         self._run_dir = run_dir
         self._state_dir = state_dir
+        self._may_begin = may_begin
         self._on_change = on_change
         self._child: Child | None = None
         self._is_stopping = False
@@ -113,6 +120,8 @@ class BatchRunnerSupervisor:
             with ThreadPoolExecutor(1, thread_name_prefix="batch-store") as thread:
                 while True:
                     await asyncio.sleep(_LOOK_INTERVAL_S)
+                    if not self._may_begin():
+                        continue
                     look = asyncio.get_running_loop().run_in_executor(thread, self._has_work, self._state_dir)
                     if await look and not self._is_stopping:
                         await self._run_once(policy)
@@ -157,7 +166,7 @@ class BatchRunnerSupervisor:
             if self._store is None:
                 self._store = StateStore(state_dir)
             has_work = self._store.has_work(int(time.time()))
-        except (sqlite3.Error, ConfigError) as error:
+        except (sqlite3.Error, OSError, ConfigError) as error:
             if not self._is_blind:
                 log.warning("cannot look for batches: %s", error)
             self._is_blind = True

@@ -63,11 +63,11 @@ def serve(settings: Settings) -> int:
         run_dir.forget_reload()
         run_dir.forget_crashes()  # whatever ended the server before, it was no request
         try:
+            state_dir = open_state_dir(settings, port, run_dir)
             names = served_names(settings)
             progress(f"looking for the model {settings.model}")
             model = resolve_model(settings.model, progress, rope=settings.rope)
             resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
-            state_dir = open_state_dir(settings, port, run_dir)
             resolved["state_dir"] = state_dir.path if state_dir is not None else None
             write_config(settings.model_copy(update=resolved), run_dir.config_file)
             return asyncio.run(Launcher(settings, names[0], run_dir, listener, progress, state_dir).run())
@@ -101,7 +101,7 @@ class Launcher:
         self._cores = CoreSupervisor(run_dir, settings.hang_timeout, self._refresh, self._fail)
         self._reload = CoreReload(settings, run_dir, self._cores, self._refresh)
         self._reload_asked = asyncio.Event()
-        self._batch_runner = BatchRunnerSupervisor(run_dir, state_dir, self._refresh)
+        self._batch_runner = BatchRunnerSupervisor(run_dir, state_dir, lambda: self._was_ready, self._refresh)
         self._frontends: list[Child | None] = [None] * settings.frontends
         self._stopping = asyncio.Event()
         self._was_ready = False

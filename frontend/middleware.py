@@ -151,11 +151,12 @@ class BodyLimitMiddleware:
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
                 num_bytes += size
-                if streamed_bytes is None:
-                    num_held_bytes += size
-                    self._num_held_bytes += size
                 if num_bytes > max_bytes:
                     raise _too_large(max_bytes)
+                if streamed_bytes is not None:
+                    return message
+                num_held_bytes += size
+                self._num_held_bytes += size
                 if self._num_held_bytes > self.max_held_bytes:
                     raise TooManyBodiesError("The server holds too many large requests; try again later.")
             return message

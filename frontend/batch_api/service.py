@@ -1,7 +1,6 @@
 """What the endpoints of files and batches share: where the state is, and who sees what of it."""
 
 import time
-from pathlib import Path
 
 from starlette.requests import Request
 
@@ -17,9 +16,9 @@ class BatchApi:
 
     def __init__(self, config: BatchApiConfig) -> None:
         self.config = config
-        has_state = config.batch_api and config.state_dir is not None
-        self._state_dir = StateDir(Path(config.state_dir or "")) if has_state else None
-        self._store = StoreThread(self._state_dir) if self._state_dir is not None else None
+        path = config.state_dir if config.batch_api else None
+        self._state_dir = None if path is None else StateDir(path)
+        self._store = None if self._state_dir is None else StoreThread(self._state_dir)
 
     @property
     def state_dir(self) -> StateDir:

@@ -84,7 +84,9 @@ class StateDir:
             ConfigError: another one is, or the file cannot be made.
         """
         try:
-            descriptor = os.open(self.path / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(
+                self.path / f"{name.replace(' ', '-')}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
         except OSError as error:
             raise ConfigError(f"cannot lock state dir {self.path}: {error.strerror}") from error
         try:

@@ -7,10 +7,11 @@ Invariant: nothing here is called in an event loop (`store_thread.py`). Next: `r
 """
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from typing import Any, Self
 
@@ -56,7 +57,10 @@ class StateStore:
 
         Raises:
             ConfigError: a newer version of the program has made it, or its file system has no WAL.
+            OSError: it cannot be made.
         """
+        with suppress(FileExistsError):  # private whatever its folder is; SQLite gives its other files the same mode
+            os.close(os.open(state_dir.database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         self._db = sqlite3.connect(
             state_dir.database, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )

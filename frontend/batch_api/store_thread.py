@@ -46,14 +46,21 @@ class StoreThread:
     def _call(self, work: Callable[["StateStore"], ResultT]) -> ResultT:
         import sqlite3  # not in every Python; whoever has none has no batches either
 
-        from frontend.batch_api.store import StateStore
-
         try:
-            if self._store is None:
-                self._store = StateStore(self._state_dir)
-            return work(self._store)
+            store = self._store = self._store or _opened(self._state_dir)
+            return work(store)
         except sqlite3.Error as error:
             log.warning("the database of files and batches: %s", error)
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 raise StorageError("The disk of the server is full.", code="storage_full") from error
             raise StorageError("The server cannot read or write its database of files and batches now.") from error
+
+
+def _opened(state_dir: StateDir) -> "StateStore":
+    from frontend.batch_api.store import StateStore
+
+    try:
+        return StateStore(state_dir)
+    except OSError as error:
+        log.warning("the database of files and batches: %s", error)
+        raise StorageError("The server cannot open its database of files and batches now.") from error

@@ -29,6 +29,7 @@ FORM_ROOM_BYTES = 64 * 1024
 """For what a form has beside its file."""
 _WRITE_BYTES = 256 * 1024
 _MAX_PARTS = 16
+_MAX_NAME_CHARS = 64
 _MAX_FILENAME_CHARS = 255
 _NESTED = re.compile(r"(\w+)\[(\w+)\]")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f/\\]")
@@ -193,7 +194,7 @@ class _Form:
     def _on_headers_finished(self) -> None:
         part = self._part
         _, options = parse_options_header(part.disposition)
-        part.name = options.get(b"name", b"").decode(errors="replace")
+        part.name = options.get(b"name", b"").decode(errors="replace")[:_MAX_NAME_CHARS]
         if part.name == "file":
             if self._has_file:
                 raise InvalidRequestError("file is there twice.", param="file")

@@ -34,7 +34,7 @@ def test_it_is_private_and_found_by_the_port(opened, tmp_path):
 
 
 def test_a_server_that_chooses_its_port_has_it_in_its_run_dir(opened, tmp_path):
-    assert opened(port=0).path == tmp_path / "run/state"
+    assert opened(port=0).path == tmp_path / "run/temporary-state"
 
 
 def test_it_can_be_switched_off(opened, tmp_path):
@@ -83,3 +83,13 @@ def test_what_killed_processes_have_left_is_removed(opened, tmp_path):
     opened(state_dir=state_dir.path)
     assert os.listdir(state_dir.path / "files") == ["file-known"]
     assert [os.listdir(state_dir.path / folder) for folder in ("jobs", "uploads")] == [[], []]
+
+
+def test_nobody_else_can_read_the_database_even_in_an_open_folder(opened, tmp_path):
+    (tmp_path / "state").mkdir(mode=0o755)
+    state_dir = opened(state_dir=tmp_path / "state")
+    with StateStore(state_dir) as store:
+        store.add_file(FileRecord("file-known", "", 1, 1, "name", "batch"))
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in state_dir.path.iterdir()}
+    assert {name: mode for name, mode in modes.items() if mode & 0o077} == {}
+    assert "batches.sqlite-wal" in modes
