@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OF_FILES = ("dtype", "device", "model_impl", "quantization")
+_OF_FILES = ("dtype", "device", "model_impl", "quantization", "lora", "rope")
 """Settings that say how files are loaded."""
 
 
@@ -80,7 +80,7 @@ def create_universal_vllm_style_engine(
     module = model if _is_module(model) else None
     name = type(model).__name__ if module is not None else os.fspath(model)  # type: ignore[arg-type]
     if module is not None and (wrong := sorted(settings.keys() & set(_OF_FILES))):
-        raise ConfigError(f"{wrong[0]}: a module stays as it is, in its precision and on its device")
+        raise ConfigError(f"{wrong[0]} is for models in files: a module stays as it is, and where it is")
     resolved = resolve_settings({"drain_timeout": 0.0, **settings, **given, "model": name})
     names = served_names(resolved)
     folder = EngineFolder(resolved)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from fast_inference.core.engine import create_universal_vllm_style_engine
-from ipc.errors import ConfigError, EngineUnavailableError, InvalidRequestError, RequestFailedError
+from fast_inference.core.engine import OpenAIServingEngine, create_universal_vllm_style_engine
+from ipc.errors import ConfigError, EngineUnavailableError, InvalidRequestError, ModelNotFoundError, RequestFailedError
 from tests.own_modules import PlainModel, byte_tokenizer, tiny_model
 from tests.waiting import wait_until
 
@@ -53,6 +53,10 @@ def test_token_ids_are_a_prompt(engine):
     assert engine.generate([5, 6, 7], **GREEDY) == engine.generate([[5, 6, 7]], **GREEDY)[0]
 
 
+def test_one_text_has_one_vector(engine):
+    assert engine.embed("one") == engine.embed(["one"])
+
+
 def test_it_works_inside_a_running_event_loop(engine):
     async def ask():
         streamed = [piece async for piece in engine.astream("one", **GREEDY)]
@@ -84,6 +88,13 @@ def test_wrong_parameters_are_named(engine, params, param):
     assert caught.value.param == param
 
 
+def test_no_other_model_is_asked_for(engine):
+    """It may be the name of an adapter, or nobody's."""
+    for ask in (engine.generate, engine.embed):
+        with pytest.raises(ModelNotFoundError, match="The model nobody"):
+            ask("one", model="nobody")
+
+
 def test_who_stops_reading_stops_the_request(engine):
     stream = engine.generate("one", stream=True, max_tokens=4000, ignore_eos=True)
     next(stream)
@@ -110,6 +121,20 @@ def test_what_cannot_run_is_one_line(arguments, problem):
         create_universal_vllm_style_engine(**arguments)
     assert "\n" not in caught.value.message
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("settings", [{"dtype": "float32"}, {"lora": ["sql=/adapters/sql"]}, {"rope": "tokens"}])
+def test_settings_of_files_are_refused_for_a_module(settings):
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))} is for models in files"):
+        create_universal_vllm_style_engine(tiny_model(), byte_tokenizer(), **settings)
+
+
+def test_the_model_is_not_served_under_the_name_of_an_adapter():
+    with (
+        create_universal_vllm_style_engine("fake", lora=["sql=/adapters/sql"]) as engine,
+        pytest.raises(ConfigError, match="served under the name sql"),
+    ):
+        OpenAIServingEngine(engine, "sql")
 
 
 def open_files() -> list[str]:
