@@ -152,8 +152,8 @@ def _load_paged(module: torch.nn.Module, sizes: _Sizes) -> _LoadedModule:
         max_model_len=config.max_positions,
         num_parameters=0,  # they are in memory already
     )
-    logits_bytes = 0 if hasattr(module, "compute_logits") else config.vocab_size * _dtype_of(module).itemsize
-    plan = _plan(module, shape, _dtype_of(module).itemsize, sizes, logits_bytes)
+    num_logit_rows = 0 if hasattr(module, "compute_logits") else sizes.scheduler.max_num_batched_tokens
+    plan = _plan(module, shape, _dtype_of(module).itemsize, sizes, num_logit_rows)
     return _checked(PagedModuleNetwork(module, config, plan.max_model_len), _allocate(module, config, plan), plan)
 
 
@@ -204,7 +204,8 @@ def _load_recomputing(module: torch.nn.Module, sizes: _Sizes) -> _LoadedModule:
         max_model_len=_own_length(module),
         num_parameters=0,
     )
-    plan = _plan(module, shape, _TOKEN_ID_BYTES, sizes, network.vocab_size * _dtype_of(module).itemsize)
+    longest = sizes.model.max_model_len or shape.max_model_len
+    plan = _plan(module, shape, _TOKEN_ID_BYTES, sizes, sizes.scheduler.max_num_batched_tokens + longest)
     kv_tensors = allocate_kv_tensors(
         TokenCacheShape(),
         num_blocks=plan.num_blocks,
@@ -219,13 +220,13 @@ def _load_recomputing(module: torch.nn.Module, sizes: _Sizes) -> _LoadedModule:
 
 
 def _plan(
-    module: torch.nn.Module, shape: ModelShape, dtype_bytes: int, sizes: _Sizes, logits_bytes_per_token: int = 0
+    module: torch.nn.Module, shape: ModelShape, dtype_bytes: int, sizes: _Sizes, num_logit_rows: int = 0
 ) -> MemoryPlan:
-    """`logits_bytes_per_token`: of a module that gives logits for all tokens of a step."""
+    """`num_logit_rows`: logits that a module makes in a step beside those that are sampled from."""
     on_cuda = _device_of(module).type == "cuda"
     if not shape.max_model_len and sizes.model.max_model_len is None:
         raise ConfigError("the module does not say how long a text may be: give max_seq_len")
-    logits_bytes = sizes.scheduler.max_num_batched_tokens * logits_bytes_per_token
+    logits_bytes = num_logit_rows * shape.vocab_size * _dtype_of(module).itemsize
     return plan_memory(
         shape,
         dtype_bytes=dtype_bytes,

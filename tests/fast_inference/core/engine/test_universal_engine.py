@@ -254,6 +254,28 @@ def test_the_cache_changes_nothing():
         assert len(engine.embed(["hello"])[0]) == module.config.hidden_size
 
 
+@pytest.mark.parametrize("is_paged", [True, False])
+def test_logits_may_lie_in_any_order(is_paged):
+    """Of several requests; of one, every order is the same."""
+
+    class ColumnByColumn(type(tiny_model())):
+        def compute_logits(self, hidden):
+            return super().compute_logits(hidden).T.contiguous().T
+
+    class WholeColumnByColumn(PlainModel):
+        def forward(self, input_ids):
+            return super().forward(input_ids).mT.contiguous().mT
+
+    usual, other = tiny_model(), ColumnByColumn()
+    other.load_state_dict(usual.state_dict())
+    modules = (usual, other) if is_paged else (PlainModel(usual), WholeColumnByColumn(usual))
+    answers = []
+    for module in modules:
+        with create_universal_vllm_style_engine(module, tokenizer=byte_tokenizer(), num_blocks=40) as engine:
+            answers.append(engine.generate(PROMPTS, **{**GREEDY, "max_tokens": 4}))
+    assert answers[0] == answers[1]
+
+
 def test_a_module_of_transformers_gets_our_attention_where_it_can():
     import torch
     import transformers
