@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from engine_core.cpus import available_cpus
 from engine_core.device import available_bytes
@@ -32,7 +31,7 @@ from engine_core.model.pooling import PoolingConfig
 from engine_core.model.recompute_network import RecomputeNetwork, TokenCacheShape
 from engine_core.model.transformers_network import TransformersNetwork
 from engine_core.outputs import ModelInfo
-from engine_core.tokenizer_export import TOKENIZER_FILE
+from engine_core.tokenizer_facts import check_vocabulary
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
 
@@ -102,7 +101,7 @@ def load_module_runner(
     log.info("%s: %s", type(module).__name__, plan.describe())
     for note in plan.notes:
         log.warning("%s", note)
-    _check_tokenizer(source.tokenizer_dir, network.vocab_size)
+    check_vocabulary(source.tokenizer_dir, network.vocab_size)
     device = kv_tensors.device
     pooling = PoolingConfig("mean" if model.pooling == "auto" else model.pooling)
     info = ModelInfo(
@@ -287,10 +286,3 @@ def _eos_token_ids(module: torch.nn.Module) -> tuple[int, ...]:
         if ids is not None:
             return eos_token_ids_of(ids, type(module).__name__)
     return ()
-
-
-def _check_tokenizer(folder: Path, vocab_size: int) -> None:
-    """Refuse a tokenizer that makes ids which the module does not have."""
-    num_tokens = Tokenizer.from_file(str(folder / TOKENIZER_FILE)).get_vocab_size()
-    if num_tokens > vocab_size:
-        raise ConfigError(f"the tokenizer has {num_tokens} tokens, the module only {vocab_size}")

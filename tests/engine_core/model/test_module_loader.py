@@ -113,7 +113,7 @@ def test_the_plan_counts_the_logits_of_a_whole_text(load, monkeypatch):
     ("module", "problem"),
     [
         (SeesLaterTokens(), "not causal"),
-        (Embedding(vocab_size=100), "the tokenizer has 256 tokens, the module only 100"),
+        (Embedding(vocab_size=100), "has 256 tokens and the model 100"),
         (nn.Linear(3, 3), "cannot run Linear"),
         (nn.Flatten(), "must give logits"),
         (MixesTheBatch(), "decode step differs"),
