@@ -33,15 +33,18 @@ def test_other_urls_are_refused(url: str):
         attached_run_dir(url)
 
 
-def test_what_killed_jobs_have_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_what_killed_jobs_have_left_is_removed(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path_factory.mktemp("t")  # a path that leaves room for that of a socket
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     for name in ("left", "running"):
-        (tmp_path / f"fast-inference-batch-{name}").mkdir()
-        RunDir(tmp_path / f"fast-inference-batch-{name}" / "run").create()
-    (tmp_path / "of-others").mkdir()
-    lock = RunDir(tmp_path / "fast-inference-batch-running" / "run").lock_launcher()
+        (folder / f"fast-inference-batch-{name}").mkdir()
+        RunDir(folder / f"fast-inference-batch-{name}" / "run").create()
+    (folder / "of-others").mkdir()
+    lock = RunDir(folder / "fast-inference-batch-running" / "run").lock_launcher()
     remove_leftovers(time.time())
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 3
     remove_leftovers(time.time() + 3600)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fast-inference-batch-running", "of-others"]
+    assert sorted(path.name for path in folder.iterdir()) == ["fast-inference-batch-running", "of-others"]
     os.close(lock)
