@@ -211,6 +211,21 @@ def test_a_core_that_fails_ends_its_calls_in_an_error():
             engine.generate("one")
 
 
+def test_a_core_whose_io_thread_fails_ends_its_calls_in_an_error():
+    before = threading.active_count(), open_files()
+    engine = create_universal_vllm_style_engine("fake", fake_step_ms=5)
+    stream = engine.generate("one", stream=True, max_tokens=4000, ignore_eos=True)
+    next(stream)
+    _, _, (_, thread, _), _ = engine._finalizer.peek()
+    thread._server._io._post(lambda: 1 / 0)
+    with pytest.raises(EngineUnavailableError):
+        list(stream)
+    with pytest.raises(EngineUnavailableError, match="has failed"):
+        engine.generate("one")
+    engine.close()
+    assert (threading.active_count(), open_files()) == before
+
+
 def test_an_interrupt_ends_the_program_and_leaves_nothing():
     program = (
         "from fast_inference.core.engine import create_universal_vllm_style_engine\n"
