@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from fast_inference.core.engine.create import frontend_config
 from fast_inference.core.engine.universal_engine import UniversalEngine
+from fast_inference.settings import served_names
 from frontend.app import create_app
 from frontend.state import FrontendState
 from ipc.client import EngineClient
@@ -25,10 +26,18 @@ class OpenAIServingEngine:
     """
 
     def __init__(self, engine: UniversalEngine, model_name: str = DEFAULT_MODEL_ALIAS) -> None:
-        """The model is served as `model_name`, and as `fast-inference-model` too."""
+        """The model is served as `model_name`, and as `fast-inference-model` too.
+
+        Raises:
+            ConfigError: one of the engine's adapters has one of these names.
+        """
         self.engine = engine
         self.model_name = model_name
-        names = tuple(dict.fromkeys((model_name, DEFAULT_MODEL_ALIAS)))
+        names = served_names(
+            engine.settings.model_copy(
+                update={"served_model_name": tuple(dict.fromkeys((model_name, DEFAULT_MODEL_ALIAS)))}
+            )
+        )
         client = EngineClient(engine.run_dir.core_socket, name="app", role=ClientRole.FRONTEND)
         config = frontend_config(engine.settings, served_model_name=names)
         self.app: FastAPI = create_app(FrontendState(config, client, created_at=int(time.time())))
