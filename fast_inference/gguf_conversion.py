@@ -37,7 +37,7 @@ def convert_gguf(source: Path, target: Path) -> None:
 
 
 def load_gguf(source: Path, dtype: str) -> Any:
-    """The transformers model in a file, dequantized.
+    """The transformers model in a file, dequantized; to be saved, not run: what is in no file stays on the meta device.
 
     Raises:
         ConfigError: it is of a kind that cannot be run here.
@@ -59,7 +59,7 @@ def load_gguf(source: Path, dtype: str) -> Any:
     _check_complete(model, set(loaded["tensors"]), source)
     model.load_state_dict(loaded["tensors"], strict=False, assign=True)
     model.tie_weights()
-    return model.eval()
+    return model
 
 
 def gguf_tokenizer(source: Path) -> Any:

@@ -50,6 +50,18 @@ def engine_losses(
     return losses
 
 
+def reference_model(gguf: Path | None, folder: str) -> Any:
+    """The model in fp32: from the GGUF file where there is one, else from the folder."""
+    from transformers import AutoModelForCausalLM
+
+    if gguf is None:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    loaded = load_gguf(gguf, "float32")
+    model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
+    model.load_state_dict(loaded.state_dict())
+    return model.eval()
+
+
 @torch.inference_mode()
 def transformers_losses(model: Any, pieces: Sequence[list[int]]) -> list[float]:
     """The same by transformers' own forward pass."""
@@ -77,7 +89,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="one is best where other programs run (default: all CPUs)")
     parser.add_argument("--limit", type=float, default=0.01, help="largest relative difference")
     arguments = parser.parse_args()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     with StartProgress() as progress:
         folder = resolve_model(arguments.model, progress)
@@ -92,11 +104,12 @@ def main() -> int:
     context = arguments.context
     pieces = [token_ids[at : at + context] for at in range(0, len(token_ids) - 1, context)]
     ours = perplexity(engine_losses(folder, pieces, dtype=arguments.dtype, context=context, threads=arguments.threads))
-    model = load_gguf(source, "float32") if is_gguf else AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    theirs = perplexity(transformers_losses(model, pieces))
-    difference = ours / theirs - 1
     print(f"{len(text.encode())} bytes, {len(token_ids)} tokens in {len(pieces)} pieces")
-    print(f"engine core {ours:.4f} ({arguments.dtype}), transformers {theirs:.4f} (float32): {difference:+.4%}")
+    print(f"engine core {ours:.4f} ({arguments.dtype})", flush=True)
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    theirs = perplexity(transformers_losses(reference_model(source if is_gguf else None, folder), pieces))
+    difference = ours / theirs - 1
+    print(f"transformers {theirs:.4f} (float32): {difference:+.4%}")
     return 0 if abs(difference) <= arguments.limit else 1
 
 

@@ -8,10 +8,11 @@ core ends what a dead client asked for, and the kernel a core whose runner is de
 import asyncio
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,6 +30,9 @@ from ipc.errors import ConfigError
 from ipc.messages import ClientRole
 
 _WATCH_INTERVAL_S = 0.5
+_FOLDER_PREFIX = "fast-inference-batch-"
+_LEFTOVER_AGE_S = 60.0
+"""A younger folder may be one whose owner has not locked it yet."""
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
@@ -58,7 +62,8 @@ async def own_engine(settings: Settings, progress: StartProgress) -> AsyncGenera
     Raises:
         ConfigError: its files cannot be written.
     """
-    folder = Path(tempfile.mkdtemp(prefix="fast-inference-batch-"))
+    remove_leftovers(time.time())
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
     try:
         run_dir = RunDir(folder / "run")
         run_dir.create()
@@ -128,6 +133,17 @@ def attached_run_dir(target: str) -> RunDir:
     if not run_dir.has_launcher():
         raise ConfigError(f"no server runs on {run_dir.path} (where it was started with --run-dir, attach to that)")
     return run_dir
+
+
+def remove_leftovers(now: float) -> None:
+    """Remove the folders of jobs that were killed, `now` being the time since the epoch."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
+        with suppress(OSError):  # another job removes it too
+            found = folder.lstat()
+            is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+            is_old = now - found.st_mtime > _LEFTOVER_AGE_S
+            if is_ours and is_old and not RunDir(folder / "run").has_launcher():
+                shutil.rmtree(folder)
 
 
 @asynccontextmanager

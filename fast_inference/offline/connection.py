@@ -73,10 +73,11 @@ class AttachedCore:
         self.client = ClientThread(run_dir, config, int(time.time()), name="llm", role=role)
         watching = self.client.submit(_watch(run_dir, self.client))
         self._finalizer = weakref.finalize(self, _detach, self.client, watching)
-        version = self.client.state.model().welcome.core_version
-        if version != package_version():
+        welcome = self.client.state.client.welcome
+        if welcome is not None and welcome.core_version != package_version():
             self.close()
-            raise ConfigError(f"the server on {run_dir.path} has version {version}, this is {package_version()}")
+            message = f"the server on {run_dir.path} has version {welcome.core_version}, this is {package_version()}"
+            raise ConfigError(message)
 
     def close(self) -> None:
         """Let go of it; later calls do nothing."""

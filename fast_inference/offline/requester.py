@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from fast_inference.core.engine.client_thread import ClientThread
+from fast_inference.core.engine.waiting import answer_of
 from fast_inference.offline.sampling_params import Fields
 from frontend.access import Caller
 from frontend.api_call import ApiCall
@@ -46,8 +47,7 @@ class Requester:
         self.chat = OpenAIServingChat(self.state)
         self.completion = OpenAIServingCompletion(self.state)
         self._ids = itertools.count()
-        self._num_running = 0
-        self.num_at_once = num_at_once(self.state.model())
+        self.num_at_once = num_at_once(answer_of(client.submit(self.insist(None, self._model))))
         """Most requests in the engine: those that it runs at once, and some that wait behind them."""
 
     def next_id(self) -> str:
@@ -70,22 +70,18 @@ class Requester:
             FastInferenceError: what would be refused, or fail, again.
         """
         patience = Patience(self.state.client)
-        self._num_running += 1
-        try:
-            while True:
-                try:
-                    if model is not None:
-                        self._check_model(model)
-                    return await ask()
-                except FastInferenceError as error:
-                    if (end := self.client.end) is not None:
-                        raise end from error
-                    wait_s = patience.wait_s(error, is_alone=self._num_running == 1)
-                    if wait_s is None or error.code == "engine_replaced":
-                        raise
-                await asyncio.sleep(wait_s)
-        finally:
-            self._num_running -= 1
+        while True:
+            try:
+                if model is not None:
+                    self._check_model(model)
+                return await ask()
+            except FastInferenceError as error:
+                if (end := self.client.end) is not None:
+                    raise end from error
+                wait_s = patience.wait_s(error)
+                if wait_s is None or error.code == "engine_replaced":
+                    raise
+            await asyncio.sleep(wait_s)
 
     async def _model(self) -> ServedModel:
         return self.state.model()

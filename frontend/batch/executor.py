@@ -23,11 +23,13 @@ from frontend.embedder import num_at_once
 from frontend.endpoints import endpoints_of
 from frontend.errors import error_body, internal_error_body
 from frontend.generation import Generation
-from frontend.state import FrontendState
+from frontend.state import FrontendState, ServedModel
 from ipc.errors import ConfigError, EngineUnavailableError, FastInferenceError
 from ipc.messages import RequestClass
 
 log = logging.getLogger(__name__)
+
+_READY_INTERVAL_S = 0.05
 
 
 class Source(Protocol):
@@ -60,8 +62,6 @@ class BatchExecutor:
         self._endpoints = endpoints_of(state)
         self._fingerprint = ""
         self._model_id = ""
-        self.num_in_flight = 0
-        """Lines that are being answered."""
         self.began_at: float | None = None
         """When the engine was ready, on the monotonic clock."""
 
@@ -79,7 +79,7 @@ class BatchExecutor:
         """
         await self._wait_until_ready()
         self.began_at = time.monotonic()
-        num_workers = self._max_in_flight or num_at_once(self._state.model())
+        num_workers = self._max_in_flight or num_at_once(await self._first_model())
         workers = [asyncio.create_task(self._work(source, on_result)) for _ in range(num_workers)]
         try:
             await asyncio.gather(*workers)
@@ -94,12 +94,7 @@ class BatchExecutor:
                 on_result(line)
                 await asyncio.sleep(0)  # others go on between lines that cost no time
                 continue
-            self.num_in_flight += 1
-            try:
-                result = await self._result_of(line)
-            finally:
-                self.num_in_flight -= 1
-            on_result(result)
+            on_result(await self._result_of(line))
             self._generations.pop(line.custom_id, None)
             self._beginnings.pop(line.custom_id, None)
 
@@ -115,7 +110,7 @@ class BatchExecutor:
             except ConfigError:
                 raise
             except FastInferenceError as error:
-                wait_s = patience.wait_s(error, is_alone=self.num_in_flight == 1)
+                wait_s = patience.wait_s(error)
                 if wait_s is None:
                     return _refused(line, request_id, error_body(error))
                 if isinstance(error, EngineUnavailableError):
@@ -151,6 +146,14 @@ class BatchExecutor:
             self._fingerprint, self._model_id = welcome.model_fingerprint, welcome.model_id
         if welcome.model_fingerprint != self._fingerprint:
             raise ConfigError(f"the engine serves {welcome.model_id} now, no longer {self._model_id}")
+
+    async def _first_model(self) -> ServedModel:
+        """The model, once the engine takes requests for it."""
+        while True:
+            try:
+                return self._state.model()
+            except EngineUnavailableError:
+                await asyncio.sleep(_READY_INTERVAL_S)
 
     async def _wait_until_ready(self) -> None:
         """Wait for the first model; raises what makes it impossible."""

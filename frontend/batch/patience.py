@@ -14,7 +14,7 @@ _LOST_ON_THE_WAY = frozenset({"stream_gap", "request_lost"})
 """Codes of a request of which engine and client know different things: it is computed anew."""
 _MAX_LOSSES = 3
 _TRIES_ON_IDLE_ENGINE = 5
-"""After which a refusal is final: it is not for what others do."""
+"""In a row, after which a refusal is final: it is not for what others do."""
 
 
 class Patience:
@@ -24,22 +24,21 @@ class Patience:
         self._client = client
         self._num_tries = 0
         self._num_losses = 0
+        self._num_idle_tries = 0
 
-    def wait_s(self, error: FastInferenceError, *, is_alone: bool) -> float | None:
-        """Seconds until the next try; None where the refusal is final.
-
-        `is_alone` says that its sender has nothing else in the engine that could be what fills the queue.
-        """
+    def wait_s(self, error: FastInferenceError) -> float | None:
+        """Seconds until the next try; None where the refusal is final."""
         self._num_tries += 1
         self._num_losses += error.code in _LOST_ON_THE_WAY
-        if not self._may_pass(error, is_alone):
+        self._num_idle_tries = self._num_idle_tries + 1 if self._is_engine_idle() else 0
+        if not self._may_pass(error):
             return None
         return min(_MIN_WAIT_S * 2.0 ** min(self._num_tries, 10), _MAX_WAIT_S)
 
-    def _may_pass(self, error: FastInferenceError, is_alone: bool) -> bool:
-        """True for what only holds for now."""
+    def _may_pass(self, error: FastInferenceError) -> bool:
+        """True for what only holds for now; a queue that is full although nothing is in it stays so."""
         if isinstance(error, QueueFullError):
-            return not (self._is_engine_idle() and is_alone and self._num_tries >= _TRIES_ON_IDLE_ENGINE)
+            return self._num_idle_tries < _TRIES_ON_IDLE_ENGINE
         if isinstance(error, EngineUnavailableError):
             return error.code not in _ENDED_ON_PURPOSE
         return error.code in _LOST_ON_THE_WAY and self._num_losses <= _MAX_LOSSES

@@ -99,7 +99,8 @@ def test_an_unknown_key_is_refused_and_counted(core, keys, address, tmp_path):
 
 @pytest.mark.parametrize("kind", ["no key", "the wrong server key"])
 def test_without_the_right_keys_nothing_is_heard(core, keys, address, kind):
-    before = stats(core.connect())["num_bad_messages"]
+    local = core.connect()
+    before = stats(local)["num_bad_messages"]
     with nobody_else_is_served(core), zmq.Context() as context:
         dealer = context.socket(zmq.DEALER)
         if kind != "no key":
@@ -111,7 +112,7 @@ def test_without_the_right_keys_nothing_is_heard(core, keys, address, kind):
         with contextlib.suppress(zmq.Again):  # once it is refused, there is nobody to send to
             for frames in junk_messages(seed=5, count=50):
                 dealer.send_multipart(frames, zmq.DONTWAIT)
-        wait_until(lambda: stats(core.connect())["num_bad_messages"] > before)
+        wait_until(lambda: stats(local)["num_bad_messages"] > before)
         assert not dealer.poll(100)
         dealer.close(linger=0)
 
@@ -144,12 +145,13 @@ def test_bytes_that_are_no_greeting_and_silence_end_a_connection(core, port):
 
 def test_a_remote_client_that_is_gone_is_given_up_by_its_lease(core, address):
     """Nobody watches a process on another host."""
+    local = core.connect()
     with SyncEngineClient(address, name="remote") as remote:
         remote.wait_ready(20)
         remote.submit([1], make_params(max_tokens=3000))
-        wait_until(lambda: stats(core.connect())["num_running"] == 1)
+        wait_until(lambda: stats(local)["num_running"] == 1)
         remote._socket.disconnect(address.endpoint)
-        wait_until(lambda: stats(core.connect())["num_running"] == 0, timeout_s=15)
+        wait_until(lambda: stats(local)["num_running"] == 0, timeout_s=15)
 
 
 def test_a_remote_core_that_says_nothing_is_lost_until_it_speaks_again(core, address, monkeypatch):

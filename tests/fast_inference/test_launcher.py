@@ -91,6 +91,7 @@ def test_a_killed_core_is_replaced_and_the_frontends_stay(running):
     assert after["frontends"] == before["frontends"]
 
 
+@pytest.mark.alone
 def test_a_second_launcher_on_the_run_dir_is_refused(running):
     argv = [sys.executable, "-m", "fast_inference", "serve", "fake", "--port", "0", "--run-dir", str(running.run_dir)]
     started = time.monotonic()
@@ -101,6 +102,7 @@ def test_a_second_launcher_on_the_run_dir_is_refused(running):
     assert running.status["state"] == "ready"
 
 
+@pytest.mark.alone
 def test_a_taken_port_ends_in_less_than_two_seconds(start):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port, started = taken.getsockname()[1], time.monotonic()

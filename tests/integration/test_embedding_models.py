@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(folder, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"), str(folder), "--served-model-name", "encoder")
+    server = Server(tmp_path_factory.mktemp("server"), str(folder), "--served-model-name", "encoder", "--threads", "1")
     yield server
     server.close()
 

@@ -111,9 +111,11 @@ def test_a_full_queue_is_waited_out(core: CoreProcess, tmp_path: Path):
 
 
 def test_what_can_never_have_room_is_refused(core: CoreProcess, tmp_path: Path):
-    files = files_in(tmp_path, [line("many", prompt="x", n=9, max_tokens=2)])
+    files = files_in(tmp_path, [line(name, prompt="x", n=9, max_tokens=2) for name in ("a", "b")] + completions(4))
     run_job(core, files)
-    assert results(files.errors)["many"]["response"]["status_code"] == 429
+    refused = results(files.errors)
+    assert {name: item["response"]["status_code"] for name, item in refused.items()} == {"a": 429, "b": 429}
+    assert len(results(files.output)) == 4
 
 
 def test_a_job_that_is_stopped_goes_on_in_the_middle_of_its_answers(core: CoreProcess, tmp_path: Path):

@@ -27,7 +27,7 @@ def recovered(path: Path) -> list[str | None]:
 
 
 @given(st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_that_is_cut_anywhere_goes_on_with_whole_lines(tmp_path: Path, data: st.DataObject):
     path = tmp_path / "out.jsonl"
     ids = [f"id-{number}" for number in range(5)]

@@ -24,29 +24,23 @@ NO_CORE = EngineClient(Path("/nowhere"), name="test", role=ClientRole.BATCH)
     ],
 )
 def test_only_what_holds_for_now_is_tried_again(error, is_tried_again):
-    wait_s = Patience(NO_CORE).wait_s(error, is_alone=True)
+    wait_s = Patience(NO_CORE).wait_s(error)
     assert (wait_s is not None) == is_tried_again
 
 
 def test_waits_grow_up_to_a_limit():
     patience = Patience(NO_CORE)
-    waits = [patience.wait_s(EngineUnavailableError("it starts"), is_alone=False) for _ in range(20)]
+    waits = [patience.wait_s(EngineUnavailableError("it starts")) for _ in range(20)]
     assert waits == sorted(waits)
     assert waits[0] < waits[-1] == waits[-2] < 1
 
 
-def test_a_full_queue_of_an_idle_engine_is_final_for_who_is_alone():
-    def num_tries(is_alone: bool) -> int:
-        patience = Patience(NO_CORE)
-        return next(
-            (number for number in range(50) if patience.wait_s(QueueFullError("full"), is_alone=is_alone) is None), 50
-        )
-
-    assert num_tries(is_alone=True) == 4
-    assert num_tries(is_alone=False) == 50
+def test_a_full_queue_of_an_idle_engine_is_final():
+    patience = Patience(NO_CORE)
+    assert [patience.wait_s(QueueFullError("full")) is None for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_a_request_is_lost_a_few_times_at_most():
     patience = Patience(NO_CORE)
     error = RequestFailedError("a gap", code="stream_gap")
-    assert [patience.wait_s(error, is_alone=True) is None for _ in range(4)] == [False, False, False, True]
+    assert [patience.wait_s(error) is None for _ in range(4)] == [False, False, False, True]

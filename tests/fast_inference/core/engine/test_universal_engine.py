@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -185,24 +186,29 @@ def test_a_core_that_fails_ends_its_calls_in_an_error():
             engine.generate("one")
 
 
-def test_an_interrupt_ends_the_program_and_leaves_nothing(tmp_path):
+def test_an_interrupt_ends_the_program_and_leaves_nothing():
     program = (
         "from fast_inference.core.engine import create_universal_vllm_style_engine\n"
         "engine = create_universal_vllm_style_engine('fake', fake_step_ms=20)\n"
         "print('started', flush=True)\n"
         "engine.generate('one', max_tokens=4000, ignore_eos=True)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
-    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
-    assert "\nKeyboardInterrupt\n" in stderr
-    assert list(tmp_path.iterdir()) == []
+    with tempfile.TemporaryDirectory() as folder:  # of a short name, as paths of sockets are
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": folder}
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "started\n"
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=20)
+        finally:
+            process.kill()
+            process.communicate()
+        assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+        assert "\nKeyboardInterrupt\n" in stderr
+        assert os.listdir(folder) == []
 
 
 def test_importing_it_imports_no_torch():
