@@ -23,7 +23,7 @@ from engine_core.client_sender import LEASE_S
 from engine_core.core import EngineCore
 from engine_core.core_socket import RemoteAccess
 from engine_core.crash_journal import CrashJournal
-from engine_core.events import Drain, Event, GrammarCompiled
+from engine_core.events import Drain, DrainBegun, Event, GrammarCompiled
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
@@ -216,6 +216,11 @@ class CoreServer:
     def drain(self) -> None:
         """Have `serve` finish what runs, then return; may be called from any thread and from signal handlers."""
         self._inbox.put(Drain())
+
+    def give_up(self) -> None:
+        """The same where the I/O thread has failed, which would say when draining has begun."""
+        self._inbox.put(Drain())
+        self._inbox.put(DrainBegun())
 
     def close(self, reason: str = "drained", *, grammars_timeout_s: float = 0.0) -> None:
         """Say good-bye to all clients and let go of everything, whatever was reached of `load` and `serve`.

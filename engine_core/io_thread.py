@@ -247,6 +247,9 @@ class IoThread(threading.Thread):
         except Exception:  # the top of this thread
             log.exception("the I/O thread failed")
             self._on_failure()
+        finally:
+            self._lives.evict_all("the core stops")
+            self._door.close()
 
     def _serve(self) -> None:
         next_beat_at = time.monotonic()
@@ -266,8 +269,6 @@ class IoThread(threading.Thread):
                 self._lives.evict_silent(self._sender)
                 self._dropped.tell_rest()
                 self._door.report()
-        self._lives.evict_all("the core stops")
-        self._door.close()
 
     def _is_over(self) -> bool:
         return self._stop_at is not None and (not self._clients.all() or time.monotonic() > self._stop_at)

@@ -1,7 +1,7 @@
 """What the core itself must know of a tokenizer: which token ends a text, and that all of its ids are the model's.
 
-Asked by `engine_core/model/loader.py` where the model's own files do not say it. Reads the folder that
-`tokenizer_export.py` gives; everything wrong with it is a `ConfigError`.
+Asked by `model/loader.py` where the model's own files do not say it, and for modules of a user's own. Reads the folder
+that `tokenizer_export.py` gives; everything wrong with it is a `ConfigError`.
 """
 
 from pathlib import Path

@@ -8,9 +8,7 @@ this package stays cheap.
 Reading order: `cli` → `flags` → `settings` → `launcher` → `child`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # that of `typing` would cost more than all the rest
 if TYPE_CHECKING:
     from fast_inference.offline.async_llm import AsyncLLM
     from fast_inference.offline.llm import LLM
@@ -44,8 +42,10 @@ _MODULES = {
 _OUTPUTS = "fast_inference.offline.outputs"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """The public names."""
+    from importlib import import_module
+
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES.get(name, _OUTPUTS)), name)

@@ -52,13 +52,18 @@ def add_pull(commands: "argparse._SubParsersAction[FlagParser]") -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a known name such as smollm2-135m-instruct, a hub id org/name, or a path"
     )
+    parser.add_argument(
+        "--rope",
+        choices=("heads", "tokens", "interleaved"),
+        help="how a MinimalLLM checkpoint (.pt) tells positions, as for `serve`",
+    )
 
     def run(namespace: argparse.Namespace) -> int:
         from fast_inference.model_store import pull
         from fast_inference.progress import StartProgress
 
         with StartProgress() as progress:
-            folder = pull(namespace.model, progress)
+            folder = pull(namespace.model, progress, rope=namespace.rope)
         print(folder)
         return 0
 

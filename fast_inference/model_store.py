@@ -46,7 +46,8 @@ def _resolve(model: str, progress: Progress, rope: str | None) -> str:
     if path.suffix.lower() in CHECKPOINTS and not path.is_dir():
         if not path.is_file():
             raise ConfigError(f"no model {shortened(model)!r}: no such file")
-        return str(convert_once(path.resolve(), minimal_llm(path.resolve(), rope), progress))
+        checkpoint = path.absolute()  # a link stays one: the tokenizer lies beside what was named
+        return str(convert_once(checkpoint, minimal_llm(checkpoint, rope), progress))
     if rope is not None:
         raise ConfigError(f"--rope {rope} is for MinimalLLM checkpoints (.pt files), and {shortened(model)} is none")
     if model == FAKE_MODEL:
@@ -78,7 +79,7 @@ def find_model(model: str, *, rope: str | None = None) -> str:
 
     def refuse(stage: str, fraction: float | None) -> None:
         """Progress is told of each stage before it begins, so nothing has been got."""
-        named = known_name(model) or shortened(model)
+        named = (known_name(model) or shortened(model)) + (f" --rope {rope}" if rope is not None else "")
         raise ConfigError(
             f"{shortened(model)} is not in the model cache: `fast-inference pull {named}` begins by {stage}"
         )
@@ -86,15 +87,15 @@ def find_model(model: str, *, rope: str | None = None) -> str:
     return resolve_model(model, refuse, rope=rope)
 
 
-def pull(model: str, progress: Progress) -> Path:
-    """Return the folder of a model, downloaded and converted if it is not in the cache.
+def pull(model: str, progress: Progress, *, rope: str | None = None) -> Path:
+    """Return the folder of a model, downloaded and converted if it is not in the cache; `rope` as for `resolve_model`.
 
     Raises:
         ConfigError: as `resolve_model`, and for the fake model, which has no folder.
     """
     if model == FAKE_MODEL:
         raise ConfigError("the fake model has no files: there is nothing to pull")
-    return Path(resolve_model(model, progress))
+    return Path(resolve_model(model, progress, rope=rope))
 
 
 def _wheel_folder(name: str, progress: Progress) -> Path:

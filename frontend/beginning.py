@@ -1,8 +1,8 @@
 """The beginning of an answer that an earlier process has left, from which the next one goes on.
 
 A token depends on its request, its seed and its position alone (`ipc/recovery.py`), so that the answer is the same as
-if nothing had happened. Invariant: a beginning is used only for what it was made of: the same model, prompt and
-sampling. Used by `generation.py`; `batch/checkpoint.py` keeps them.
+if nothing had happened. Invariant: a beginning is used only for what it was made of: the same model, adapter, prompt
+and sampling. Used by `generation.py`; `batch/checkpoint.py` keeps them.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ class Beginning:
     token_ids: Sequence[int]
 
 
-def digest_of(model: ServedModel, item: EngineInput) -> bytes:
-    """Equal for requests whose answers are equal under one seed."""
+def digest_of(model: ServedModel, item: EngineInput, adapter: str) -> bytes:
+    """Equal for requests whose answers are equal under one seed; `adapter` is empty for the model itself."""
     digest = hashlib.blake2b(array("i", item.prompt_token_ids).tobytes(), digest_size=16)
     digest.update(model.welcome.model_fingerprint.encode())
-    digest.update(repr(replace(item.sampling_params, seed=0)).encode())
+    digest.update(repr((replace(item.sampling_params, seed=0), adapter)).encode())
     return digest.digest()
 
 

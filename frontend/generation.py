@@ -118,7 +118,7 @@ class Generation:
             EngineUnavailableError: the core takes no requests; what was submitted is stopped again.
         """
         self._streams: list[_AnswerStream] = []
-        self._model, self._inputs = model, inputs
+        self._model, self._inputs, self._adapter = model, inputs, options.get("adapter", "")
         self._beginning: Beginning | None = None
         self._digest = b""
         self._primed: TextDelta | None = None
@@ -151,7 +151,7 @@ class Generation:
         if beginning is None or len(self._inputs) > 1 or not can_go_on(item):
             return ()
         is_short = len(beginning.token_ids) < item.sampling_params.max_tokens
-        if not is_short or beginning.digest != digest_of(self._model, item):
+        if not is_short or beginning.digest != digest_of(self._model, item, self._adapter):
             return ()
         self._beginning = beginning
         return beginning.token_ids
@@ -167,7 +167,7 @@ class Generation:
             del token_ids[-1:]  # behind the last one there is nothing to go on with
         if not token_ids:
             return None
-        self._digest = self._digest or digest_of(self._model, self._inputs[0])
+        self._digest = self._digest or digest_of(self._model, self._inputs[0], self._adapter)
         return Beginning(self._digest, seed, token_ids)
 
     @property

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from engine_core.cpus import available_cpus
 from engine_core.device import available_bytes
@@ -32,7 +31,7 @@ from engine_core.model.pooling import PoolingConfig
 from engine_core.model.recompute_network import RecomputeNetwork, TokenCacheShape
 from engine_core.model.transformers_network import TransformersNetwork
 from engine_core.outputs import ModelInfo
-from engine_core.tokenizer_export import TOKENIZER_FILE
+from engine_core.tokenizer_facts import check_vocabulary
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
 
@@ -102,7 +101,7 @@ def load_module_runner(
     log.info("%s: %s", type(module).__name__, plan.describe())
     for note in plan.notes:
         log.warning("%s", note)
-    _check_tokenizer(source.tokenizer_dir, network.vocab_size)
+    check_vocabulary(source.tokenizer_dir, network.vocab_size)
     device = kv_tensors.device
     pooling = PoolingConfig("mean" if model.pooling == "auto" else model.pooling)
     info = ModelInfo(
@@ -152,8 +151,8 @@ def _load_paged(module: torch.nn.Module, sizes: _Sizes) -> _LoadedModule:
         max_model_len=config.max_positions,
         num_parameters=0,  # they are in memory already
     )
-    logits_bytes = 0 if hasattr(module, "compute_logits") else config.vocab_size * _dtype_of(module).itemsize
-    plan = _plan(module, shape, _dtype_of(module).itemsize, sizes, logits_bytes)
+    num_logit_rows = 0 if hasattr(module, "compute_logits") else sizes.scheduler.max_num_batched_tokens
+    plan = _plan(module, shape, _dtype_of(module).itemsize, sizes, num_logit_rows)
     return _checked(PagedModuleNetwork(module, config, plan.max_model_len), _allocate(module, config, plan), plan)
 
 
@@ -204,7 +203,8 @@ def _load_recomputing(module: torch.nn.Module, sizes: _Sizes) -> _LoadedModule:
         max_model_len=_own_length(module),
         num_parameters=0,
     )
-    plan = _plan(module, shape, _TOKEN_ID_BYTES, sizes, network.vocab_size * _dtype_of(module).itemsize)
+    longest = sizes.model.max_model_len or shape.max_model_len
+    plan = _plan(module, shape, _TOKEN_ID_BYTES, sizes, sizes.scheduler.max_num_batched_tokens + longest)
     kv_tensors = allocate_kv_tensors(
         TokenCacheShape(),
         num_blocks=plan.num_blocks,
@@ -219,13 +219,13 @@ def _load_recomputing(module: torch.nn.Module, sizes: _Sizes) -> _LoadedModule:
 
 
 def _plan(
-    module: torch.nn.Module, shape: ModelShape, dtype_bytes: int, sizes: _Sizes, logits_bytes_per_token: int = 0
+    module: torch.nn.Module, shape: ModelShape, dtype_bytes: int, sizes: _Sizes, num_logit_rows: int = 0
 ) -> MemoryPlan:
-    """`logits_bytes_per_token`: of a module that gives logits for all tokens of a step."""
+    """`num_logit_rows`: logits that a module makes in a step beside those that are sampled from."""
     on_cuda = _device_of(module).type == "cuda"
     if not shape.max_model_len and sizes.model.max_model_len is None:
         raise ConfigError("the module does not say how long a text may be: give max_seq_len")
-    logits_bytes = sizes.scheduler.max_num_batched_tokens * logits_bytes_per_token
+    logits_bytes = num_logit_rows * shape.vocab_size * _dtype_of(module).itemsize
     return plan_memory(
         shape,
         dtype_bytes=dtype_bytes,
@@ -286,10 +286,3 @@ def _eos_token_ids(module: torch.nn.Module) -> tuple[int, ...]:
         if ids is not None:
             return eos_token_ids_of(ids, type(module).__name__)
     return ()
-
-
-def _check_tokenizer(folder: Path, vocab_size: int) -> None:
-    """Refuse a tokenizer that makes ids which the module does not have."""
-    num_tokens = Tokenizer.from_file(str(folder / TOKENIZER_FILE)).get_vocab_size()
-    if num_tokens > vocab_size:
-        raise ConfigError(f"the tokenizer has {num_tokens} tokens, the module only {vocab_size}")

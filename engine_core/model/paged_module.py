@@ -122,11 +122,9 @@ class PagedModuleNetwork:
         return self._module(input_ids, positions, PagedAttention(metadata, kv_tensors))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`[rows, vocab_size]` for rows of `hidden_states`."""
-        if self._compute_logits is None:
-            return hidden
-        logits: torch.Tensor = self._compute_logits(hidden)
-        return logits
+        """`[rows, vocab_size]` for rows of `hidden_states`, laid out as samplers read them."""
+        logits: torch.Tensor = hidden if self._compute_logits is None else self._compute_logits(hidden)
+        return logits.contiguous()
 
     def check(self, kv_tensors: KVTensors) -> None:
         """Run a few tokens in several ways, and one at the last position; leaves the cache zeroed.

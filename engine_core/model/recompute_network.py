@@ -49,12 +49,13 @@ class RecomputeNetwork:
         for span, slots in spans:
             new_ids = input_ids[span.query_start : span.query_start + span.num_queries]
             cache[slots[span.num_computed_tokens :]] = new_ids.to(cache.dtype)
-        rows = [self._whole_logits(cache[slots].long())[span.num_computed_tokens :] for span, slots in spans]
+        # copies, so that the logits of a whole text are there for one request at a time
+        rows = [self._whole_logits(cache[slots].long())[span.num_computed_tokens :].clone() for span, slots in spans]
         return torch.cat(rows)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The same rows."""
-        return hidden
+        """The same rows, laid out as samplers read them."""
+        return hidden.contiguous()
 
     def check(self, kv_tensors: KVTensors) -> None:
         """Run a few tokens, and again with another last one and without it; the cache is not used.

@@ -27,7 +27,7 @@ def test_the_example_answers_everything():
     assert printed.endswith("4 vectors of 16 numbers\n")
 
 
-@pytest.mark.parametrize("snippet", [snippet for snippet in SNIPPETS if "attach" not in snippet])
+@pytest.mark.parametrize("snippet", [snippet for snippet in SNIPPETS if "LLM" in snippet and "attach" not in snippet])
 def test_the_snippets_of_the_documents_run(snippet):
     assert '"smollm2-135m-instruct"' in snippet
     assert run("-c", snippet.replace("smollm2-135m-instruct", "fake"))

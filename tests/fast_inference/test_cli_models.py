@@ -132,6 +132,13 @@ def test_the_fake_model_cannot_be_pulled(caches):
     assert (done.returncode, done.stderr) == (1, "error: the fake model has no files: there is nothing to pull\n")
 
 
+def test_rope_goes_with_a_checkpoint_only(caches, tmp_path):
+    write_model(tmp_path / "gpt2", GPT2)
+    done = call("pull", tmp_path / "gpt2", "--rope", "tokens")
+    assert done.returncode == 1
+    assert "--rope tokens is for MinimalLLM checkpoints" in done.stderr
+
+
 def test_a_gguf_file_is_pulled_into_the_cache_once_and_listed(caches, tmp_path):
     models, _ = caches
     gguf_files.write_gguf(tmp_path / "tiny.gguf", TensorType.Q8_0)

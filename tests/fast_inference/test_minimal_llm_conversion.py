@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from engine_core.model.kernels.bindings import Format
 from engine_core.model.loader import load_model_runner
 from fast_inference.minimal_llm_conversion import convert_minimal_llm
-from fast_inference.model_store import find_model, resolve_model
+from fast_inference.model_store import find_model, pull, resolve_model
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
 from tests.engine_core.model.decoder.test_network import TOKEN_IDS, difference, logits_of, make_network
@@ -226,11 +226,27 @@ def test_a_checkpoint_is_converted_once_for_each_rope_and_each_tokenizer_beside_
     folder = resolve_model(path, silent)
     assert find_model(path) == folder
     assert Path(folder).parent == cache_dir
-    with pytest.raises(ConfigError, match="begins by converting final_model1"):
+    with pytest.raises(ConfigError, match=r"pull .*final_model1\.pt --rope tokens` begins by converting final_model1"):
         find_model(path, rope="tokens")
     write_tokenizer(tmp_path / "tokenizer.json")
     with pytest.raises(ConfigError, match="begins by converting final_model1"):
         find_model(path)
+
+
+def test_what_is_pulled_is_what_is_found(cache_dir, tmp_path):
+    path = str(tmp_path / "x.pt")
+    save_checkpoint(path, "A")
+    folder = pull(path, silent, rope="tokens")
+    assert find_model(path, rope="tokens") == str(folder)
+
+
+def test_the_tokenizer_beside_a_link_is_taken(cache_dir, tmp_path):
+    save_checkpoint(tmp_path / "step_100.pt", "A")
+    link = tmp_path / "served" / "latest.pt"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "step_100.pt")
+    write_tokenizer(link.parent / "tokenizer.json")
+    assert (Path(resolve_model(str(link), silent)) / "tokenizer.json").is_file()
 
 
 def test_rope_is_for_checkpoints_only(cache_dir, tmp_path, converted):

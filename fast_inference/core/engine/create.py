@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from tokenizers import Tokenizer
-
-from engine_core.config_values import read_json_object
 from engine_core.core_server import LoadRunner, load_runner
 from engine_core.tokenizer_export import TOKENIZER_FILE, export_tokenizer
+from engine_core.tokenizer_facts import eos_token_id
 from fast_inference.core.engine.client_thread import ClientThread
 from fast_inference.core.engine.engine_thread import EngineFolder, EngineThread
 from fast_inference.core.engine.universal_engine import UniversalEngine
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OF_FILES = ("dtype", "device", "model_impl", "quantization")
+_OF_FILES = ("dtype", "device", "model_impl", "quantization", "lora", "rope")
 """Settings that say how files are loaded."""
 
 
@@ -80,7 +78,7 @@ def create_universal_vllm_style_engine(
     module = model if _is_module(model) else None
     name = type(model).__name__ if module is not None else os.fspath(model)  # type: ignore[arg-type]
     if module is not None and (wrong := sorted(settings.keys() & set(_OF_FILES))):
-        raise ConfigError(f"{wrong[0]}: a module stays as it is, in its precision and on its device")
+        raise ConfigError(f"{wrong[0]} is for models in files: a module stays as it is, and where it is")
     resolved = resolve_settings({"drain_timeout": 0.0, **settings, **given, "model": name})
     names = served_names(resolved)
     folder = EngineFolder(resolved)
@@ -141,20 +139,10 @@ def _loading(module: "torch.nn.Module | None", tokenizer: str | None, eos_token_
     from engine_core.model.module_loader import ModuleSource, load_module_runner
 
     folder = export_tokenizer(Path(), tokenizer)
-    source = ModuleSource(module, folder, eos_token_ids or _eos_of_tokenizer(folder))
+    if not eos_token_ids and (token_id := eos_token_id(folder)) is not None:
+        eos_token_ids = (token_id,)
+    source = ModuleSource(module, folder, eos_token_ids)
     return lambda config, report: load_module_runner(source, config.model, config.cache, config.scheduler, report)
-
-
-def _eos_of_tokenizer(folder: Path) -> tuple[int, ...]:
-    """The id of its `eos_token`, where it names one."""
-    config_file = folder / "tokenizer_config.json"
-    if not config_file.is_file():
-        return ()
-    named = read_json_object(config_file).get("eos_token")
-    text = named.get("content") if isinstance(named, dict) else named
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-    token_id = tokenizer.token_to_id(text) if isinstance(text, str) else None
-    return () if token_id is None else (token_id,)
 
 
 def _log_progress(stage: str, fraction: float | None) -> None:

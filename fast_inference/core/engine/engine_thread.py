@@ -111,7 +111,7 @@ class EngineThread:
 
     def _on_io_failure(self) -> None:
         """Nobody can reach the core any more."""
-        self._server.drain()
+        self._server.give_up()
 
 
 def _num_descriptors() -> int:

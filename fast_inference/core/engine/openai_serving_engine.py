@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from fast_inference.core.engine.create import frontend_config
 from fast_inference.core.engine.streaming import items_of
 from fast_inference.core.engine.universal_engine import UniversalEngine
+from fast_inference.settings import served_names
 from frontend.api_call import ApiCall
 from frontend.app import create_app
 from frontend.openai.chat_completions import OpenAIServingChat
@@ -40,10 +41,18 @@ class OpenAIServingEngine:
     """
 
     def __init__(self, engine: UniversalEngine, model_name: str = DEFAULT_MODEL_ALIAS) -> None:
-        """The model is served as `model_name`, and as `fast-inference-model` too."""
+        """The model is served as `model_name`, and as `fast-inference-model` too.
+
+        Raises:
+            ConfigError: one of the engine's adapters has one of these names.
+        """
         self.engine = engine
         self.model_name = model_name
-        self._names = tuple(dict.fromkeys((model_name, DEFAULT_MODEL_ALIAS)))
+        self._names = served_names(
+            engine.settings.model_copy(
+                update={"served_model_name": tuple(dict.fromkeys((model_name, DEFAULT_MODEL_ALIAS)))}
+            )
+        )
         client = EngineClient(engine.run_dir.core_socket, name="app", role=ClientRole.FRONTEND)
         config = frontend_config(engine.settings, served_model_name=self._names)
         self.app: FastAPI = create_app(FrontendState(config, client, created_at=int(time.time())))

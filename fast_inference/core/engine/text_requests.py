@@ -84,7 +84,7 @@ class TextRequests:
             yield text
 
     async def embed(self, fields: Fields) -> list[list[float]]:
-        """The normalized vector of each input; raises as `complete` does."""
+        """The vector of each input; raises as `complete` does."""
         model, body = self._body(EmbeddingRequest, fields)
         if not model.welcome.embedding_size:
             raise InvalidRequestError("This model gives no embeddings.", code="unsupported_parameter")
@@ -98,6 +98,7 @@ class TextRequests:
         check_fields(body_type, values)
         if unknown := ignored_params(values, body_type):
             raise InvalidRequestError(f"Unknown parameter: {unknown[0]}.", param=unknown[0], code="unknown_parameter")
+        model.check_name(values["model"])
         if isinstance(body, GenerationBody) and body.answers_per_prompt != 1:
             raise InvalidRequestError("n: an engine gives one answer to each prompt", param="n")
         return model, body

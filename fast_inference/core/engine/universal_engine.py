@@ -88,6 +88,7 @@ class UniversalEngine:
 
         Raises:
             InvalidRequestError: a parameter is unknown or out of range; `ContextLengthError`: the prompt is too long.
+            ModelNotFoundError: `model` is given, and is neither the model nor one of its adapters.
             EngineUnavailableError: the engine is closed or has failed.
         """
         fields = _completion_fields(prompts, params)
@@ -110,12 +111,12 @@ class UniversalEngine:
             return self._stream(self._requests.stream_chat, fields)
         return self._call(self._requests.chat(fields)).text
 
-    def embed(self, texts: Sequence[str], **params: Any) -> list[list[float]]:
-        """The normalized vector of each text; `params` are the fields of `POST /v1/embeddings`.
+    def embed(self, texts: str | Sequence[str], **params: Any) -> list[list[float]]:
+        """The vector of each text, in a list also for a single one; `params` are the fields of `POST /v1/embeddings`.
 
         Raises as `generate` does, and `InvalidRequestError` where the model gives no embeddings.
         """
-        return self._call(self._requests.embed({"input": list(texts), **params}))
+        return self._call(self._requests.embed({"input": [texts] if isinstance(texts, str) else list(texts), **params}))
 
     # --- asynchronous, on any event loop ---
 

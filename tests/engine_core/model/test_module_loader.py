@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine_core.model import module_loader
 from engine_core.model.module_loader import ModuleSource, load_module_runner
 from engine_core.model.paged_attention_config import PagedAttentionConfig
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
@@ -100,11 +101,19 @@ def test_the_longest_text_may_be_given(load):
     assert load(module, max_model_len=32).info.max_model_len == 32
 
 
+def test_the_plan_counts_the_logits_of_a_whole_text(load, monkeypatch):
+    """Which a recomputed module makes for the one token that is sampled."""
+    logits_bytes = (SchedulerConfig().max_num_batched_tokens + 64) * 256 * 4
+    monkeypatch.setattr(module_loader, "available_bytes", lambda device: logits_bytes)
+    with pytest.raises(ConfigError, match="0 bytes of memory"):
+        load(Embedding())
+
+
 @pytest.mark.parametrize(
     ("module", "problem"),
     [
         (SeesLaterTokens(), "not causal"),
-        (Embedding(vocab_size=100), "the tokenizer has 256 tokens, the module only 100"),
+        (Embedding(vocab_size=100), "has 256 tokens and the model 100"),
         (nn.Linear(3, 3), "cannot run Linear"),
         (nn.Flatten(), "must give logits"),
         (MixesTheBatch(), "decode step differs"),

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from fast_inference.core.engine import create_universal_vllm_style_engine
-from ipc.errors import ConfigError, EngineUnavailableError, InvalidRequestError, RequestFailedError
+from fast_inference.core.engine import OpenAIServingEngine, create_universal_vllm_style_engine
+from ipc.errors import ConfigError, EngineUnavailableError, InvalidRequestError, ModelNotFoundError, RequestFailedError
 from tests.own_modules import PlainModel, byte_tokenizer, tiny_model
 from tests.waiting import wait_until
 
@@ -54,6 +54,10 @@ def test_token_ids_are_a_prompt(engine):
     assert engine.generate([5, 6, 7], **GREEDY) == engine.generate([[5, 6, 7]], **GREEDY)[0]
 
 
+def test_one_text_has_one_vector(engine):
+    assert engine.embed("one") == engine.embed(["one"])
+
+
 def test_it_works_inside_a_running_event_loop(engine):
     async def ask():
         streamed = [piece async for piece in engine.astream("one", **GREEDY)]
@@ -85,6 +89,13 @@ def test_wrong_parameters_are_named(engine, params, param):
     assert caught.value.param == param
 
 
+def test_no_other_model_is_asked_for(engine):
+    """It may be the name of an adapter, or nobody's."""
+    for ask in (engine.generate, engine.embed):
+        with pytest.raises(ModelNotFoundError, match="The model nobody"):
+            ask("one", model="nobody")
+
+
 def test_who_stops_reading_stops_the_request(engine):
     stream = engine.generate("one", stream=True, max_tokens=4000, ignore_eos=True)
     next(stream)
@@ -111,6 +122,20 @@ def test_what_cannot_run_is_one_line(arguments, problem):
         create_universal_vllm_style_engine(**arguments)
     assert "\n" not in caught.value.message
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("settings", [{"dtype": "float32"}, {"lora": ["sql=/adapters/sql"]}, {"rope": "tokens"}])
+def test_settings_of_files_are_refused_for_a_module(settings):
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))} is for models in files"):
+        create_universal_vllm_style_engine(tiny_model(), byte_tokenizer(), **settings)
+
+
+def test_the_model_is_not_served_under_the_name_of_an_adapter():
+    with (
+        create_universal_vllm_style_engine("fake", lora=["sql=/adapters/sql"]) as engine,
+        pytest.raises(ConfigError, match="served under the name sql"),
+    ):
+        OpenAIServingEngine(engine, "sql")
 
 
 def open_files() -> list[str]:
@@ -186,6 +211,21 @@ def test_a_core_that_fails_ends_its_calls_in_an_error():
             engine.generate("one")
 
 
+def test_a_core_whose_io_thread_fails_ends_its_calls_in_an_error():
+    before = threading.active_count(), open_files()
+    engine = create_universal_vllm_style_engine("fake", fake_step_ms=5)
+    stream = engine.generate("one", stream=True, max_tokens=4000, ignore_eos=True)
+    next(stream)
+    _, _, (_, thread, _), _ = engine._finalizer.peek()
+    thread._server._io._post(lambda: 1 / 0)
+    with pytest.raises(EngineUnavailableError):
+        list(stream)
+    with pytest.raises(EngineUnavailableError, match="has failed"):
+        engine.generate("one")
+    engine.close()
+    assert (threading.active_count(), open_files()) == before
+
+
 def test_an_interrupt_ends_the_program_and_leaves_nothing():
     program = (
         "from fast_inference.core.engine import create_universal_vllm_style_engine\n"
@@ -233,6 +273,28 @@ def test_the_cache_changes_nothing():
         assert engine.generate(PROMPTS, **few) == expected
         assert engine.generate(PROMPTS, **few) == expected
         assert len(engine.embed(["hello"])[0]) == module.config.hidden_size
+
+
+@pytest.mark.parametrize("is_paged", [True, False])
+def test_logits_may_lie_in_any_order(is_paged):
+    """Of several requests; of one, every order is the same."""
+
+    class ColumnByColumn(type(tiny_model())):
+        def compute_logits(self, hidden):
+            return super().compute_logits(hidden).T.contiguous().T
+
+    class WholeColumnByColumn(PlainModel):
+        def forward(self, input_ids):
+            return super().forward(input_ids).mT.contiguous().mT
+
+    usual, other = tiny_model(), ColumnByColumn()
+    other.load_state_dict(usual.state_dict())
+    modules = (usual, other) if is_paged else (PlainModel(usual), WholeColumnByColumn(usual))
+    answers = []
+    for module in modules:
+        with create_universal_vllm_style_engine(module, tokenizer=byte_tokenizer(), num_blocks=40) as engine:
+            answers.append(engine.generate(PROMPTS, **{**GREEDY, "max_tokens": 4}))
+    assert answers[0] == answers[1]
 
 
 def test_a_module_of_transformers_gets_our_attention_where_it_can():
