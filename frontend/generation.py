@@ -175,6 +175,16 @@ class Generation:
         """All answers, in order, with what is known of them so far."""
         return [stream.answer for stream in self._streams]
 
+    def token_ids(self, index: int, start: int = 0) -> list[int]:
+        """The tokens of an answer so far from a place on, as many as it counts: with the one that ended it."""
+        stream = self._streams[index]
+        before = self._beginning.token_ids if self._beginning is not None else ()
+        first, last = start - len(before), stream.answer.num_output_tokens - len(before)
+        return [
+            *before[start : stream.answer.num_output_tokens],
+            *stream.stream.emitted_token_ids[max(0, first) : max(0, last)],
+        ]
+
     async def prime(self) -> None:
         """Wait for the first output of every answer, so that a refusal of any is still an HTTP status.
 

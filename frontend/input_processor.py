@@ -95,14 +95,16 @@ async def _call_grammar(model: ServedModel, body: ChatCompletionRequest, prompt:
     return call_grammar(model, body, prompt)
 
 
-async def completion_inputs(model: ServedModel, body: CompletionRequest) -> list[EngineInput]:
+async def completion_inputs(
+    model: ServedModel, body: CompletionRequest, default_max_tokens: int = DEFAULT_COMPLETION_TOKENS
+) -> list[EngineInput]:
     """The requests of a text completion: `n` (or `best_of`) for each prompt, prompt by prompt."""
     params = await sampling_params_of(model, body)
     inputs: list[EngineInput] = []
     for prompt in split_inputs(body.prompt):
         ids = await _completion_prompt(model, body, prompt)
         prompt_text = prompt if isinstance(prompt, str) and body.truncate_prompt_tokens is None else None
-        fitting = fitted(params, model, body, len(ids), param="prompt", default_max_tokens=DEFAULT_COMPLETION_TOKENS)
+        fitting = fitted(params, model, body, len(ids), param="prompt", default_max_tokens=default_max_tokens)
         inputs += _fan_out(body, ids, fitting, prompt_text)
         await asyncio.sleep(0)  # others go on between prompts
     return inputs

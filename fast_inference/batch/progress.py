@@ -1,15 +1,14 @@
 """How far a batch job is, on stderr: a bar in a terminal, a plain line every few seconds anywhere else.
 
 Shows lines that are done and failed, tokens per second of the last seconds, and the time that is left at this speed.
+Used by `run.py` for lines, and by `LLM` (`fast_inference/offline/`) for prompts.
 """
 
 import sys
 import time
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
-
-from frontend.batch.job import JobCounts
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -18,6 +17,26 @@ BAR_INTERVAL_S = 0.2
 LINE_INTERVAL_S = 5.0
 _WINDOW_S = 20.0
 _HOUR_S = 3600
+
+
+class Counts(Protocol):
+    """What has been done so far."""
+
+    @property
+    def num_done(self) -> int:
+        """Lines, failed ones too."""
+
+    @property
+    def num_failed(self) -> int:
+        """Those of them that failed."""
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of all that is done."""
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Of all that is done."""
 
 
 class _Sample(NamedTuple):
@@ -32,10 +51,12 @@ class _Sample(NamedTuple):
 class JobProgress:
     """A context manager that clears its bar when left; call `show` again and again."""
 
-    def __init__(self, counts: JobCounts) -> None:
+    def __init__(self, counts: Counts, noun: str = "lines") -> None:
+        """`noun` is what is counted."""
         self._counts = counts
-        self.num_lines: int | None = None
-        """Of the input; None until they are counted."""
+        self._noun = noun
+        self.num_total: int | None = None
+        """How many there are; None until they are counted."""
         self._bar: Progress | None = None
         self._samples = deque([self._sample()])
         """Of the last seconds."""
@@ -65,7 +86,7 @@ class JobProgress:
             self._samples.popleft()
         if self._bar is not None:
             done = self._counts.num_done
-            self._bar.update(self._task, description=self._text(), completed=done, total=self.num_lines)
+            self._bar.update(self._task, description=self._text(), completed=done, total=self.num_total)
         else:
             sys.stderr.write(self._text() + "\n")
             sys.stderr.flush()
@@ -77,12 +98,12 @@ class JobProgress:
     def _text(self) -> str:
         then, now = self._samples[0], self._samples[-1]
         seconds = max(now.at - then.at, 1e-3)
-        total = "" if self.num_lines is None else f" of {self.num_lines:,}"
+        total = "" if self.num_total is None else f" of {self.num_total:,}"
         speed = f"{(now.output - then.output) / seconds:,.0f} tok/s out, {(now.prompt - then.prompt) / seconds:,.0f} in"
-        text = f"{now.lines:,}{total} lines done, {self._counts.num_failed:,} failed, {speed}"
-        if self.num_lines is None or now.lines == then.lines:
+        text = f"{now.lines:,}{total} {self._noun} done, {self._counts.num_failed:,} failed, {speed}"
+        if self.num_total is None or now.lines == then.lines:
             return text
-        return f"{text}, {_duration((self.num_lines - now.lines) * seconds / (now.lines - then.lines))} left"
+        return f"{text}, {_duration((self.num_total - now.lines) * seconds / (now.lines - then.lines))} left"
 
 
 def _duration(seconds: float) -> str:

@@ -128,8 +128,8 @@ async def _show(counts: JobCounts, input_path: Path, engine: Engine, progress: S
         with JobProgress(counts) as shown:
             while True:
                 await asyncio.sleep(shown.interval_s)
-                if shown.num_lines is None and counting.done():
-                    shown.num_lines = counting.result()
+                if shown.num_total is None and counting.done():
+                    shown.num_total = counting.result()
                 shown.show()
     finally:
         is_over.set()

@@ -1,7 +1,7 @@
 """Answers the lines of a job: so many at a time, each pulled when another one is done.
 
-What the engine refuses for now (it starts, restarts or drains, or its queue is full) is tried again until it is taken;
-what would be refused again is the line's answer. Requests are of the class BATCH, so online requests come first.
+What the engine refuses for now is tried again until it is taken (`patience.py`); what would be refused again is the
+line's answer. Requests are of the class BATCH, so online requests come first.
 Invariant: `run` hands on exactly one result for every line that it pulled, unless it is ended before.
 Next: `frontend/endpoints.py` for what an answer is; `ipc/recovery.py` for requests whose core dies.
 """
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from frontend.access import Caller
 from frontend.api_call import ApiCall
 from frontend.batch.lines import BatchLine, WrongLine
+from frontend.batch.patience import Patience
 from frontend.batch.result_lines import LineResult
 from frontend.beginning import Beginning
 from frontend.embedder import num_at_once
@@ -24,19 +25,12 @@ from frontend.endpoints import endpoints_of
 from frontend.errors import error_body, internal_error_body
 from frontend.generation import Generation
 from frontend.state import FrontendState, ServedModel
-from ipc.errors import ConfigError, EngineUnavailableError, FastInferenceError, QueueFullError
+from ipc.errors import ConfigError, EngineUnavailableError, FastInferenceError
 from ipc.messages import RequestClass
 
 log = logging.getLogger(__name__)
 
-_MIN_WAIT_S, _MAX_WAIT_S = 0.05, 0.5
-_ENDED_ON_PURPOSE = frozenset({"aborted"})
-"""Codes of a request that an administrator has ended."""
-_LOST_ON_THE_WAY = frozenset({"stream_gap", "request_lost"})
-"""Codes of a request of which engine and client know different things: it is computed anew."""
-_MAX_LOSSES = 3
-_TRIES_ON_IDLE_ENGINE = 5
-"""In a row, after which a refusal is final: it is not for what others do."""
+_READY_INTERVAL_S = 0.05
 
 
 class Source(Protocol):
@@ -112,7 +106,7 @@ class BatchExecutor:
 
     async def _result_of(self, line: BatchLine) -> LineResult:
         """Try until there is an answer that will do."""
-        num_tries = num_losses = num_idle_tries = 0
+        patience = Patience(self._state.client)
         while True:
             request_id = uuid.uuid4().hex
             try:
@@ -122,14 +116,11 @@ class BatchExecutor:
             except ConfigError:
                 raise
             except FastInferenceError as error:
-                num_tries += 1
-                num_losses += error.code in _LOST_ON_THE_WAY
-                num_idle_tries = num_idle_tries + 1 if self._is_engine_idle() else 0
-                if not _may_pass(error, num_losses, num_idle_tries):
+                wait_s = patience.wait_s(error)
+                if wait_s is None:
                     return _refused(line, request_id, error_body(error))
                 if isinstance(error, EngineUnavailableError):
                     self._keep_beginning(line)
-                wait_s = min(_MIN_WAIT_S * 2 ** min(num_tries, 10), _MAX_WAIT_S)
             except Exception:
                 log.exception("line %d failed", line.number)
                 return _refused(line, request_id, internal_error_body())
@@ -154,10 +145,6 @@ class BatchExecutor:
         if beginning is not None:
             self._beginnings[line.custom_id] = beginning
 
-    def _is_engine_idle(self) -> bool:
-        load = self._state.client.load
-        return load.num_running == 0 and load.num_waiting == 0
-
     def _check_model(self) -> None:
         """Raise `ConfigError` where the engine has another model than at first: its answers would be others too."""
         welcome = self._state.model().welcome
@@ -172,7 +159,7 @@ class BatchExecutor:
             try:
                 return self._state.model()
             except EngineUnavailableError:
-                await asyncio.sleep(_MIN_WAIT_S)
+                await asyncio.sleep(_READY_INTERVAL_S)
 
     async def _wait_until_ready(self) -> None:
         """Wait for the first model; raises what makes it impossible."""
@@ -184,15 +171,6 @@ class BatchExecutor:
                 wait.cancel()
         if self._state.failure is not None:
             raise self._state.failure
-
-
-def _may_pass(error: FastInferenceError, num_losses: int, num_idle_tries: int) -> bool:
-    """True for what only holds for now; a queue that is full for a line although nothing is in it stays so."""
-    if isinstance(error, QueueFullError):
-        return num_idle_tries < _TRIES_ON_IDLE_ENGINE
-    if isinstance(error, EngineUnavailableError):
-        return error.code not in _ENDED_ON_PURPOSE
-    return error.code in _LOST_ON_THE_WAY and num_losses <= _MAX_LOSSES
 
 
 def _refused(line: BatchLine, request_id: str, body: dict[str, Any]) -> LineResult:

@@ -109,6 +109,19 @@ class OpenAIServing(ABC, Generic[BodyT]):
         body, _ = checked_body(values, self._body_type, is_strict=self._state.config.strict_params)
         return await self.complete(call, model, body)
 
+    async def events_to(self, call: ApiCall, values: dict[str, Any]) -> Events:
+        """The events of the stream that a body asks for; raises as `answer_to` does, before the first one."""
+        model = self._state.model()
+        body, _ = checked_body(values, self._body_type, is_strict=self._state.config.strict_params)
+        begun = await self.begin(call, model, body)
+        try:
+            events = AnswerEvents(begun.writer, begun.generation.answers, body, begun.head)
+            async with aclosing(_events(begun.generation, events, body)) as items:
+                async for item in items:
+                    yield item
+        finally:
+            begun.generation.close()
+
     async def complete(self, call: ApiCall, model: ServedModel, body: BodyT) -> dict[str, Any]:
         """The whole answer to a body; raises `FastInferenceError` as `serve` does."""
         model.check_name(body.model)

@@ -1,8 +1,9 @@
 """The client side of an in-process engine: an event loop in a thread of its own, with a frontend's state on it.
 
 So synchronous callers, callers in other threads and callers inside a running event loop all reach the core in one way,
-the way of every client. Owned by `universal_engine.py`. Invariant: after `stop` nothing of it is left, and every
-future that it gave is done.
+the way of every client. Owned by `universal_engine.py`, and by an `LLM` that is attached to a server
+(`fast_inference/offline/connection.py`).
+Invariant: after `stop` nothing of it is left, and every future that it gave is done.
 """
 
 import asyncio
@@ -32,20 +33,29 @@ _NUM_WORKERS = 4
 class ClientThread:
     """A connection to the core of a run dir."""
 
-    def __init__(self, run_dir: RunDir, config: FrontendConfig, created_at: int) -> None:
-        """Connect, and wait until requests are accepted.
+    def __init__(
+        self,
+        run_dir: RunDir,
+        config: FrontendConfig,
+        created_at: int,
+        *,
+        name: str = "in-process",
+        role: ClientRole = ClientRole.FRONTEND,
+    ) -> None:
+        """Connect, and wait until requests are accepted. `name` and `role` are what the core hears of us.
 
         Raises:
             ConfigError: the tokenizer or the chat template cannot be used.
             EngineUnavailableError: the core does not answer.
         """
-        client = EngineClient(run_dir.core_socket, name="in-process", role=ClientRole.FRONTEND)
-        self.state = FrontendState(config, client, created_at=created_at)
+        client = EngineClient(run_dir.core_socket, name=name, role=role)
+        self.state = FrontendState(config, client, created_at=created_at, config_file=run_dir.config_file)
         self._loop = asyncio.new_event_loop()
         self._executor = ThreadPoolExecutor(_NUM_WORKERS, thread_name_prefix="engine client")
         self._loop.set_default_executor(self._executor)
         self._is_stopping = False
-        self._has_lost_core = False
+        self._loss: str | None = None
+        """Why there is no core any more."""
         self._stop_lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="engine client", daemon=True)
         self._thread.start()
@@ -60,6 +70,15 @@ class ClientThread:
         """True on the thread itself, which must not wait for what it does."""
         return threading.current_thread() is self._thread
 
+    @property
+    def end(self) -> EngineUnavailableError | None:
+        """The error of all calls from now on; None while the core can be asked."""
+        if self._is_stopping:
+            return EngineUnavailableError("The engine is closed.", code="engine_stopped")
+        if self._loss is not None:
+            return EngineUnavailableError(self._loss, code="engine_failed")
+        return None
+
     def submit(self, work: Coroutine[Any, Any, ResultT]) -> "Future[ResultT]":
         """Run it on the loop; cancelling the future stops it.
 
@@ -67,19 +86,16 @@ class ClientThread:
             EngineUnavailableError: the engine is closed, or has failed.
         """
         with self._stop_lock:
-            if self._has_lost_core and not self._is_stopping:
+            if (end := self.end) is not None:
                 work.close()
-                raise EngineUnavailableError("The engine has failed; the log says why.", code="engine_failed")
-            if self._is_stopping:
-                work.close()
-                raise EngineUnavailableError("The engine is closed.", code="engine_stopped")
+                raise end
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def disconnect(self) -> None:
+    def disconnect(self, reason: str) -> None:
         """The core is gone: whatever still waits for it ends in an error. May be called from any thread."""
         with self._stop_lock:
-            if not self._is_stopping:
-                self._has_lost_core = True
+            if not self._is_stopping and self._loss is None:
+                self._loss = reason
                 asyncio.run_coroutine_threadsafe(self.state.close(), self._loop)
 
     def stop(self) -> None:

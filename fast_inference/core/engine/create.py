@@ -98,7 +98,7 @@ def create_universal_vllm_style_engine(
     except BaseException:
         folder.remove()
         raise
-    engine.ended.add_done_callback(lambda _: client.disconnect())
+    engine.ended.add_done_callback(lambda _: client.disconnect("The engine has failed; the log says why."))
     return UniversalEngine(resolved, folder, engine, client)
 
 

@@ -6,11 +6,9 @@ what runs ends in an error. Next: `text_requests.py`, `client_thread.py`.
 """
 
 import asyncio
-import contextlib
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
 from contextlib import aclosing
 from queue import SimpleQueue
 from types import TracebackType
@@ -18,12 +16,13 @@ from typing import Any, Literal, TypeVar, overload
 
 from fast_inference.core.engine.client_thread import ClientThread
 from fast_inference.core.engine.engine_thread import EngineFolder, EngineThread
+from fast_inference.core.engine.streaming import items_of
 from fast_inference.core.engine.text_requests import Fields, TextRequests
-from fast_inference.core.engine.waiting import next_of, result_of
+from fast_inference.core.engine.waiting import answer_of, next_of
 from fast_inference.settings import Settings
 from frontend.generation import Answer
 from ipc.endpoints import RunDir
-from ipc.errors import EngineUnavailableError, InvalidRequestError
+from ipc.errors import InvalidRequestError
 
 ResultT = TypeVar("ResultT")
 Prompt = str | Sequence[int]
@@ -44,6 +43,11 @@ class UniversalEngine:
         self._client = client
         self._requests = TextRequests(client.state)
         self._finalizer = weakref.finalize(self, _end, folder, engine, client)
+
+    @property
+    def client(self) -> ClientThread:
+        """Its connection to the core, for requests that have no method here."""
+        return self._client
 
     def __enter__(self) -> "UniversalEngine":
         return self
@@ -131,14 +135,15 @@ class UniversalEngine:
     def astream(self, prompt: Prompt, **params: Any) -> AsyncIterator[str]:
         """`generate` with `stream=True`, for `async for`."""
         _check_single(prompt)
-        return self._astream(self._requests.stream_completion, _completion_fields(prompt, params))
+        fields = _completion_fields(prompt, params)
+        return items_of(self._client, lambda: self._requests.stream_completion(fields))
 
     # --- between threads ---
 
     def _call(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
         future = self._client.submit(work)
         try:
-            return _result(future)
+            return answer_of(future)
         finally:
             future.cancel()  # where we were interrupted
 
@@ -158,41 +163,9 @@ class UniversalEngine:
         try:
             while (piece := next_of(pieces)) is not None:
                 yield piece
-            _result(future)
+            answer_of(future)
         finally:
             future.cancel()
-
-    async def _astream(
-        self, begin: Callable[[Fields], AsyncGenerator[str, None]], fields: Fields
-    ) -> AsyncGenerator[str, None]:
-        loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[str | None] = asyncio.Queue()
-
-        def put(piece: str | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the reader's loop is closed: nobody reads any more
-                loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
-        async def pump() -> None:
-            async with aclosing(begin(fields)) as texts:
-                async for text in texts:
-                    put(text)
-
-        future = self._client.submit(pump())
-        future.add_done_callback(lambda _: put(None))
-        try:
-            while (piece := await pieces.get()) is not None:
-                yield piece
-            future.result()
-        finally:
-            future.cancel()
-
-
-def _result(future: "Future[ResultT]") -> ResultT:
-    """The result, for which the caller waits; only the end of the engine cancels what a caller waits for."""
-    try:
-        return result_of(future)
-    except CancelledError:
-        raise EngineUnavailableError("The engine was closed.", code="engine_stopped") from None
 
 
 def _completion_fields(prompts: Any, params: dict[str, Any]) -> Fields:

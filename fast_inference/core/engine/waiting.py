@@ -5,9 +5,11 @@ blocks on a lock is seen only when the lock is free, which may be never (seen wi
 wait that may be long is a row of short ones.
 """
 
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future, wait
 from queue import Empty, SimpleQueue
 from typing import TypeVar
+
+from ipc.errors import EngineUnavailableError
 
 ResultT = TypeVar("ResultT")
 
@@ -19,6 +21,14 @@ def result_of(future: "Future[ResultT]") -> ResultT:
     while not future.done():
         wait([future], _INTERVAL_S)
     return future.result()
+
+
+def answer_of(future: "Future[ResultT]") -> ResultT:
+    """The same for what an engine answers, where only the end of the engine cancels what somebody waits for."""
+    try:
+        return result_of(future)
+    except CancelledError:
+        raise EngineUnavailableError("The engine was closed.", code="engine_stopped") from None
 
 
 def next_of(queue: "SimpleQueue[ResultT]") -> ResultT:

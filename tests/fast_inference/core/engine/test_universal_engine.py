@@ -206,7 +206,7 @@ def test_a_core_that_fails_ends_its_calls_in_an_error():
     with create_universal_vllm_style_engine("fake", fake_faults="broken@3") as engine:
         with pytest.raises(EngineUnavailableError):
             ask_until_it_is_gone(engine)
-        wait_until(lambda: engine._client._has_lost_core)
+        wait_until(lambda: engine._client.end is not None)
         with pytest.raises(EngineUnavailableError, match="has failed"):
             engine.generate("one")
 
