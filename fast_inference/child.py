@@ -23,6 +23,8 @@ from ipc.process import LAUNCHER_PID_VARIABLE
 
 log = logging.getLogger(__name__)
 
+FRONTEND_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""Of processes that tokenize beside each other."""
 READY_MESSAGE = b"ready\n"
 _SECRET_VARIABLES = frozenset(map(environment_name, SECRET_SETTINGS))
 _CODE_ROOT = Path(__file__).resolve().parents[1]

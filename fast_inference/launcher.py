@@ -1,8 +1,9 @@
 """The launcher: starts one engine core and N frontends on one port, tells when they serve, and keeps them running.
 
 Called by `cli.py` with resolved settings. It owns the listening socket, the run dir with its lock and `status.json`,
-and the frontends: one that dies is replaced. The core is the business of `core_supervisor.py`. SIGTERM and SIGINT drain
-the frontends, then the core; a second signal ends all within two seconds. SIGHUP replaces the core (`core_reload.py`).
+and the frontends: one that dies is replaced. The core is the business of `core_supervisor.py`, the process that runs
+batches that of `batch_runner.py`. SIGTERM and SIGINT drain the frontends, then the core; a second signal ends all
+within two seconds. SIGHUP replaces the core (`core_reload.py`).
 Invariant: when `serve` returns, every child has been reaped; when this process is killed, the kernel kills them.
 Next: `core_supervisor.py`, `child.py` (one process), then `engine_core/core_server.py` and `frontend/__main__.py`.
 """
@@ -15,7 +16,8 @@ import socket
 import sys
 import time
 
-from fast_inference.child import Child, stop_children
+from fast_inference.batch_runner import BatchRunnerSupervisor, open_state_dir
+from fast_inference.child import FRONTEND_ENVIRONMENT, Child, stop_children
 from fast_inference.config_file import write_config
 from fast_inference.core_reload import CoreReload
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
@@ -26,16 +28,18 @@ from fast_inference.ready_message import example_request, ready_line
 from fast_inference.restart_policy import FrontendRestartPolicy
 from fast_inference.settings import Settings, served_names
 from fast_inference.status import FrontendStatus, LauncherStatus, ServerState, Status, StatusFile
+from frontend.batch_api.state_dir import StateDir
 from ipc.endpoints import RunDir
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
 from ipc.process import raise_descriptor_limit
 
 log = logging.getLogger(__name__)
 
-FRONTEND_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 _MAX_EARLY_FRONTEND_DEATHS = 5
 _NOTHING_TO_DRAIN_GRACE_S = 2.0
 _FRONTEND_GRACE_S = 2.0
+_BATCH_RUNNER_GRACE_S = 5.0
+"""It has nothing to finish: batches go on with the next start."""
 _LAST_WORDS_S = 1.0
 """After a second signal, before all children are killed."""
 _HEAD_START_S = 2.0
@@ -59,12 +63,14 @@ def serve(settings: Settings) -> int:
         run_dir.forget_reload()
         run_dir.forget_crashes()  # whatever ended the server before, it was no request
         try:
+            state_dir = open_state_dir(settings, port, run_dir)
             names = served_names(settings)
             progress(f"looking for the model {settings.model}")
             model = resolve_model(settings.model, progress, rope=settings.rope)
             resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
+            resolved["state_dir"] = state_dir.path if state_dir is not None else None
             write_config(settings.model_copy(update=resolved), run_dir.config_file)
-            return asyncio.run(Launcher(settings, names[0], run_dir, listener, progress).run())
+            return asyncio.run(Launcher(settings, names[0], run_dir, listener, progress, state_dir).run())
         finally:
             run_dir.remove_files()
 
@@ -73,7 +79,13 @@ class Launcher:
     """Everything from the first child to the last; made for one call of `run`."""
 
     def __init__(
-        self, settings: Settings, model_name: str, run_dir: RunDir, listener: socket.socket, progress: StartProgress
+        self,
+        settings: Settings,
+        model_name: str,
+        run_dir: RunDir,
+        listener: socket.socket,
+        progress: StartProgress,
+        state_dir: StateDir | None = None,
     ) -> None:
         self._settings = settings
         self._model_name = model_name
@@ -89,6 +101,7 @@ class Launcher:
         self._cores = CoreSupervisor(run_dir, settings.hang_timeout, self._refresh, self._fail)
         self._reload = CoreReload(settings, run_dir, self._cores, self._refresh)
         self._reload_asked = asyncio.Event()
+        self._batch_runner = BatchRunnerSupervisor(run_dir, state_dir, lambda: self._was_ready, self._refresh)
         self._frontends: list[Child | None] = [None] * settings.frontends
         self._stopping = asyncio.Event()
         self._was_ready = False
@@ -104,6 +117,7 @@ class Launcher:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._cores.run())]
                 tasks.append(group.create_task(self._serve_reloads()))
+                tasks.append(group.create_task(self._batch_runner.run()))
                 tasks += [group.create_task(self._supervise_frontend(index)) for index in range(len(self._frontends))]
                 await self._stopping.wait()
                 await self._stop_children()
@@ -176,7 +190,7 @@ class Launcher:
         return [child for child in self._frontends if child is not None]
 
     def _children(self) -> list[Child]:
-        return [*self._running_frontends(), *self._cores.children]
+        return [*self._running_frontends(), *self._batch_runner.children, *self._cores.children]
 
     # --- the end ---
 
@@ -223,12 +237,16 @@ class Launcher:
         if not self._was_ready or self._exit_code == EXIT_CONFIG_ERROR:
             await asyncio.gather(
                 stop_children(self._running_frontends(), _NOTHING_TO_DRAIN_GRACE_S),
+                self._batch_runner.stop(_NOTHING_TO_DRAIN_GRACE_S),
                 self._cores.stop(_NOTHING_TO_DRAIN_GRACE_S),
             )
             return
         drain_s = self._settings.drain_timeout
         deadline = time.monotonic() + drain_s
-        await stop_children(self._running_frontends(), drain_s + _FRONTEND_GRACE_S)
+        await asyncio.gather(
+            stop_children(self._running_frontends(), drain_s + _FRONTEND_GRACE_S),
+            self._batch_runner.stop(_BATCH_RUNNER_GRACE_S),
+        )
         await self._cores.stop(max(deadline - time.monotonic(), 0.0) + CORE_GRACE_S)
 
     async def _sleep(self, delay_s: float) -> None:
@@ -263,7 +281,8 @@ class Launcher:
             state = ServerState.READY
         else:
             state = ServerState.RESTARTING if self._was_ready else ServerState.STARTING
-        return Status(state, LauncherStatus(self._launcher_pid), core, frontends, self._url, self._reload.status)
+        launcher, batch_runner = LauncherStatus(self._launcher_pid), self._batch_runner.status()
+        return Status(state, launcher, core, frontends, self._url, self._reload.status, batch_runner)
 
     def _frontend_status(self, frontend: Child | None) -> FrontendStatus:
         if frontend is None or frontend.exited.is_set():

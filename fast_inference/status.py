@@ -54,6 +54,15 @@ class FrontendStatus:
     """starting, ready, draining or stopped."""
 
 
+@dataclass(frozen=True, slots=True)
+class BatchRunnerStatus:
+    """The process that runs batches of the API; there while there are any."""
+
+    pid: int | None = None
+    state: str = "stopped"
+    """running or stopped."""
+
+
 class ReloadState(StrEnum):
     """How far a reload has come."""
 
@@ -85,6 +94,7 @@ class Status:
     frontends: tuple[FrontendStatus, ...]
     url: str
     reload: ReloadStatus | None = None
+    batch_runner: BatchRunnerStatus = BatchRunnerStatus()
 
 
 class StatusFile:
@@ -113,4 +123,5 @@ class StatusFile:
         last = self._written
         frontends = tuple(FrontendStatus(port=frontend.port) for frontend in last.frontends)
         core = CoreStatus(epoch=last.core.epoch, last_exit=last.core.last_exit)
-        self.write(replace(last, state=ServerState.STOPPED, core=core, frontends=frontends))
+        stopped = replace(last, state=ServerState.STOPPED, core=core, frontends=frontends)
+        self.write(replace(stopped, batch_runner=BatchRunnerStatus()))

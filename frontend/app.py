@@ -21,6 +21,10 @@ from frontend.access import ApiKeyMiddleware
 from frontend.anthropic_api.error_envelope import AnthropicEnvelopeMiddleware
 from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest
 from frontend.anthropic_api.serving import ServingCountTokens, ServingMessages
+from frontend.batch_api.service import BatchApi
+from frontend.batch_api.serving_batches import ServingBatches
+from frontend.batch_api.serving_files import ServingFiles
+from frontend.batch_api.upload import FORM_ROOM_BYTES
 from frontend.cancellation import Cancellation
 from frontend.cors import CrossOriginMiddleware
 from frontend.docs_pages import add_docs_pages
@@ -58,6 +62,8 @@ BodyEndpoint = Callable[[Request], Awaitable[Response]]
 def create_app(state: FrontendState, engine: AbstractAsyncContextManager[None] | None = None) -> FastAPI:
     """The application of one frontend; its lifespan starts and closes `state`, within `engine` where it has its own."""
 
+    batch_api = BatchApi(state.config)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with engine or nullcontext():
@@ -66,6 +72,7 @@ def create_app(state: FrontendState, engine: AbstractAsyncContextManager[None] |
                 yield
             finally:
                 await state.close()
+                batch_api.close()
 
     app = FastAPI(
         title="fast-inference",
@@ -77,7 +84,8 @@ def create_app(state: FrontendState, engine: AbstractAsyncContextManager[None] |
         redoc_url=None,
     )
     app.state.edge = EdgeSettings.of(state.config)
-    app.add_middleware(BodyLimitMiddleware, max_body_bytes=state.config.max_body_bytes)
+    uploads = {("POST", "/v1/files"): state.config.max_file_bytes + FORM_ROOM_BYTES}
+    app.add_middleware(BodyLimitMiddleware, max_body_bytes=state.config.max_body_bytes, streamed_routes=uploads)
     app.add_middleware(ApiKeyMiddleware, config=state.config)
     app.add_middleware(DrainMiddleware, drain=state.drain)
     if state.config.allowed_origins:
@@ -87,6 +95,7 @@ def create_app(state: FrontendState, engine: AbstractAsyncContextManager[None] |
     _add_error_handlers(app)
     _add_probes(app, Health(state))
     _add_endpoints(app, state)
+    _add_batch_api(app, state, batch_api)
     if state.config.docs:
         add_docs_pages(app)
     install_openapi(app, needs_key=bool(state.config.api_key))
@@ -171,6 +180,22 @@ def _add_endpoints(app: FastAPI, state: FrontendState) -> None:
         _add_post(app, f"{prefix}/detokenize", tokenization.detokenize, DetokenizeRequest)
     for prefix in ("", "/v1", "/v2"):
         _add_post(app, f"{prefix}/rerank", rerank.serve, RerankRequest)
+
+
+def _add_batch_api(app: FastAPI, state: FrontendState, api: BatchApi) -> None:
+    files, batches = ServingFiles(state, api), ServingBatches(state, api)
+    for method, path, endpoint in (
+        ("POST", "/v1/files", files.upload),
+        ("GET", "/v1/files", files.list_files),
+        ("GET", "/v1/files/{file_id}", files.retrieve),
+        ("DELETE", "/v1/files/{file_id}", files.delete),
+        ("GET", "/v1/files/{file_id}/content", files.content),
+        ("POST", "/v1/batches", batches.create),
+        ("GET", "/v1/batches", batches.list_batches),
+        ("GET", "/v1/batches/{batch_id}", batches.retrieve),
+        ("POST", "/v1/batches/{batch_id}/cancel", batches.cancel),
+    ):
+        app.add_api_route(path, endpoint, methods=[method], tags=["batch"], response_model=None)
 
 
 def _add_post(app: FastAPI, path: str, endpoint: BodyEndpoint, body_type: type[BaseModel], tag: str = "openai") -> None:

@@ -133,6 +133,48 @@ class DrainingError(EngineUnavailableError):
         super().__init__("The server is shutting down and takes no new requests.", retry_after_s=5.0)
 
 
+class BatchApiDisabledError(ClientError):
+    """This server keeps no files and batches."""
+
+    code = "batch_api_disabled"
+
+
+class StoredFileNotFoundError(ClientError):
+    """There is no file with this id, or it belongs to another key."""
+
+    code = "file_not_found"
+
+
+class BatchNotFoundError(ClientError):
+    """There is no batch with this id, or it belongs to another key."""
+
+    code = "batch_not_found"
+
+
+class BatchStatusError(ClientError):
+    """A batch has ended, or is about to."""
+
+    code = "invalid_batch_status"
+
+
+class OriginNotAllowedError(ClientError):
+    """A web page of another origin sends what browsers send for any page without asking."""
+
+    code = "origin_not_allowed"
+
+
+class TooManyBatchesError(QueueFullError):
+    """A key has as many unfinished batches as it may."""
+
+    code = "too_many_batches"
+
+
+class StorageError(ServerError):
+    """The state dir cannot be read or written."""
+
+    code = "storage_error"
+
+
 @dataclass(frozen=True, slots=True)
 class HttpStatus:
     """What a class of errors becomes."""
@@ -162,7 +204,13 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     UnsupportedMediaTypeError: HttpStatus(415, _INVALID_REQUEST),
     RequestNotFoundError: HttpStatus(404, _INVALID_REQUEST),
     RequestCancelledError: HttpStatus(499, _INVALID_REQUEST),
+    BatchApiDisabledError: HttpStatus(404, _INVALID_REQUEST),
+    StoredFileNotFoundError: HttpStatus(404, _INVALID_REQUEST),
+    BatchNotFoundError: HttpStatus(404, _INVALID_REQUEST),
+    BatchStatusError: HttpStatus(409, _INVALID_REQUEST),
+    OriginNotAllowedError: HttpStatus(403, "permission_error"),
     QueueFullError: HttpStatus(429, "rate_limit_error"),
+    TooManyBatchesError: HttpStatus(429, "rate_limit_error"),
     TooManyBodiesError: HttpStatus(429, "rate_limit_error"),
     TokenizerBusyError: HttpStatus(429, "rate_limit_error"),
     FastInferenceError: HttpStatus(500, _SERVER_ERROR),
@@ -175,6 +223,7 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     EngineUnavailableError: HttpStatus(503, _UNAVAILABLE),
     ShuttingDownError: HttpStatus(503, _UNAVAILABLE),
     DrainingError: HttpStatus(503, _UNAVAILABLE),
+    StorageError: HttpStatus(507, _SERVER_ERROR),
 }
 
 _ROUTE_CODES = {404: "not_found", 405: "method_not_allowed"}

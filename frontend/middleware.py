@@ -9,7 +9,10 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
 
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -110,13 +113,23 @@ def _log_access(scope: Scope, status: int, elapsed_ms: float, request_id: str) -
 class BodyLimitMiddleware:
     """Refuses bodies over the limit: at once when their length is declared, else as soon as they exceed it.
 
-    All bodies that are held at one time, for as long as their requests are served, have a limit together too.
+    All bodies that are held at one time, for as long as their requests are served, have a limit together too. A route
+    in `streamed_routes` holds nothing and has a limit of its own.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_held_bytes: int = MAX_HELD_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        max_held_bytes: int = MAX_HELD_BODY_BYTES,
+        streamed_routes: Mapping[tuple[str, str], int] = MappingProxyType({}),
+    ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
         self.max_held_bytes = max_held_bytes
+        self.streamed_routes = streamed_routes
+        """Largest body, by method and path."""
         self._num_held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,21 +137,26 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        streamed_bytes = self.streamed_routes.get((scope["method"], get_route_path(scope)))
+        max_bytes = self.max_body_bytes if streamed_bytes is None else streamed_bytes
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.max_body_bytes:
-            await error_response(self._error())(scope, receive, send)
+        if declared.isdecimal() and int(declared) > max_bytes:
+            await error_response(_too_large(max_bytes))(scope, receive, send)
             return
-        num_bytes = 0
+        num_bytes = num_held_bytes = 0
 
         async def receive_limited() -> Message:
-            nonlocal num_bytes
+            nonlocal num_bytes, num_held_bytes
             message = await receive()
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
                 num_bytes += size
+                if num_bytes > max_bytes:
+                    raise _too_large(max_bytes)
+                if streamed_bytes is not None:
+                    return message
+                num_held_bytes += size
                 self._num_held_bytes += size
-                if num_bytes > self.max_body_bytes:
-                    raise self._error()
                 if self._num_held_bytes > self.max_held_bytes:
                     raise TooManyBodiesError("The server holds too many large requests; try again later.")
             return message
@@ -146,7 +164,8 @@ class BodyLimitMiddleware:
         try:
             await self.app(scope, receive_limited, send)
         finally:
-            self._num_held_bytes -= num_bytes
+            self._num_held_bytes -= num_held_bytes
 
-    def _error(self) -> BodyTooLargeError:
-        return BodyTooLargeError(f"The request body exceeds {self.max_body_bytes} bytes.")
+
+def _too_large(max_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"The request body exceeds {max_bytes} bytes.")

@@ -25,6 +25,8 @@ DESCRIPTION = (
     "explicit null is the same as no value. A connection that sends no proper HTTP, an unknown Host, too large a head "
     "or nothing in time gets 400, 403, 431 or 408 with this envelope on every route, and is closed."
 )
+_FORM = "multipart/form-data"
+_BYTES = {"type": "string", "format": "binary"}
 _REF_TEMPLATE = "#/components/schemas/{model}"
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key of this server."},
@@ -33,14 +35,17 @@ _SECURITY_SCHEMES = {
 _ERRORS = {
     400: "The request is malformed, or a field is wrong or not supported.",
     401: "The API key is missing or wrong.",
-    404: "There is no such route or model.",
+    403: "A web page of another origin may not do this.",
+    404: "There is no such route, model, file or batch.",
+    409: "It has ended already.",
     413: "The body is too large.",
-    415: "The body is not declared as JSON.",
+    415: "The body is not declared as what is read here.",
     429: "Too many requests are waiting.",
     499: "The request was cancelled by its id before there was an answer.",
     500: "Internal error, or the engine failed on this request.",
     503: "The engine is starting, draining or gone.",
     504: "The request ran longer than it may.",
+    507: "The disk of the server is full, or fails.",
 }
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
@@ -93,18 +98,29 @@ def _complete(operation: Document, method: str, path: str, *, needs_key: bool) -
         responses["200"] = _success(known)
     if known is not None and known.body is not None:
         operation["requestBody"] = _request_body(known)
-    if known is not None and (names := _PATH_PARAMETER.findall(path)):
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-        ]
+    if known is not None and (parameters := _parameters(known, path)):
+        operation["parameters"] = parameters
     is_public = (method.upper(), path) in PUBLIC_ROUTES
     operation["security"] = [] if is_public else [*([] if needs_key else [{}]), {"bearer": []}, {"x-api-key": []}]
     for status in _error_statuses(operation, known, is_public=is_public):
         responses.setdefault(str(status), _error(status, ErrorEnvelope if known is None else known.error))
 
 
+def _parameters(known: Operation, path: str) -> list[Document]:
+    names = _PATH_PARAMETER.findall(path)
+    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    if known.query is not None:
+        for name, schema in known.query.model_json_schema()["properties"].items():
+            description = schema.pop("description", "")
+            parameters.append({"name": name, "in": "query", "description": description, "schema": schema})
+    return parameters
+
+
 def _request_body(known: Operation) -> Document:
     assert known.body is not None
+    if known.has_file:
+        file = {"type": "object", "required": ["file"], "properties": {"file": _BYTES}}
+        return {"required": True, "content": {_FORM: {"schema": {"allOf": [_reference(known.body), file]}}}}
     body = body_schema(known.body)
     body["content"]["application/json"]["examples"] = {
         title: {"summary": title, "value": value} for title, value in known.examples.items()
@@ -113,6 +129,8 @@ def _request_body(known: Operation) -> Document:
 
 
 def _success(known: Operation) -> Document:
+    if known.answer is None:
+        return {"description": "Success.", "content": {"application/octet-stream": {"schema": _BYTES}}}
     content: Document = {"application/json": {"schema": _reference(known.answer)}}
     if known.event is not None:
         content["text/event-stream"] = {"itemSchema": _event_schema(known, known.event)}
@@ -152,6 +170,8 @@ def _error_statuses(operation: Document, known: Operation | None, *, is_public: 
         statuses |= {400, 404, 413, 415, 429, 499, 504}
     if operation.get("parameters"):
         statuses |= {400, 404}
+    if known is not None:
+        statuses |= set(known.statuses)
     return sorted(statuses)
 
 
@@ -167,9 +187,8 @@ def _error(status: int, envelope: type[BaseModel]) -> Document:
 
 def _schemas() -> Document:
     bodies = {known.body for known in OPERATIONS.values() if known.body is not None}
-    answers = {known.answer for known in OPERATIONS.values()} | {
-        known.event for known in OPERATIONS.values() if known.event is not None
-    }
+    possible = (model for known in OPERATIONS.values() for model in (known.answer, known.event))
+    answers = {model for model in possible if model is not None}
     errors: set[type[BaseModel]] = {ErrorEnvelope, *(known.error for known in OPERATIONS.values())}
     schemas = {**_schemas_of(answers | errors), **_schemas_of(bodies)}
     for body in _schemas_of(bodies):

@@ -213,7 +213,19 @@ class AccessConfig(_Section):
         return self
 
 
-class FrontendConfig(AccessConfig):
+class BatchApiConfig(_Section):
+    """Files and batches of the API. A part of `FrontendConfig`."""
+
+    batch_api: bool = Field(True, description="serve /v1/files and /v1/batches")
+    state_dir: Path | None = Field(
+        None,
+        description="private folder of files and batches, which outlives the server; where not set, "
+        "$XDG_STATE_HOME/fast-inference/PORT, or the same in ~/.local/state; with port 0 a part of the run dir",
+    )
+    max_file_bytes: int = Field(512 * 2**20, ge=1024, description="largest file of /v1/files; more is refused with 413")
+
+
+class FrontendConfig(AccessConfig, BatchApiConfig):
     """The HTTP side."""
 
     served_model_name: tuple[str, ...] = Field(

@@ -103,6 +103,11 @@ class RunDir:
         return self.path / "connections"
 
     @property
+    def temporary_state_dir(self) -> Path:
+        """Files and batches of a server that chose its port itself, so that nobody would find them again."""
+        return self.path / "temporary-state"
+
+    @property
     def fake_tokenizer_dir(self) -> Path:
         """The tokenizer of the fake model."""
         return self.path / "fake-tokenizer"
@@ -218,7 +223,8 @@ class RunDir:
         has_run = self.status_file.exists()
         if not has_run:
             mine.append(self.marker_file)
-        shutil.rmtree(self.fake_tokenizer_dir, ignore_errors=True)
+        for folder in (self.fake_tokenizer_dir, self.temporary_state_dir):
+            shutil.rmtree(folder, ignore_errors=True)
         for path in (*mine, self.launcher_lock_file):
             with suppress(OSError):  # whoever took the folder away or wants to keep it does not stop the end
                 path.unlink()

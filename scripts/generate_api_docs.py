@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest  # noqa: E402
+from frontend.batch_api.protocol import BatchQuery, BatchRequest, FileQuery, FileUpload  # noqa: E402
 from frontend.openai.protocol import (  # noqa: E402
     Body,
     ChatCompletionRequest,
@@ -40,6 +41,10 @@ ENDPOINTS: dict[str, type[Body]] = {
     "POST /v1/embeddings": EmbeddingRequest,
     "POST /v1/score": ScoreRequest,
     "POST /v1/rerank": RerankRequest,
+    "POST /v1/files": FileUpload,
+    "GET /v1/files": FileQuery,
+    "POST /v1/batches": BatchRequest,
+    "GET /v1/batches": BatchQuery,
     "POST /tokenize": TokenizeRequest,
     "POST /detokenize": DetokenizeRequest,
 }
@@ -117,6 +122,9 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
   usage, whole or streamed (with `[DONE]`); a Response has the status `cancelled`. What has no partial answer fails
   with 499 `request_cancelled`: embeddings, scores, rankings, Messages, and an answer with log-probabilities of a
   prompt that was not computed yet.
+- **Files and batches** (`/v1/files`, `/v1/batches`) have OpenAI's objects; what their states and limits are:
+  [batch.md](batch.md#over-http-v1files-and-v1batches). `POST /v1/files` is a form with a `file` and the fields below.
+  Lists come in pages, with `has_more`, `first_id` and `last_id`.
 - **`GET /load`** describes the whole server, whichever frontend answers: `running`, `waiting`, `queued_tokens`,
   `kv_usage` (0 to 1), `is_full` and what there is room for (`capacity`), as the core published it `age_s` ago.
   **`GET /server_info`** has versions, model, precision, device and limits; no paths and no keys.

@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 from frontend.access import Caller
@@ -54,15 +55,18 @@ class BatchExecutor:
         caller: Caller,
         max_in_flight: int | None = None,
         beginnings: Mapping[str, Beginning] | None = None,
+        slots: asyncio.Semaphore | None = None,
     ) -> None:
         """`caller.key_id` is the flow in which the job shares the engine; `max_in_flight` counts lines.
 
         Where that is not given, it is as many as the engine runs at once, and some that wait behind them.
-        `beginnings` are of answers that an earlier run has not ended, by `custom_id`.
+        `beginnings` are of answers that an earlier run has not ended, by `custom_id`. `slots` bound the lines that all
+        jobs of one process have in flight.
         """
         self._state = state
         self._caller = caller
         self._max_in_flight = max_in_flight
+        self._slots = slots or nullcontext()
         self._beginnings = dict(beginnings or {})
         self._generations: dict[str, Generation] = {}
         self._endpoints = endpoints_of(state)
@@ -100,7 +104,9 @@ class BatchExecutor:
                 on_result(line)
                 await asyncio.sleep(0)  # others go on between lines that cost no time
                 continue
-            on_result(await self._result_of(line))
+            async with self._slots:
+                result = await self._result_of(line)
+            on_result(result)
             self._generations.pop(line.custom_id, None)
             self._beginnings.pop(line.custom_id, None)
 

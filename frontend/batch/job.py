@@ -80,8 +80,9 @@ class BatchJob:
         max_body_bytes: int,
         max_in_flight: int | None = None,
         reorder: Reorder = Reorder.PREFIX,
+        slots: asyncio.Semaphore | None = None,
     ) -> None:
-        """Open the files, and read what earlier runs have done.
+        """Open the files, and read what earlier runs have done. `slots` are for `BatchExecutor`.
 
         Raises:
             ConfigError: a file cannot be used, or another job uses it.
@@ -89,6 +90,7 @@ class BatchJob:
         self._files = files
         self._caller = caller
         self._max_in_flight = max_in_flight
+        self._slots = slots
         self._ledger = LineLedger()
         self.counts = JobCounts()
         self._has_many_unsynced = asyncio.Event()
@@ -128,7 +130,7 @@ class BatchJob:
             ConfigError: a file cannot be read or written, or the engine serves another model now.
         """
         beginnings = self._checkpoint.load() if self._checkpoint is not None else {}
-        executor = BatchExecutor(state, self._caller, self._max_in_flight, beginnings)
+        executor = BatchExecutor(state, self._caller, self._max_in_flight, beginnings, self._slots)
         working = asyncio.create_task(executor.run(self._source, self._write))
         keeping = [asyncio.create_task(self._keep_syncing()), asyncio.create_task(self._keep_checkpoints(executor))]
         try:

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from frontend.anthropic_api.answers import AnthropicErrorEnvelope, MessageEvent, MessageObject, TokenCount
 from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest
+from frontend.batch_api.answers import BatchList, BatchObject, FileDeleted, FileList, FileObject
+from frontend.batch_api.protocol import BatchQuery, BatchRequest, FileQuery, FileUpload
 from frontend.openai.answers import (
     Cancelled,
     ChatCompletion,
@@ -52,7 +54,8 @@ class Operation:
     """One route."""
 
     summary: str
-    answer: type[BaseModel]
+    answer: type[BaseModel] | None
+    """None for bytes."""
     body: type[BaseModel] | None = None
     event: type[BaseModel] | None = None
     """Data of the events that are sent instead where the body asks for a stream."""
@@ -63,6 +66,12 @@ class Operation:
     error: type[BaseModel] = ErrorEnvelope
     ends_with_done: bool = True
     """A complete stream ends with `[DONE]`; else the type of its last event says that it is complete."""
+    has_file: bool = False
+    """The body is a form with a `file`."""
+    query: type[BaseModel] | None = None
+    """Parameters in the query."""
+    statuses: tuple[int, ...] = ()
+    """Of errors that other routes do not have."""
 
 
 _MODEL = "fast-inference-model"
@@ -174,6 +183,8 @@ _COUNT_TOKENS = Operation(
 _CANCEL = Operation("End the requests with this id, which is that of an answer or an X-Request-Id", Cancelled)
 _READY = Operation("Whether requests are served now", Readiness)
 
+_STORAGE = (404, 507)
+
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v1/chat/completions"): _CHAT,
     ("post", "/v1/completions"): _COMPLETION,
@@ -196,6 +207,27 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/v1/models/{model_id}"): Operation("One of these names", ModelCard),
     ("post", "/v1/requests/{request_id}/cancel"): _CANCEL,
     ("delete", "/v1/requests/{request_id}"): _CANCEL,
+    ("post", "/v1/files"): Operation(
+        "Keep a file, such as the input of a batch", FileObject, FileUpload, has_file=True, statuses=(403, 507)
+    ),
+    ("get", "/v1/files"): Operation(
+        "Files of the caller", FileList, query=FileQuery, needs_model=False, statuses=_STORAGE
+    ),
+    ("get", "/v1/files/{file_id}"): Operation("One file", FileObject, needs_model=False, statuses=_STORAGE),
+    ("delete", "/v1/files/{file_id}"): Operation("Forget a file", FileDeleted, needs_model=False, statuses=_STORAGE),
+    ("get", "/v1/files/{file_id}/content"): Operation("Its content", None, needs_model=False, statuses=_STORAGE),
+    ("post", "/v1/batches"): Operation(
+        "Have every line of a file answered, behind online requests", BatchObject, BatchRequest, statuses=(507,)
+    ),
+    ("get", "/v1/batches"): Operation(
+        "Batches of the caller, the latest first", BatchList, query=BatchQuery, needs_model=False, statuses=_STORAGE
+    ),
+    ("get", "/v1/batches/{batch_id}"): Operation(
+        "How far a batch is", BatchObject, needs_model=False, statuses=_STORAGE
+    ),
+    ("post", "/v1/batches/{batch_id}/cancel"): Operation(
+        "End a batch; what is done of it is kept", BatchObject, needs_model=False, statuses=(*_STORAGE, 409)
+    ),
     ("get", "/load"): Operation("How busy the server is", ServerLoad),
     ("get", "/server_info"): Operation("Versions, model, device and limits", ServerDescription),
     ("get", "/health"): _READY,

@@ -1,4 +1,4 @@
-"""OpenAI's own Python client against a running server: chats, completions, embeddings, responses, errors.
+"""OpenAI's own Python client against a running server: chats, completions, embeddings, responses, batches, errors.
 
     API_KEY=… python tests/clients/openai_python.py http://127.0.0.1:8000 smollm2-135m-instruct
 
@@ -8,6 +8,7 @@ Runs in an environment that has the package `openai`. Ends with status 1 at the 
 import json
 import os
 import sys
+import time
 
 import openai
 from pydantic import BaseModel, Field
@@ -116,6 +117,25 @@ def check_responses(client: openai.OpenAI, model: str) -> None:
     assert set(json.loads(called.output[0].arguments)) == {"city", "days"}, called
 
 
+def check_batches(client: openai.OpenAI, model: str) -> None:
+    """Upload, create, poll, download; the answers are those that come online."""
+    body = {"model": model, "messages": HELLO, "temperature": 0, "max_tokens": 16}
+    request = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = client.files.create(file=("in.jsonl", json.dumps(request).encode()), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint=request["url"], completion_window="24h")
+    deadline = time.monotonic() + 60
+    while batch.status not in ("completed", "failed"):
+        assert time.monotonic() < deadline, batch
+        time.sleep(0.1)
+        batch = client.batches.retrieve(batch.id)
+    answer = json.loads(client.files.content(batch.output_file_id).text)
+    online = client.chat.completions.create(**body)
+    assert answer["response"]["body"]["choices"][0]["message"]["content"] == online.choices[0].message.content
+    assert batch.id in [item.id for item in client.batches.list(limit=1)]
+    for file_id in (batch.input_file_id, batch.output_file_id):
+        assert client.files.delete(file_id).deleted
+
+
 def check_models(client: openai.OpenAI, model: str) -> None:
     """The list has the model."""
     assert model in [item.id for item in client.models.list()]
@@ -156,6 +176,7 @@ def main() -> None:
         check_completions,
         check_embeddings,
         check_responses,
+        check_batches,
         check_models,
         check_errors,
     ):

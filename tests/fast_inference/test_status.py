@@ -18,6 +18,7 @@ def test_the_file_has_the_documented_fields(tmp_path):
         "frontends": [{"pid": 3, "port": 80, "state": "ready"}],
         "url": "http://h:80",
         "reload": None,
+        "batch_runner": {"pid": None, "state": "stopped"},
     }
 
 
