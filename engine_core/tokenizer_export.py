@@ -43,17 +43,18 @@ def cache_root() -> Path:
     return Path(base) / "fast-inference"
 
 
-def export_tokenizer(model_dir: Path, tokenizer: str | None) -> Path:
+def export_tokenizer(model_dir: Path | None, tokenizer: str | None) -> Path:
     """Return a folder with `tokenizer.json` for a model, converting its tokenizer if it has another format.
 
     Args:
-        model_dir: folder of the model, used where `tokenizer` is None.
+        model_dir: folder of the model, used where `tokenizer` is None; None for a model without one.
         tokenizer: folder or hub id of another tokenizer.
 
     Raises:
         ConfigError: there is no tokenizer, or it cannot be converted.
     """
     source = model_dir if tokenizer is None else _tokenizer_dir(tokenizer)
+    assert source is not None, "one of the two is given"
     folder = source
     if not (source / TOKENIZER_FILE).is_file():
         if not any(next(source.glob(pattern), None) for pattern in _TOKENIZER_PATTERNS):
@@ -61,7 +62,7 @@ def export_tokenizer(model_dir: Path, tokenizer: str | None) -> Path:
         folder = _cache_folder(source)
         if not (folder / TOKENIZER_FILE).is_file():
             _convert(source, folder)
-    if not read_sentence_files(model_dir).is_lowercased:
+    if model_dir is None or not read_sentence_files(model_dir).is_lowercased:
         return folder
     lowercased = _cache_folder(folder, "-lowercased")
     if not (lowercased / TOKENIZER_FILE).is_file():

@@ -44,7 +44,7 @@ class Adapter:
 
 
 def load_adapter(files: AdapterFiles, dtype: torch.dtype, device: torch.device) -> Adapter:
-    """Read an adapter; raises `ConfigError` where the file cannot be read."""
+    """Read an adapter; raises `ConfigError` where the file cannot be read, or holds what is no number."""
     try:
         with safe_open(files.weights_file, framework="pt") as file:
             tensors = {name: file.get_tensor(name).float() for module in files.modules for name in module.tensor_names}
@@ -54,7 +54,9 @@ def load_adapter(files: AdapterFiles, dtype: torch.dtype, device: torch.device) 
     for (layer, linear), rank in files.ranks.items():
         parts = [module for module in files.modules if (module.layer, module.target.linear) == (layer, linear)]
         fused = _fused(parts, rank, num_rows_of(files.config)[linear], tensors)
-        layers[layer][linear] = LowRank(*(part.to(device=device, dtype=dtype) for part in fused))
+        layers[layer][linear] = part = LowRank(*(matrix.to(device=device, dtype=dtype) for matrix in fused))
+        if not (part.shrink.isfinite().all() and part.expand.isfinite().all()):
+            raise ConfigError(f"--lora {files.name}: {linear} of layer {layer} has values that are not finite")
     return Adapter(files.name, layers)
 
 

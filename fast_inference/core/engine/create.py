@@ -138,7 +138,7 @@ def _loading(module: "torch.nn.Module | None", tokenizer: str | None, eos_token_
         raise ConfigError("a module needs a tokenizer")
     from engine_core.model.module_loader import ModuleSource, load_module_runner
 
-    folder = export_tokenizer(Path(), tokenizer)
+    folder = export_tokenizer(None, tokenizer)
     if not eos_token_ids and (token_id := eos_token_id(folder)) is not None:
         eos_token_ids = (token_id,)
     source = ModuleSource(module, folder, eos_token_ids)

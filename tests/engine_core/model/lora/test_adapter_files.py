@@ -151,3 +151,13 @@ def test_the_config_file_is_an_object(llama_dir, tmp_path):
     (folder / "adapter_config.json").write_text(json.dumps([]))
     with pytest.raises(ConfigError, match="no JSON object"):
         open_one(llama_dir, folder)
+
+
+@pytest.mark.parametrize(("value", "alpha"), [(float("nan"), 16), (float("inf"), 16), (3e38, 1600)])
+def test_values_that_are_not_finite_are_refused(llama_dir, tmp_path, value, alpha):
+    """Else the kernels would fail their check, and everybody were served by plain torch."""
+    folder = make_adapter(tmp_path / "a", llama_dir, lora_alpha=alpha)
+    edit(folder, lambda tensors: tensors[QUERY.format("B")].view(-1)[5].fill_(value))
+    files = open_one(llama_dir, folder)
+    with pytest.raises(ConfigError, match=r"^--lora a: qkv of layer 0 has values that are not finite"):
+        load_adapter(files, torch.float32, torch.device("cpu"))

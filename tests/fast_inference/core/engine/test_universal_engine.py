@@ -130,6 +130,13 @@ def test_settings_of_files_are_refused_for_a_module(settings):
         create_universal_vllm_style_engine(tiny_model(), byte_tokenizer(), **settings)
 
 
+def test_what_lies_in_the_working_directory_says_nothing_of_a_module(tmp_path, monkeypatch):
+    (tmp_path / "modules.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with create_universal_vllm_style_engine(tiny_model(), byte_tokenizer(), num_blocks=40) as engine:
+        assert engine.generate("one", **GREEDY)
+
+
 def test_the_model_is_not_served_under_the_name_of_an_adapter():
     with (
         create_universal_vllm_style_engine("fake", lora=["sql=/adapters/sql"]) as engine,
