@@ -79,8 +79,11 @@ def _run(parser: FlagParser, namespace: argparse.Namespace) -> int:
     if not hasattr(namespace, "output"):
         parser.error("--output is missing")
     output: Path = namespace.output
-    if output.exists() and not output.is_file() and not hasattr(namespace, "errors"):
-        parser.error(f"{output} is no regular file: say with --errors where lines go that fail")
+    if output.exists() and not output.is_file():
+        if hasattr(namespace, "ordered"):
+            parser.error(f"{output} is no regular file: --ordered cannot sort it")
+        if not hasattr(namespace, "errors"):
+            parser.error(f"{output} is no regular file: say with --errors where lines go that fail")
     errors: Path = getattr(namespace, "errors", output.with_suffix(".errors.jsonl"))
     files = JobFiles(namespace.input, output, errors)
     options = RunOptions(

@@ -151,6 +151,7 @@ def test_a_server_that_ends_ends_the_job(tmp_path: Path):
         (("--attach", "/nowhere", "--dtype", "float32"), 2, "error: --dtype is for a core of one's own"),
         (("--port", "1"), 2, "error: unknown argument --port"),
         (("-o", "in.jsonl", "--model", "fake"), 1, "cannot be both the input file and the output file"),
+        (("-o", "/dev/full", "--errors", "e.jsonl", "--ordered"), 2, "error: /dev/full is no regular file: --ordered"),
         (("-o", "nowhere/out.jsonl", "--model", "fake"), 1, "error: cannot write nowhere/out.jsonl: No such file"),
     ],
 )
