@@ -84,6 +84,16 @@ def test_a_failed_line_is_no_failed_job(server: Server, tmp_path: Path):
     assert job.ids() == ["id-1"]
 
 
+def test_outputs_of_other_names_have_other_error_files(server: Server, tmp_path: Path):
+    """Else lines that have failed in one job would be taken for done in the next one."""
+    for name, temperature in (("out.1", -1), ("out.2", 1)):
+        job = Job(tmp_path, [completion(1, temperature=temperature)])
+        assert job.run("--attach", str(server.run_dir), "-o", str(tmp_path / name))[0] == 0
+    assert (tmp_path / "out.1.errors.jsonl").stat().st_size
+    assert (tmp_path / "out.2").stat().st_size
+    assert not (tmp_path / "out.2.errors.jsonl").exists()
+
+
 def test_a_signal_stops_it_and_the_same_command_goes_on(server: Server, tmp_path: Path):
     job = Job(tmp_path, [completion(number, max_tokens=60) for number in range(150)])
     flags = ("--attach", str(server.run_dir), "--max-in-flight", "16")
