@@ -248,6 +248,13 @@ def test_vectors_may_be_shortened(llm):
     assert not isinstance(caught.value, UnsupportedParameterError)
 
 
+def test_outputs_that_are_to_come_keep_the_engine():
+    def answers():
+        return LLM("fake").generate_each(["one", "two"], GREEDY, use_tqdm=False)
+
+    assert len(list(answers())) == 2
+
+
 def run_program(program: str, **environment: str) -> "subprocess.Popen[str]":
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
