@@ -24,6 +24,8 @@ _RETIRING_S = 2.0
 """A core that retires stays for so long, even if it is idle, where clients do not leave it before."""
 _POLL_INTERVAL_S = 0.05
 """How often deadlines are looked at while grammars are compiled and nothing runs."""
+_IDLE_INTERVAL_S = 0.5
+"""Longest wait of an idle core: a signal that comes just before the wait is seen when that ends, as CPython has it."""
 
 
 class StepLoop:
@@ -89,9 +91,9 @@ class StepLoop:
     def _take_events(self) -> None:
         """Handle everything in the inbox; where there is nothing else to do, wait for the first."""
         if self._core.has_requests:
-            wait_s: float | None = 0.0
+            wait_s = 0.0
         else:
-            wait_s = None if self._core.is_empty and self._drain_deadline is None else _POLL_INTERVAL_S
+            wait_s = _IDLE_INTERVAL_S if self._core.is_empty and self._drain_deadline is None else _POLL_INTERVAL_S
         with contextlib.suppress(Empty):
             self._handle(self._inbox.get(timeout=wait_s) if wait_s != 0.0 else self._inbox.get_nowait())
             while True:

@@ -39,7 +39,12 @@ def add_run_batch(commands: "argparse._SubParsersAction[FlagParser]") -> None:
     job = parser.add_argument_group("The job")
     job.add_argument("-i", "--input", type=Path, required=True, metavar="FILE", help="JSONL, or .gz of it")
     job.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSONL of answers")
-    job.add_argument("--errors", type=Path, metavar="FILE", help="lines that failed (default: OUTPUT.errors.jsonl)")
+    job.add_argument(
+        "--errors",
+        type=Path,
+        metavar="FILE",
+        help="lines that failed (default: OUTPUT, without its .jsonl, with .errors.jsonl)",
+    )
     job.add_argument("--attach", metavar="RUN_DIR|URL", help="use the core of this running server (of this machine)")
     job.add_argument(
         "--max-in-flight",
@@ -79,9 +84,12 @@ def _run(parser: FlagParser, namespace: argparse.Namespace) -> int:
     if not hasattr(namespace, "output"):
         parser.error("--output is missing")
     output: Path = namespace.output
-    if output.exists() and not output.is_file() and not hasattr(namespace, "errors"):
-        parser.error(f"{output} is no regular file: say with --errors where lines go that fail")
-    errors: Path = getattr(namespace, "errors", output.with_suffix(".errors.jsonl"))
+    if output.exists() and not output.is_file():
+        if hasattr(namespace, "ordered"):
+            parser.error(f"{output} is no regular file: --ordered cannot sort it")
+        if not hasattr(namespace, "errors"):
+            parser.error(f"{output} is no regular file: say with --errors where lines go that fail")
+    errors: Path = getattr(namespace, "errors", output.with_name(f"{output.name.removesuffix('.jsonl')}.errors.jsonl"))
     files = JobFiles(namespace.input, output, errors)
     options = RunOptions(
         files,

@@ -134,8 +134,11 @@ class AsyncLLM(OfflineEngine):
     def _stream(
         self, prompt: Any, params: SamplingParams | None, fields: dict[str, Any], *, is_chat: bool
     ) -> AsyncGenerator[CompletionOutput, None]:
-        job = GenerateJob(self._requester, fields, is_chat=is_chat)
-        return items_of(self._client, lambda: job.stream((prompt, params or SamplingParams())))
+        def begin() -> AsyncGenerator[CompletionOutput, None]:  # with `self`: who holds the stream holds the engine
+            job = GenerateJob(self._requester, fields, is_chat=is_chat)
+            return job.stream((prompt, params or SamplingParams()))
+
+        return items_of(self._client, begin)
 
     def _answers(
         self,

@@ -114,7 +114,9 @@ async def _watch(run_dir: RunDir, client: ClientThread) -> None:
 
 
 def _detach(client: ClientThread, watching: "Future[None]") -> None:
-    """End the client; on its own thread, which collects garbage too, another one does it."""
+    """End the client; on its own thread, which collects garbage too, another one does it. Not in a forked process."""
+    if not client.is_here:
+        return
     if client.is_current:
         threading.Thread(target=_detach, args=(client, watching), name="engine end").start()
         return

@@ -150,12 +150,12 @@ class LLM(OfflineEngine):
                 preparing.cancel()  # where we were interrupted
             items, run = iter(prepared), job.run
         work = self._work(run, progress.add, num_answers, is_lazy=is_lazy)
-        return _shown(outputs_of(work, items), progress)
+        return self._shown(outputs_of(work, items), progress)
 
-
-def _shown(outputs: Iterator[OutputT], progress: PromptProgress) -> Iterator[OutputT]:
-    with progress:
-        yield from outputs
+    def _shown(self, outputs: Iterator[OutputT], progress: PromptProgress) -> Iterator[OutputT]:
+        """A method, so that whoever holds the outputs holds the engine."""
+        with progress:
+            yield from outputs
 
 
 def chat_fields(

@@ -57,7 +57,7 @@ class InputFile:
     def _read_portion(self) -> list[RawLine]:
         lines: list[RawLine] = []
         num_bytes = 0
-        while len(lines) < PORTION_LINES and num_bytes < PORTION_BYTES:
+        while len(lines) < PORTION_LINES and (num_bytes < PORTION_BYTES or not lines):
             raw = self._file.readline(self.max_line_bytes + 2)
             if not raw:
                 break

@@ -17,11 +17,12 @@ _WRITTEN = 2**64 - 1
 
 
 def put_in_order(input_path: Path, output_path: Path, *, max_line_bytes: int) -> None:
-    """Sort the lines of the output; those that the input does not have come last.
+    """Sort the lines of the output; those that the input does not have come last. A link to it stays a link.
 
     Raises:
         ConfigError: a file cannot be read or written; the output is as it was.
     """
+    output_path = output_path.resolve()
     sorted_path = output_path.with_name(f"{output_path.name}.sorted")
     try:
         with InputFile(input_path, max_line_bytes=max_line_bytes) as lines:

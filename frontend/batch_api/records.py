@@ -40,6 +40,13 @@ class Purpose(StrEnum):
     USER_DATA = "user_data"
 
 
+class ResultName(StrEnum):
+    """The files that a batch leaves."""
+
+    OUTPUT = "output"
+    ERRORS = "errors"
+
+
 @dataclass(frozen=True, slots=True)
 class FileRecord:
     """A file; times are seconds since the epoch."""
@@ -179,6 +186,6 @@ def new_batch_id() -> str:
     return f"batch_{uuid.uuid4().hex}"
 
 
-def result_file_id(batch_id: str, name: str) -> str:
-    """Of the `output` or `errors` of a batch: always the same, so that an end which was cut off can be repeated."""
+def result_file_id(batch_id: str, name: ResultName) -> str:
+    """Of one of the files that a batch leaves: always the same, so that an end which was cut off can be repeated."""
     return f"file-{uuid.uuid5(uuid.NAMESPACE_OID, f'{batch_id}/{name}').hex}"

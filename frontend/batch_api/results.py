@@ -18,7 +18,7 @@ from frontend.batch.line_source import LineSource, Reorder
 from frontend.batch.lines import WrongLine
 from frontend.batch.output_file import OutputFile
 from frontend.batch.result_lines import wrong_line
-from frontend.batch_api.records import BatchRecord, FileRecord, Purpose, TokenUsage, result_file_id
+from frontend.batch_api.records import BatchRecord, FileRecord, Purpose, ResultName, TokenUsage, result_file_id
 from frontend.batch_api.state_dir import StateDir
 
 _PROBE_BYTES = 64 * 1024
@@ -85,14 +85,14 @@ def publish_results(state_dir: StateDir, batch: BatchRecord, now: int) -> Result
     """
     files = files_of(state_dir, batch.id)
     ledger = LineLedger()
-    output = _publish(state_dir, batch, files.output, "output", ledger, now)
-    errors = _publish(state_dir, batch, files.errors, "errors", ledger, now)
+    output = _publish(state_dir, batch, files.output, ResultName.OUTPUT, ledger, now)
+    errors = _publish(state_dir, batch, files.errors, ResultName.ERRORS, ledger, now)
     usage = TokenUsage() if output is None else _usage_of(state_dir.file(output.id))
     return Results(output, errors, ledger.num_ok, ledger.num_failed, usage)
 
 
 def _publish(
-    state_dir: StateDir, batch: BatchRecord, path: Path, name: str, ledger: LineLedger, now: int
+    state_dir: StateDir, batch: BatchRecord, path: Path, name: ResultName, ledger: LineLedger, now: int
 ) -> FileRecord | None:
     file_id = result_file_id(batch.id, name)
     place = state_dir.file(file_id)

@@ -4,9 +4,9 @@ A file belongs to the API key that uploaded it, or whose batch made it; for othe
 Next: `upload.py`.
 """
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -88,10 +88,16 @@ class ServingFiles:
     async def content(self, request: Request) -> Response:
         """Its bytes, or the part that `Range` asks for; raises `StoredFileNotFoundError`."""
         record = await self._file(request)
+        path = self._api.state_dir.file(record.id)
+        try:
+            found = await asyncio.to_thread(path.stat)
+        except FileNotFoundError as error:  # it was deleted a moment ago
+            raise _not_found() from error
         return FileResponse(
-            self._api.state_dir.file(record.id),
+            path,
             media_type="application/octet-stream",
             filename=record.filename,
+            stat_result=found,
             headers={"x-content-type-options": "nosniff"},
         )
 
@@ -117,7 +123,7 @@ class ServingFiles:
         origin = request.headers.get("origin")
         if origin is None or self._allowed_origins & {"*", origin}:
             return
-        if urlsplit(origin).netloc != request.headers.get("host"):
+        if origin.partition("://")[2] != request.headers.get("host"):
             raise OriginNotAllowedError("Pages of this origin may not upload files (--allowed-origins).")
 
 

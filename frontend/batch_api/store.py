@@ -21,7 +21,9 @@ from frontend.batch_api.records import (
     BatchStatus,
     FileRecord,
     LineProblem,
+    ResultName,
     TokenUsage,
+    result_file_id,
 )
 from frontend.batch_api.state_dir import StateDir
 from ipc.errors import ConfigError
@@ -144,10 +146,11 @@ class StateStore:
         return [str(row["id"]) for row in rows]
 
     def all_ids(self) -> tuple[set[str], set[str]]:
-        """Of all files, and of all batches that have not ended."""
+        """Of all files, those too that an unfinished batch may have published already, and of those batches."""
         file_ids = {str(row["id"]) for row in self._db.execute("SELECT id FROM files")}
         batch_ids = {str(row["id"]) for row in self._db.execute(f"SELECT id FROM batches WHERE {_UNFINISHED}")}
-        return file_ids, batch_ids
+        results = {result_file_id(batch_id, name) for batch_id in batch_ids for name in ResultName}
+        return file_ids | results, batch_ids
 
     # --- batches, as frontends see them ---
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
@@ -72,11 +72,11 @@ async def receive_upload(request: Request, state_dir: StateDir, max_file_bytes: 
     boundary = options.get(b"boundary")
     if content_type != b"multipart/form-data" or not boundary:
         raise UnsupportedMediaTypeError("The content type must be multipart/form-data, with a boundary.")
+    form = _Form(boundary, max_file_bytes)
     path = state_dir.new_upload(uuid.uuid4().hex)
     is_complete = False
     try:
         descriptor = await asyncio.to_thread(os.open, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        form = _Form(boundary, max_file_bytes)
         try:
             async for chunk in request.stream():
                 form.feed(chunk)
@@ -130,14 +130,14 @@ class _Form:
                     "on_end": self._on_end,
                 },
             )
-        except MultipartParseError as error:
+        except FormParserError as error:
             raise _malformed(error) from error
 
     def feed(self, chunk: bytes) -> None:
         """Take in some of the body."""
         try:
             self._parser.write(chunk)
-        except MultipartParseError as error:
+        except FormParserError as error:
             raise _malformed(error) from error
 
     def finish(self) -> None:

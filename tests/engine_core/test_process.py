@@ -293,6 +293,23 @@ def test_the_prefix_cache_can_be_reset(core):
     assert client.generate([1] * 100, make_params()).finished.num_cached_tokens == 0
 
 
+SIGNAL_THAT_WAKES_NOBODY = """
+import os, signal, threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # this thread gets it, and not the one that waits
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+from engine_core.__main__ import main
+os._exit(main())
+"""
+
+
+def test_an_idle_core_sees_a_signal_that_did_not_end_its_wait(tmp_path):
+    """As one that comes just before the wait."""
+    with core_process(tmp_path, command=("-c", SIGNAL_THAT_WAKES_NOBODY)) as core:
+        core.connect()
+        core.process.terminate()
+        assert core.process.wait(10) == 0
+
+
 def test_an_idle_core_uses_less_than_one_percent_of_a_cpu(core):
     core.connect()
     time.sleep(0.5)

@@ -9,7 +9,7 @@ import pytest
 
 from fast_inference.batch_runner import open_state_dir
 from fast_inference.settings import Settings
-from frontend.batch_api.records import FileRecord
+from frontend.batch_api.records import BatchRecord, BatchStatus, FileRecord, ResultName, result_file_id
 from frontend.batch_api.state_dir import StateDir
 from frontend.batch_api.store import StateStore
 from ipc.endpoints import RunDir
@@ -83,6 +83,20 @@ def test_what_killed_processes_have_left_is_removed(opened, tmp_path):
     opened(state_dir=state_dir.path)
     assert os.listdir(state_dir.path / "files") == ["file-known"]
     assert [os.listdir(state_dir.path / folder) for folder in ("jobs", "uploads")] == [[], []]
+
+
+@pytest.mark.parametrize("status", [BatchStatus.FINALIZING, BatchStatus.CANCELLING])
+def test_results_that_the_database_does_not_know_yet_are_kept(opened, tmp_path, status):
+    """All was killed between the two: the batch is ended anew, with the same files."""
+    state_dir = StateDir(tmp_path / "state")
+    state_dir.create()
+    with StateStore(state_dir) as store:
+        store.add_batch(BatchRecord("batch_1", "", "/v1/completions", "file-in", 10, 20, status=status), 1)
+    results = [state_dir.file(result_file_id("batch_1", name)) for name in ResultName]
+    for path in results:
+        path.write_bytes(b"x")
+    opened(state_dir=state_dir.path)
+    assert all(path.exists() for path in results)
 
 
 def test_nobody_else_can_read_the_database_even_in_an_open_folder(opened, tmp_path):

@@ -84,6 +84,16 @@ def test_a_failed_line_is_no_failed_job(server: Server, tmp_path: Path):
     assert job.ids() == ["id-1"]
 
 
+def test_outputs_of_other_names_have_other_error_files(server: Server, tmp_path: Path):
+    """Else lines that have failed in one job would be taken for done in the next one."""
+    for name, temperature in (("out.1", -1), ("out.2", 1)):
+        job = Job(tmp_path, [completion(1, temperature=temperature)])
+        assert job.run("--attach", str(server.run_dir), "-o", str(tmp_path / name))[0] == 0
+    assert (tmp_path / "out.1.errors.jsonl").stat().st_size
+    assert (tmp_path / "out.2").stat().st_size
+    assert not (tmp_path / "out.2.errors.jsonl").exists()
+
+
 def test_a_signal_stops_it_and_the_same_command_goes_on(server: Server, tmp_path: Path):
     job = Job(tmp_path, [completion(number, max_tokens=60) for number in range(150)])
     flags = ("--attach", str(server.run_dir), "--max-in-flight", "16")
@@ -151,6 +161,7 @@ def test_a_server_that_ends_ends_the_job(tmp_path: Path):
         (("--attach", "/nowhere", "--dtype", "float32"), 2, "error: --dtype is for a core of one's own"),
         (("--port", "1"), 2, "error: unknown argument --port"),
         (("-o", "in.jsonl", "--model", "fake"), 1, "cannot be both the input file and the output file"),
+        (("-o", "/dev/full", "--errors", "e.jsonl", "--ordered"), 2, "error: /dev/full is no regular file: --ordered"),
         (("-o", "nowhere/out.jsonl", "--model", "fake"), 1, "error: cannot write nowhere/out.jsonl: No such file"),
     ],
 )

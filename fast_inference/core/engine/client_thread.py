@@ -7,6 +7,7 @@ Invariant: after `stop` nothing of it is left, and every future that it gave is 
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,6 +54,7 @@ class ClientThread:
         self._loop = asyncio.new_event_loop()
         self._executor = ThreadPoolExecutor(_NUM_WORKERS, thread_name_prefix="engine client")
         self._loop.set_default_executor(self._executor)
+        self._pid = os.getpid()
         self._is_stopping = False
         self._loss: str | None = None
         """Why there is no core any more."""
@@ -64,6 +66,11 @@ class ClientThread:
         except BaseException:
             self.stop()
             raise
+
+    @property
+    def is_here(self) -> bool:
+        """False in a process that was forked from ours: it has the object, and neither the thread nor the core."""
+        return os.getpid() == self._pid
 
     @property
     def is_current(self) -> bool:
@@ -83,8 +90,14 @@ class ClientThread:
         """Run it on the loop; cancelling the future stops it.
 
         Raises:
-            EngineUnavailableError: the engine is closed, or has failed.
+            EngineUnavailableError: the engine is closed, has failed, or is that of the parent process.
         """
+        if not self.is_here:
+            work.close()
+            raise EngineUnavailableError(
+                "The engine is in the parent process: make one here, or start processes with spawn.",
+                code="engine_stopped",
+            )
         with self._stop_lock:
             if (end := self.end) is not None:
                 work.close()

@@ -189,7 +189,12 @@ def _texts(prompts: Any, answers: list[Answer]) -> str | list[str]:
 
 
 def _end(folder: EngineFolder, engine: EngineThread, client: ClientThread) -> None:
-    """End the parts of an engine; on the client's own thread, which collects garbage too, another one does it."""
+    """End the parts of an engine; on the client's own thread, which collects garbage too, another one does it.
+
+    A forked process ends without touching the engine of its parent.
+    """
+    if not client.is_here:
+        return
     if client.is_current or engine.is_current:
         threading.Thread(target=_end, args=(folder, engine, client), name="engine end").start()
         return

@@ -38,6 +38,13 @@ def test_answers_are_those_of_the_synchronous_one(llm, async_llm):
     assert embedded[0].outputs == llm.embed(["one"])[0].outputs
 
 
+def test_a_stream_keeps_the_engine():
+    async def ask():
+        return [piece async for piece in (await AsyncLLM.start("fake")).stream("one", GREEDY)]
+
+    assert asyncio.run(ask())
+
+
 def test_prompts_may_come_from_an_asynchronous_iterable(async_llm):
     async def prompts():
         for number in range(50):

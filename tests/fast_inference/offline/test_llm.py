@@ -248,6 +248,13 @@ def test_vectors_may_be_shortened(llm):
     assert not isinstance(caught.value, UnsupportedParameterError)
 
 
+def test_outputs_that_are_to_come_keep_the_engine():
+    def answers():
+        return LLM("fake").generate_each(["one", "two"], GREEDY, use_tqdm=False)
+
+    assert len(list(answers())) == 2
+
+
 def run_program(program: str, **environment: str) -> "subprocess.Popen[str]":
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
@@ -288,3 +295,27 @@ def test_importing_the_package_imports_nothing_and_its_names_no_torch():
     process = run_program(program)
     assert process.communicate(timeout=30)[1] == ""
     assert process.returncode == 0
+
+
+def test_a_forked_process_ends_and_leaves_the_engine_alone(tmp_path):
+    program = (
+        "import os, sys\n"
+        "from fast_inference import LLM\n"
+        "from ipc.errors import EngineUnavailableError\n"
+        "llm = LLM('fake')\n"
+        "pid = os.fork()\n"
+        "if not pid:\n"
+        "    try:\n"
+        "        llm.generate('one')\n"
+        "    except EngineUnavailableError:\n"
+        "        sys.exit(7)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7\n"
+        "print(len(llm.generate('two', use_tqdm=False)))\n"
+    )
+    process = run_program(program, TMPDIR=str(tmp_path))
+    try:
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, stdout) == (0, "1\n"), stderr
+    assert os.listdir(tmp_path) == []

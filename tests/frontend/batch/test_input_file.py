@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from frontend.batch.input_file import PORTION_LINES, InputFile, count_lines
+from frontend.batch.input_file import PORTION_BYTES, PORTION_LINES, InputFile, count_lines
 from ipc.errors import ConfigError
 
 
@@ -24,6 +24,12 @@ def test_blank_lines_are_passed_over_and_counted(tmp_path: Path):
     path.write_bytes(b"a\r\n\n  \nb")
     assert all_lines(path) == [(1, b"a"), (4, b"b")]
     assert count_lines(path, threading.Event()) == 4
+
+
+def test_blank_lines_are_no_end_however_many(tmp_path: Path):
+    path = tmp_path / "in"
+    path.write_bytes(b"a\n" + (b" " * 2047 + b"\n") * (PORTION_BYTES // 1024) + b"b\n")
+    assert [content for _, content in all_lines(path, 4096)] == [b"a", b"b"]
 
 
 def test_a_long_line_is_not_held(tmp_path: Path):

@@ -19,6 +19,16 @@ def test_lines_are_sorted_and_none_is_lost(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
+def test_an_output_behind_a_link_is_sorted_where_it_is(tmp_path: Path):
+    source, output, link = tmp_path / "in", tmp_path / "out", tmp_path / "link"
+    source.write_text("".join(json.dumps({"custom_id": name}) + "\n" for name in "ab"))
+    output.write_bytes(b"".join(result_line(LineResult(name, "r", 200, {})) for name in "ba"))
+    link.symlink_to(output)
+    put_in_order(source, link, max_line_bytes=100)
+    assert link.is_symlink()
+    assert [json.loads(raw)["custom_id"] for raw in output.read_bytes().splitlines()] == ["a", "b"]
+
+
 def test_an_output_that_cannot_be_read_stays_as_it_is(tmp_path: Path):
     (tmp_path / "in").write_text("")
     (tmp_path / "out").write_text("nonsense\n")

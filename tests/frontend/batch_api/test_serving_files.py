@@ -217,7 +217,33 @@ def test_json_is_no_form(state_dir):
     talk(state_dir, conversation)
 
 
-@pytest.mark.parametrize(("origin", "status"), [("http://evil.example", 403), ("http://x", 200), ("http://good", 200)])
+def test_forms_that_cannot_be_read_cost_no_descriptors(state_dir):
+    async def conversation(http):
+        await upload(http)  # opens the database
+        before = os.listdir("/proc/self/fd")
+        for _ in range(3):
+            headers = {"content-type": f"multipart/form-data; boundary={'b' * 257}"}
+            answer = await http.post("/v1/files", content=form(FILE_PART), headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_form")
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+
+    talk(state_dir, conversation)
+
+
+def test_content_that_is_being_deleted_is_not_found(state_dir):
+    async def conversation(http):
+        file = (await upload(http)).json()
+        state_dir.remove_file(file["id"])
+        answer = await http.get(f"/v1/files/{file['id']}/content")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "file_not_found")
+
+    talk(state_dir, conversation)
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("http://evil.example", 403), ("null", 403), ("http://[", 403), ("http://x", 200), ("http://good", 200)],
+)
 def test_a_page_of_another_origin_cannot_upload(state_dir, origin, status):
     async def conversation(http):
         answer = await http.post(
