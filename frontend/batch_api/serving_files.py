@@ -5,6 +5,7 @@ Next: `upload.py`.
 """
 
 import asyncio
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from ipc.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from frontend.batch_api.store import StateStore
+
+_RANGE = re.compile(r"bytes=(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})")
 
 
 class ServingFiles:
@@ -86,13 +89,19 @@ class ServingFiles:
         return json_response((await self._file(request)).as_api())
 
     async def content(self, request: Request) -> Response:
-        """Its bytes, or the part that `Range` asks for; raises `StoredFileNotFoundError`."""
+        """Its bytes, or the part that `Range` asks for; raises `StoredFileNotFoundError`.
+
+        A `Range` that cannot be given is passed over, as RFC 9110 (14.2) allows: the refusals of starlette have no
+        error body.
+        """
         record = await self._file(request)
         path = self._api.state_dir.file(record.id)
         try:
             found = await asyncio.to_thread(path.stat)
         except FileNotFoundError as error:  # it was deleted a moment ago
             raise _not_found() from error
+        if not _is_part(request.headers.get("range", ""), found.st_size):
+            request.scope["headers"] = [item for item in request.scope["headers"] if item[0] != b"range"]
         return FileResponse(
             path,
             media_type="application/octet-stream",
@@ -146,3 +155,14 @@ def _forget(database: "StateStore", state_dir: StateDir, file_id: str, owner: st
 
 def _not_found() -> StoredFileNotFoundError:
     return StoredFileNotFoundError("There is no file with this id.")
+
+
+def _is_part(asked: str, size: int) -> bool:
+    """Whether a `Range` names one part of a file of this size."""
+    found = _RANGE.fullmatch(asked)
+    if found is None:
+        return False
+    first, last = found["first"], found["last"]
+    if not first:
+        return size > 0 and last.strip("0") != ""
+    return int(first) < size and (not last or int(first) <= int(last))

@@ -230,6 +230,29 @@ def test_forms_that_cannot_be_read_cost_no_descriptors(state_dir):
     talk(state_dir, conversation)
 
 
+@pytest.mark.parametrize(
+    "asked", ["bytes=57-", "bytes=9-5", "bytes=-", "bytes=-0", "bytes=0-1,4-5", "bytes", "lines=1-2", "bytes=x-y", ""]
+)
+def test_a_part_that_cannot_be_given_is_the_whole_file(state_dir, asked):
+    async def conversation(http):
+        file = (await upload(http)).json()
+        answer = await http.get(f"/v1/files/{file['id']}/content", headers={"range": asked})
+        assert (answer.status_code, answer.content) == (200, LINES)
+
+    talk(state_dir, conversation)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("bytes=56-", b"\n"), ("bytes=-2", b"}\n"), ("bytes=0-999", LINES)])
+def test_a_part_of_a_file(state_dir, asked, expected):
+    async def conversation(http):
+        file = (await upload(http)).json()
+        answer = await http.get(f"/v1/files/{file['id']}/content", headers={"range": asked})
+        assert (answer.status_code, answer.content) == (206, expected)
+
+    assert len(LINES) == 57
+    talk(state_dir, conversation)
+
+
 def test_content_that_is_being_deleted_is_not_found(state_dir):
     async def conversation(http):
         file = (await upload(http)).json()
