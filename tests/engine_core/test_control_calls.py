@@ -134,13 +134,13 @@ def test_drain_and_resume_can_be_repeated(client):
 
 def test_a_core_that_was_told_to_stop_cannot_be_resumed(mortal_core):
     client = mortal_core.connect()
-    request = client.submit([1], make_params(max_tokens=300))
+    request = client.submit([1], make_params(max_tokens=900))
     client.wait(0.1)
     mortal_core.process.send_signal(signal.SIGTERM)
     wait_until(lambda: client.wait(0.05) and not client.session.is_ready)
     with pytest.raises(ServerError, match="stopping"):
         client.call(CallMethod.RESUME)
-    assert len(client.collect(request).token_ids) == 300
+    assert len(client.collect(request).token_ids) == 900
     assert mortal_core.process.wait(5) == 0
 
 

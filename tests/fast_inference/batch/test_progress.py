@@ -14,7 +14,7 @@ def test_a_plain_line_says_how_far_the_job_is(capsys: pytest.CaptureFixture[str]
         now, counts.num_ok, counts.num_failed = 105.0, 55, 5
         counts.num_prompt_tokens, counts.num_output_tokens = 500, 1000
         progress.show()
-        progress.num_lines = 36_060
+        progress.num_total = 36_060
         progress.show()
     assert capsys.readouterr().err.splitlines() == [
         "60 lines done, 5 failed, 200 tok/s out, 100 in",

@@ -233,6 +233,7 @@ def test_a_core_whose_io_thread_fails_ends_its_calls_in_an_error():
     assert (threading.active_count(), open_files()) == before
 
 
+@pytest.mark.alone
 def test_an_interrupt_ends_the_program_and_leaves_nothing():
     program = (
         "from fast_inference.core.engine import create_universal_vllm_style_engine\n"
