@@ -273,6 +273,8 @@ def short_dir():
 @pytest.mark.alone
 def test_an_interrupt_ends_the_program_and_leaves_nothing(short_dir):
     program = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         "from fast_inference import LLM, SamplingParams\n"
         "llm = LLM('fake', fake_step_ms=20)\n"
         "def prompts():\n"

@@ -236,6 +236,8 @@ def test_a_core_whose_io_thread_fails_ends_its_calls_in_an_error():
 @pytest.mark.alone
 def test_an_interrupt_ends_the_program_and_leaves_nothing():
     program = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         "from fast_inference.core.engine import create_universal_vllm_style_engine\n"
         "engine = create_universal_vllm_style_engine('fake', fake_step_ms=20)\n"
         "print('started', flush=True)\n"
