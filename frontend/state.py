@@ -133,6 +133,17 @@ class FrontendState:
             await asyncio.gather(self._watcher, return_exceptions=True)
         await self.client.close()
 
+    async def wait_until_ready(self, timeout_s: float | None = None) -> None:
+        """Wait until the first model can be served, or the time is over; raises what makes it impossible."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.became_ready, self.failed)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=timeout_s)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self.failure is not None:
+            raise self.failure
+
     @property
     def status(self) -> str:
         """`ready`, or why not: `starting`, `loading`, `draining`, `stalled` or `dead`."""

@@ -81,7 +81,7 @@ class BatchExecutor:
             ConfigError: the engine serves another model than before, or its first one cannot be used.
             Exception: whatever `source` or `on_result` raises. What is in flight is stopped in the engine in any case.
         """
-        await self._wait_until_ready()
+        await self._state.wait_until_ready()
         self.began_at = time.monotonic()
         num_workers = self._max_in_flight or num_at_once(await self._first_model())
         workers = [asyncio.create_task(self._work(source, on_result)) for _ in range(num_workers)]
@@ -160,17 +160,6 @@ class BatchExecutor:
                 return self._state.model()
             except EngineUnavailableError:
                 await asyncio.sleep(_READY_INTERVAL_S)
-
-    async def _wait_until_ready(self) -> None:
-        """Wait for the first model; raises what makes it impossible."""
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._state.became_ready, self._state.failed)]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        if self._state.failure is not None:
-            raise self._state.failure
 
 
 def _refused(line: BatchLine, request_id: str, body: dict[str, Any]) -> LineResult:

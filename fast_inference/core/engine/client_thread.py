@@ -131,14 +131,7 @@ class ClientThread:
 
     async def _start(self) -> None:
         await self.state.start()
-        waits = [asyncio.ensure_future(event.wait()) for event in (self.state.became_ready, self.state.failed)]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=_READY_TIMEOUT_S)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        if self.state.failure is not None:
-            raise self.state.failure
+        await self.state.wait_until_ready(_READY_TIMEOUT_S)
         self.state.model()  # raises where it is not ready
 
     async def _stop(self) -> None:
