@@ -9,6 +9,7 @@ import json
 import math
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ _BITS_BY_WIDTH = {
     4: ("F4",),
 }
 _BITS = {dtype: bits for bits, dtypes in _BITS_BY_WIDTH.items() for dtype in dtypes}
+FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
+"""Of weights that a network is computed with."""
+Shapes = dict[str, tuple[int, ...]]
+"""Of tensors, by name."""
 _MAX_DIMENSIONS = 64
 _MAX_ITEMS = 2**48
 _MAX_NAMED = 3
@@ -63,6 +68,25 @@ def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
 def tensors_of_file(path: Path) -> dict[str, StoredTensor]:
     """All tensors of one safetensors file by name; raises `ConfigError` where it is missing or damaged."""
     return _read_header(path)
+
+
+def refuse_missing(model_dir: Path, stored: Mapping[str, StoredTensor], needed: Shapes) -> None:
+    """Raise `ConfigError` where a tensor that a network needs is not there."""
+    missing = [name for name in needed if name not in stored]
+    if missing:
+        raise ConfigError(f"cannot load {model_dir}: {listed(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+
+
+def refuse_other_kinds(model_dir: Path, stored: Mapping[str, StoredTensor], needed: Shapes) -> None:
+    """Raise `ConfigError` where a needed tensor, all of which are there, has another shape or no decimal numbers."""
+    wrong = [
+        f"{name} has the shape {list(stored[name].shape)} instead of {list(shape)}"
+        for name, shape in needed.items()
+        if stored[name].shape != shape
+    ]
+    wrong += [f"{name} has the type {stored[name].dtype}" for name in needed if stored[name].dtype not in FLOAT_DTYPES]
+    if wrong:
+        raise ConfigError(f"cannot load {model_dir}: {listed(wrong)}")
 
 
 def listed(names: list[str]) -> str:

@@ -12,13 +12,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine_core.model.decoder.config import DecoderConfig
-from engine_core.weight_files import StoredTensor, listed, stored_tensors
+from engine_core.weight_files import (
+    Shapes,
+    StoredTensor,
+    listed,
+    refuse_missing,
+    refuse_other_kinds,
+    stored_tensors,
+)
 from ipc.errors import ConfigError
 
-Shapes = dict[str, tuple[int, ...]]
-
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _IGNORED_SUFFIX = "rotary_emb.inv_freq"
 """Of tensors that older files have, and that follow from the config."""
 
@@ -55,28 +59,15 @@ def open_checkpoint(model_dir: Path, config: DecoderConfig, device: torch.device
         for name, other in ((HEAD, EMBEDDING), (EMBEDDING, HEAD)):
             if name not in stored and other in stored:
                 del needed[name]
-    missing = [name for name in needed if name not in stored]
-    if missing:
-        raise ConfigError(f"cannot load {model_dir}: {listed(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    refuse_missing(model_dir, stored, needed)
     surplus = sorted(name for name in stored.keys() - needed.keys() if not name.endswith(_IGNORED_SUFFIX))
     if surplus:
         raise ConfigError(
             f"cannot load {model_dir}: its config has no use for {listed(surplus)} (--model-impl transformers ignores "
             f"such tensors)"
         )
-    _check_kinds(model_dir, {name: stored[name] for name in needed}, needed)
+    refuse_other_kinds(model_dir, stored, needed)
     return Checkpoint(stored, device)
-
-
-def _check_kinds(model_dir: Path, stored: Mapping[str, StoredTensor], needed: Shapes) -> None:
-    wrong = [
-        f"{name} has the shape {list(stored[name].shape)} instead of {list(shape)}"
-        for name, shape in needed.items()
-        if stored[name].shape != shape
-    ]
-    wrong += [f"{name} has the type {tensor.dtype}" for name, tensor in stored.items() if tensor.dtype not in _DTYPES]
-    if wrong:
-        raise ConfigError(f"cannot load {model_dir}: {listed(wrong)}")
 
 
 def _needed(config: DecoderConfig) -> Shapes:

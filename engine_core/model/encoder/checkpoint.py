@@ -13,15 +13,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine_core.model.encoder.config import EncoderConfig
-from engine_core.weight_files import StoredTensor, listed, stored_tensors
+from engine_core.weight_files import (
+    Shapes,
+    StoredTensor,
+    listed,
+    refuse_missing,
+    refuse_other_kinds,
+    stored_tensors,
+)
 from ipc.errors import ConfigError
-
-Shapes = dict[str, tuple[int, ...]]
 
 _EMBEDDINGS = "embeddings."
 _RELATIVE_BIAS = "encoder.relative_attention_bias.weight"
 _NUM_BUCKETS = 32
-_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _HEADS = ("pooler.", "cls.", "lm_head.", "vocab_")
 _BUFFERS = frozenset({"embeddings.position_ids", "embeddings.token_type_ids"})
 """Of older files; they follow from the config."""
@@ -138,19 +142,10 @@ def _stored_names(stored: Mapping[str, StoredTensor], prefix: str) -> dict[str, 
 
 
 def _check(model_dir: Path, stored: Mapping[str, StoredTensor], needed: Shapes) -> None:
-    missing = [name for name in needed if name not in stored]
-    if missing:
-        raise ConfigError(f"cannot load {model_dir}: {listed(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    refuse_missing(model_dir, stored, needed)
     if surplus := sorted(stored.keys() - needed.keys()):
         raise ConfigError(f"cannot load {model_dir}: its config has no use for {listed(surplus)}")
-    wrong = [
-        f"{name} has the shape {list(stored[name].shape)} instead of {list(shape)}"
-        for name, shape in needed.items()
-        if stored[name].shape != shape
-    ]
-    wrong += [f"{name} has the type {tensor.dtype}" for name, tensor in stored.items() if tensor.dtype not in _DTYPES]
-    if wrong:
-        raise ConfigError(f"cannot load {model_dir}: {listed(wrong)}")
+    refuse_other_kinds(model_dir, stored, needed)
 
 
 def _needed(config: EncoderConfig) -> Shapes:

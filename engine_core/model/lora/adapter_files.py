@@ -15,7 +15,7 @@ from engine_core.config_values import read_json_object
 from engine_core.model.decoder.config import DecoderConfig
 from engine_core.model.lora.adapter_config import CONFIG_FILE, LoraConfig, is_end_of
 from engine_core.model.lora.targets import LinearName, Target, num_rows_of, targets_of
-from engine_core.weight_files import StoredTensor, listed, tensors_of_file
+from engine_core.weight_files import FLOAT_DTYPES, StoredTensor, listed, tensors_of_file
 from ipc.config import FAKE_MODEL, ModelConfig
 from ipc.errors import ConfigError
 
@@ -25,7 +25,6 @@ RANK_MULTIPLE = 4
 _PANEL = 32
 """The CPU kernels pad A to a multiple of so many rows."""
 _TENSOR_NAME = re.compile(r"base_model\.model\.(model\.layers\.(\d{1,5})\.([\w.]+))\.lora_([AB])\.weight")
-_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _FINGERPRINT_BYTES = 32
 _READ_BYTES = 2**20
 
@@ -121,7 +120,7 @@ def _modules(lora: LoraConfig, stored: Mapping[str, StoredTensor], config: Decod
     for tensor_name, tensor in stored.items():
         match = _TENSOR_NAME.fullmatch(tensor_name)
         target = targets.get(match[3]) if match else None
-        if match is None or target is None or int(match[2]) >= config.num_layers or tensor.dtype not in _DTYPES:
+        if match is None or target is None or int(match[2]) >= config.num_layers or tensor.dtype not in FLOAT_DTYPES:
             unknown.append(tensor_name)
         else:
             found[match[1]] = int(match[2]), target
