@@ -18,7 +18,7 @@ from frontend.batch_api.records import (
     Purpose,
     new_batch_id,
 )
-from frontend.batch_api.service import BatchApi, now, owner_of
+from frontend.batch_api.service import BatchApi, list_page, now, owner_of
 from frontend.batch_api.state_dir import StateDir
 from frontend.batch_api.upload import storage_error
 from frontend.endpoints import PATHS
@@ -80,16 +80,7 @@ class ServingBatches:
         found = await self._api.store.call(
             lambda database: database.batches(owner, limit=query.limit + 1, after=query.after)
         )
-        page = found[: query.limit]
-        return json_response(
-            {
-                "object": "list",
-                "data": [record.as_api() for record in page],
-                "first_id": page[0].id if page else None,
-                "last_id": page[-1].id if page else None,
-                "has_more": len(found) > len(page),
-            }
-        )
+        return json_response(list_page(found, query.limit))
 
     async def retrieve(self, request: Request) -> Response:
         """One batch; raises `BatchNotFoundError`."""

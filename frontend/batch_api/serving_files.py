@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, Response
 from frontend.access import caller_of
 from frontend.batch_api.protocol import FileQuery, read_query
 from frontend.batch_api.records import FileRecord, new_file_id
-from frontend.batch_api.service import BatchApi, now, owner_of
+from frontend.batch_api.service import BatchApi, list_page, now, owner_of
 from frontend.batch_api.state_dir import StateDir
 from frontend.batch_api.upload import receive_upload, storage_error
 from frontend.errors import OriginNotAllowedError, StoredFileNotFoundError, json_response
@@ -73,16 +73,7 @@ class ServingFiles:
                 is_ascending=query.order == "asc",
             )
         )
-        page = found[: query.limit]
-        return json_response(
-            {
-                "object": "list",
-                "data": [record.as_api() for record in page],
-                "first_id": page[0].id if page else None,
-                "last_id": page[-1].id if page else None,
-                "has_more": len(found) > len(page),
-            }
-        )
+        return json_response(list_page(found, query.limit))
 
     async def retrieve(self, request: Request) -> Response:
         """One file; raises `StoredFileNotFoundError`."""
