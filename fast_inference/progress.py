@@ -1,8 +1,10 @@
-"""How far the start has come, on stderr: a bar in a terminal, plain lines anywhere else.
+"""How far the start has come, on stderr: a bar in a terminal, plain lines anywhere else; or in the log.
 
-Used by `launcher.py` while it waits and handed to `model_store.py` as its progress callback.
+Used by `launcher.py` while it waits and handed to `model_store.py` as its progress callback; an engine in a program of
+somebody's own hands it `log_progress`.
 """
 
+import logging
 import sys
 import time
 from types import TracebackType
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-"""Called with a stage and the fraction of it that is done, None where that is unknown."""
+log = logging.getLogger(__name__)
 
 _PLAIN_LINE_INTERVAL_S = 2.0
 
@@ -56,6 +58,12 @@ class StartProgress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def log_progress(stage: str, fraction: float | None) -> None:
+    """Log each stage once, at its beginning."""
+    if not fraction:
+        log.info("%s", stage)
 
 
 def _make_bar() -> "Progress":

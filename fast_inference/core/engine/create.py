@@ -5,7 +5,6 @@ server may be given by their names too. Everything that is wrong is a `ConfigErr
 Importing this is cheap: torch comes with the engine. Next: `engine_thread.py`; `engine_core/model/module_loader.py`.
 """
 
-import logging
 import os
 import sys
 import time
@@ -21,14 +20,13 @@ from fast_inference.core.engine.engine_thread import EngineFolder, EngineThread
 from fast_inference.core.engine.universal_engine import UniversalEngine
 from fast_inference.flags import nearest
 from fast_inference.model_store import resolve_model
+from fast_inference.progress import log_progress
 from fast_inference.settings import Settings, resolve_settings, served_names
 from ipc.config import DEFAULT_MODEL, FrontendConfig
 from ipc.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
-
-log = logging.getLogger(__name__)
 
 _OF_FILES = ("dtype", "device", "model_impl", "quantization", "lora", "rope")
 """Settings that say how files are loaded."""
@@ -86,7 +84,7 @@ def create_universal_vllm_style_engine(
         tokenizer_name = _tokenizer_name(tokenizer, folder.path / "tokenizer")
         resolved = resolved.model_copy(update={"tokenizer": tokenizer_name or resolved.tokenizer})
         if module is None:
-            resolved = resolved.model_copy(update={"model": resolve_model(name, _log_progress, rope=resolved.rope)})
+            resolved = resolved.model_copy(update={"model": resolve_model(name, log_progress, rope=resolved.rope)})
         loading = _loading(module, resolved.tokenizer, tuple(eos_token_ids))
         resolved = resolved.model_copy(update={"served_model_name": names})
         engine = EngineThread(resolved, folder.run_dir, loading)
@@ -143,8 +141,3 @@ def _loading(module: "torch.nn.Module | None", tokenizer: str | None, eos_token_
         eos_token_ids = (token_id,)
     source = ModuleSource(module, folder, eos_token_ids)
     return lambda config, report: load_module_runner(source, config.model, config.cache, config.scheduler, report)
-
-
-def _log_progress(stage: str, fraction: float | None) -> None:
-    if not fraction:
-        log.info("%s", stage)

@@ -15,6 +15,7 @@ from types import TracebackType
 from fast_inference.config_file import write_config
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
 from fast_inference.model_store import resolve_model
+from fast_inference.progress import log_progress
 from fast_inference.settings import Settings
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
@@ -52,9 +53,7 @@ class SupervisedCore:
 
     async def _run(self) -> None:
         try:
-            model = await asyncio.to_thread(
-                resolve_model, self._settings.model, _log_progress, rope=self._settings.rope
-            )
+            model = await asyncio.to_thread(resolve_model, self._settings.model, log_progress, rope=self._settings.rope)
             resolved = {"model": model, "run_dir": self._run_dir.path}
             write_config(self._settings.model_copy(update=resolved), self._run_dir.config_file)
             await self._cores.run()
@@ -66,8 +65,3 @@ class SupervisedCore:
         if message is not None:
             log.error("%s", message)
         signal.raise_signal(signal.SIGTERM)
-
-
-def _log_progress(stage: str, fraction: float | None) -> None:
-    if not fraction:
-        log.info("%s", stage)
