@@ -1,10 +1,11 @@
-"""Real processes for tests: an engine core with the fake model, started and ended by the test."""
+"""Real processes for tests: an engine core with the fake model, started and ended by the test; interrupted programs."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from ipc.process import LAUNCHER_PID_VARIABLE
 from ipc.sync_client import SyncEngineClient
 
 READY_TIMEOUT_S = 20
+ROOT = Path(__file__).parents[1]
 
 
 class CoreProcess:
@@ -72,3 +74,32 @@ def stats(client: SyncEngineClient) -> dict[str, int | float | str]:
 def cpu_seconds(pid: int) -> float:
     """Processor time by the scheduler's own count, in nanosecond resolution."""
     return sum(int((task / "schedstat").read_text().split()[0]) / 1e9 for task in Path(f"/proc/{pid}/task").iterdir())
+
+
+class InterruptedProgram:
+    """What became of a Python program that got SIGINT as soon as it had printed "started"."""
+
+    def __init__(self, program: str) -> None:
+        # a shell's background jobs ignore the signal, and what they start too
+        take_it = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        with tempfile.TemporaryDirectory() as folder:  # of a short name, as paths of sockets are
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": folder}
+            command = [sys.executable, "-c", take_it + program]
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "started\n"
+                process.send_signal(signal.SIGINT)
+                _, self.stderr = process.communicate(timeout=20)
+            finally:
+                process.kill()
+                process.communicate()
+            self.exit_code = process.returncode
+            self.left_over = os.listdir(folder)
+
+    def check_ended_and_left_nothing(self) -> None:
+        assert self.exit_code in (-signal.SIGINT, 128 + signal.SIGINT)
+        assert "\nKeyboardInterrupt\n" in self.stderr
+        assert self.left_over == []

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from ipc.errors import (
     UnsupportedParameterError,
 )
 from tests.own_modules import byte_tokenizer, tiny_model
+from tests.processes import InterruptedProgram
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -271,10 +271,8 @@ def short_dir():
 
 
 @pytest.mark.alone
-def test_an_interrupt_ends_the_program_and_leaves_nothing(short_dir):
+def test_an_interrupt_ends_the_program_and_leaves_nothing():
     program = (
-        "import signal\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         "from fast_inference import LLM, SamplingParams\n"
         "llm = LLM('fake', fake_step_ms=20)\n"
         "def prompts():\n"
@@ -283,18 +281,7 @@ def test_an_interrupt_ends_the_program_and_leaves_nothing(short_dir):
         "    yield 'two'\n"
         "llm.generate(prompts(), SamplingParams(max_tokens=4000, ignore_eos=True))\n"
     )
-    process = run_program(program, TMPDIR=short_dir)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "started\n"
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
-    assert "\nKeyboardInterrupt\n" in stderr
-    assert os.listdir(short_dir) == []
+    InterruptedProgram(program).check_ended_and_left_nothing()
 
 
 def test_importing_the_package_imports_nothing_and_its_names_no_torch():

@@ -4,10 +4,8 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ import pytest
 from fast_inference.core.engine import OpenAIServingEngine, create_universal_vllm_style_engine
 from ipc.errors import ConfigError, EngineUnavailableError, InvalidRequestError, ModelNotFoundError, RequestFailedError
 from tests.own_modules import PlainModel, byte_tokenizer, tiny_model
+from tests.processes import InterruptedProgram
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[4]
@@ -236,29 +235,12 @@ def test_a_core_whose_io_thread_fails_ends_its_calls_in_an_error():
 @pytest.mark.alone
 def test_an_interrupt_ends_the_program_and_leaves_nothing():
     program = (
-        "import signal\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         "from fast_inference.core.engine import create_universal_vllm_style_engine\n"
         "engine = create_universal_vllm_style_engine('fake', fake_step_ms=20)\n"
         "print('started', flush=True)\n"
         "engine.generate('one', max_tokens=4000, ignore_eos=True)\n"
     )
-    with tempfile.TemporaryDirectory() as folder:  # of a short name, as paths of sockets are
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": folder}
-        process = subprocess.Popen(
-            [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "started\n"
-            process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=20)
-        finally:
-            process.kill()
-            process.communicate()
-        assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
-        assert "\nKeyboardInterrupt\n" in stderr
-        assert os.listdir(folder) == []
+    InterruptedProgram(program).check_ended_and_left_nothing()
 
 
 def test_importing_it_imports_no_torch():
