@@ -266,12 +266,13 @@ class EngineCore:
         self._quarantine.begin_step(plan, self._requests)
         started_at = time.monotonic()
         outcome = execute_step(self._runner, plan, self._requests, self._kv_cache)
+        now = time.monotonic()
         if outcome.has_failed:
             self._after_failure(outcome, outputs)
         else:
             self._num_failed_in_a_row = 0
-            self._scheduler.observe_step(time.monotonic() - started_at)
-        self._update(outcome.executed, outcome.result, outputs)
+            self._scheduler.observe_step(now - started_at)
+        self._update(outcome.executed, outcome.result, now, outputs)
         self._queue_released()
         return outputs
 
@@ -294,9 +295,13 @@ class EngineCore:
             self._scheduler.restart(self._requests[key])
 
     def _update(
-        self, executed: Sequence[ScheduledRequest], result: ModelRunnerOutput, outputs: EngineCoreOutputs
+        self,
+        executed: Sequence[ScheduledRequest],
+        result: ModelRunnerOutput,
+        now: float,
+        outputs: EngineCoreOutputs,
     ) -> None:
-        """Give each request that was executed what the step computed for it."""
+        """Give each request that was executed what the step, which ended `now`, computed for it."""
         self._num_sampled_tokens += len(result.sampled_token_ids) + sum(map(len, result.further_token_ids.values()))
         for item in executed:
             request = self._requests[item.key]
@@ -304,7 +309,7 @@ class EngineCore:
                 code = result.failures[item.key]
                 self._fail([request], code, f"This request failed in the model ({code}).", outputs)
             elif item.key in result.sampled_token_ids:
-                self._take_tokens(request, item, result, outputs)
+                self._take_tokens(request, item, result, now, outputs)
             elif item.key in result.embeddings:
                 client = outputs[request.client_slot]
                 client.embedding_request_ids.append(request.request_id)
@@ -314,16 +319,21 @@ class EngineCore:
                 assert not item.is_last_chunk, f"the runner gave nothing for request {item.key}"
 
     def _take_tokens(
-        self, request: Request, item: ScheduledRequest, result: ModelRunnerOutput, outputs: EngineCoreOutputs
+        self,
+        request: Request,
+        item: ScheduledRequest,
+        result: ModelRunnerOutput,
+        now: float,
+        outputs: EngineCoreOutputs,
     ) -> None:
         key, client = request.key, outputs[request.client_slot]
-        if request.first_token_at is None:
+        if request.times.first_token_at is None:
             prompt_logprobs = result.prompt_logprobs.get(key)
             num_rows = 0 if prompt_logprobs is None else len(prompt_logprobs.ranks)
             client.started.append(Started(request.request_id, request.num_cached_tokens, num_rows))
             if prompt_logprobs is not None:
                 client.add_logprobs(request, prompt_logprobs)
-        finished = self._take_token(request, result.sampled_token_ids[key], client)
+        finished = self._take_token(request, result.sampled_token_ids[key], now, client)
         if key in result.logprobs:
             client.add_logprobs(request, result.logprobs[key])
         if finished is None and key in result.completed_grammars:
@@ -333,15 +343,15 @@ class EngineCore:
             for token_id in result.further_token_ids.get(key, ()):
                 if finished is not None:
                     break  # what follows the end was never said
-                finished = self._take_token(request, token_id, client)
+                finished = self._take_token(request, token_id, now, client)
                 num_accepted += 1
             self._scheduler.accept_draft(request, len(item.draft_token_ids), num_accepted)
         if finished is not None:
             self._finish(request, finished, outputs)
 
-    def _take_token(self, request: Request, token_id: int, client: ClientOutputs) -> Finished | None:
+    def _take_token(self, request: Request, token_id: int, now: float, client: ClientOutputs) -> Finished | None:
         """Give a request its next token; returns its end, if the token brings it."""
-        request.append_output_token(token_id)
+        request.append_output_token(token_id, now)
         client.request_ids.append(request.request_id)
         client.token_ids.append(token_id)
         return self._stop_check.check(request)
@@ -359,7 +369,7 @@ class EngineCore:
                 continue
             if request.deadline <= now:
                 self._fail([request], "timeout", "The request did not end in the time that it had.", outputs)
-            elif request.first_scheduled_at is None:
+            elif request.times.first_scheduled_at is None:
                 self._fail([request], "queue_timeout", "The request waited too long.", outputs)
 
     def _fail(self, requests: list[Request], error_code: str, error_message: str, outputs: EngineCoreOutputs) -> None:

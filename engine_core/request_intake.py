@@ -15,6 +15,7 @@ from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.outputs import ModelInfo, RequestKey
 from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request
+from engine_core.request_times import RequestTimes
 from ipc.codec import MAX_FRAME_BYTES
 from ipc.config import SchedulerConfig
 from ipc.errors import (
@@ -82,7 +83,7 @@ class RequestIntake:
             flow=add.flow,
             queue_deadline=self._queue_deadline(add, now),
             deadline=_deadline(now, add.timeout_ms / 1000, self._config.request_timeout),
-            arrived_at=now,
+            times=RequestTimes(arrived_at=now),
             cache_salt=add.cache_salt,
             adapter=add.adapter,
             adapter_fingerprint=self._info.adapters[add.adapter] if add.adapter else b"",

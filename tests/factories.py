@@ -17,6 +17,7 @@ from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request
 from engine_core.request_intake import RequestIntake
+from engine_core.request_times import RequestTimes
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
@@ -33,7 +34,7 @@ def make_params(**fields) -> SamplingParams:
     return SamplingParams(**{"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **fields})
 
 
-def make_request(prompt: Sequence[int] | int = 20, **fields) -> Request:
+def make_request(prompt: Sequence[int] | int = 20, *, arrived_at: float | None = None, **fields) -> Request:
     """A request with this prompt, or with this many tokens."""
     key = next(_keys)
     token_ids = array("i", range(prompt) if isinstance(prompt, int) else prompt)
@@ -45,6 +46,7 @@ def make_request(prompt: Sequence[int] | int = 20, **fields) -> Request:
         "sampling_params": make_params(),
         "token_ids": token_ids,
         "num_prompt_tokens": len(token_ids),
+        "times": RequestTimes() if arrived_at is None else RequestTimes(arrived_at),
     }
     return Request(**{**defaults, **fields})
 

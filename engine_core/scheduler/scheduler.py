@@ -6,7 +6,6 @@ Invariants: a request is in exactly one of waiting, running, finished; the token
 request that was scheduled in a step is not preempted in it.
 """
 
-import time
 from collections.abc import Sequence
 
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
@@ -295,8 +294,8 @@ class Scheduler:
         request.status = RequestStatus.RUNNING
         request.num_computed_tokens = num_cached_tokens
         request.num_times_skipped = 0
-        if request.first_scheduled_at is None:
-            request.first_scheduled_at = time.monotonic()
+        if request.times.first_scheduled_at is None:
+            request.times.on_scheduled()
             request.num_cached_tokens = min(num_cached_tokens, request.num_prompt_tokens)
         step.add_new(request, self._kv_cache.block_ids(request))
         return True
