@@ -12,6 +12,7 @@ from engine_core.admission import Admission
 from engine_core.core import EngineCore, EngineCoreOutputs
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.metrics.engine_metrics import EngineMetrics
 from engine_core.model.fake_runner import FakeModelRunner
 from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.quarantine import Quarantine
@@ -115,7 +116,10 @@ class CoreHarness:
         grammars = GrammarCompiler(
             Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *result: compiled.put(result)
         )
-        self.core = EngineCore(runner, self.scheduler, self.kv_cache, stop_check, admission, grammars, self.quarantine)
+        self.metrics = EngineMetrics(self.scheduler, adapters=info.adapters)
+        self.core = EngineCore(
+            runner, self.scheduler, self.kv_cache, stop_check, admission, grammars, self.quarantine, self.metrics
+        )
         self.keys: dict[int, RequestKey] = {}
         self.token_ids: dict[int, list[int]] = {}
         self.finished: dict[int, Finished] = {}
