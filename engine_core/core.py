@@ -330,7 +330,7 @@ class EngineCore:
         if request.times.first_token_at is None:
             prompt_logprobs = result.prompt_logprobs.get(key)
             num_rows = 0 if prompt_logprobs is None else len(prompt_logprobs.ranks)
-            client.started.append(Started(request.request_id, request.num_cached_tokens, num_rows))
+            client.started.append(request.started(now, num_rows))
             if prompt_logprobs is not None:
                 client.add_logprobs(request, prompt_logprobs)
         finished = self._take_token(request, result.sampled_token_ids[key], now, client)

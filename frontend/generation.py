@@ -21,7 +21,7 @@ from ipc.client import EngineClient, RequestStream
 from ipc.errors import RequestFailedError
 from ipc.messages import STOP_STRING
 from ipc.request_options import RequestOptions
-from ipc.request_outputs import TokenLogprobs
+from ipc.request_outputs import PhaseTimes, TokenLogprobs
 
 
 @dataclass(slots=True)
@@ -42,6 +42,10 @@ class Answer:
     """The tokens, where `TextOptions.has_tokens`; filled by `Generation.collect` only."""
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     """Of each token of the prompt but the first, where asked for; known with the first output."""
+    times: PhaseTimes | None = None
+    """How long it took; known once it is finished."""
+    num_resumed_tokens: int = 0
+    """Tokens of it that an earlier process has left, which took no time now."""
 
     @property
     def text(self) -> str:
@@ -96,6 +100,7 @@ class _AnswerStream:
         if is_cancelled and self._has_prompt_logprobs and not self.answer.prompt_logprobs:
             raise RequestCancelledError()
         if delta.finish is not None:
+            self.answer.times = self.stream.phase_times(output.finished)
             self.stream.abort(STOP_STRING)  # does nothing where the engine itself finished
         return delta
 
@@ -130,7 +135,7 @@ class Generation:
                     params = replace(params, seed=beginning.seed)
                     options["num_resumed_tokens"] = len(before)
                 stream = client.submit([*item.prompt_token_ids, *before], params, model=model.welcome, **options)
-                answer = Answer(index, len(item.prompt_token_ids))
+                answer = Answer(index, len(item.prompt_token_ids), num_resumed_tokens=len(before))
                 processor = OutputProcessor(model.tokenizer, text_options, model.welcome.eos_token_ids)
                 has_prompt_logprobs = item.sampling_params.num_prompt_logprobs >= 0 and answer.num_prompt_tokens > 1
                 self._streams.append(

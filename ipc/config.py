@@ -245,6 +245,9 @@ class FrontendConfig(AccessConfig, BatchApiConfig):
         "core where they stopped, 'fail' ends them in an error; those that have not begun wait for it either way",
     )
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
+    enable_timings: bool = Field(
+        False, description="add `timings` to every answer; else to those whose request says `timings: true`"
+    )
 
 
 class ConnectionConfig(_Section):

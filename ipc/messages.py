@@ -315,6 +315,9 @@ class Started:
     """Prompt tokens whose keys and values came from the prefix cache."""
     num_prompt_logprobs: int = 0
     """How many of the request's logprob rows in this STEP, the first ones, are for its prompt."""
+    queue_time_us: int = 0
+    """As in `Finished`, which a client that ends a request itself does not hear."""
+    first_token_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
