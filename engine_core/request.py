@@ -62,6 +62,8 @@ class Request:
     adapter_fingerprint: bytes = b""
     external_ids: tuple[str, ...] = ()
     """Names by which users know it."""
+    traceparent: str = ""
+    """The span that waits for it; empty where nobody traces it."""
     came_at_us: int = 0
     """Wall clock, microseconds: when it came to its client; 0 where that is not known."""
     digest: bytes = b""

@@ -14,6 +14,7 @@ from pathlib import Path
 from frontend.draining import Drain
 from frontend.model_tokenizers import ModelTokenizers
 from frontend.tokenizer import FrontendTokenizer
+from frontend.tracing import Tracing
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig, load_section
 from ipc.errors import (
@@ -89,15 +90,22 @@ class FrontendState:
     """The state of one frontend process."""
 
     def __init__(
-        self, config: FrontendConfig, client: EngineClient, *, created_at: int, config_file: Path | None = None
+        self,
+        config: FrontendConfig,
+        client: EngineClient,
+        *,
+        created_at: int,
+        config_file: Path | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`created_at` (seconds since the epoch) is what /v1/models shows; equal in all frontends of one server.
 
-        A later model may have other names: they are read from `config_file`.
+        A later model may have other names: they are read from `config_file`. Without `tracing` nothing is traced.
         """
         self.config = config
         self.client = client
         self.created_at = created_at
+        self.tracing = tracing or Tracing()
         self.drain = Drain()
         self.became_ready = asyncio.Event()
         """Set once the first model can be served."""
@@ -132,6 +140,8 @@ class FrontendState:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
         await self.client.close()
+        if self.tracing.is_on:
+            await asyncio.to_thread(self.tracing.close)
 
     async def wait_until_ready(self, timeout_s: float | None = None) -> None:
         """Wait until the first model can be served, or the time is over; raises what makes it impossible."""

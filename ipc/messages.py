@@ -158,6 +158,8 @@ class Add:
     """Names by which users know it; several requests may share one. Only CANCEL looks at them."""
     adapter: str = ""
     """Name of the LoRA adapter that computes it beside the model's own weights; empty for none."""
+    traceparent: str = ""
+    """W3C's header of the span that waits for it, to which the core's spans belong; empty where nobody traces it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from frontend.output_processor import TextOptions
 from frontend.request_body import checked_body, read_body
 from frontend.request_limits import check_limits
 from frontend.state import FrontendState, ServedModel
+from frontend.tracing import AnswerSpan
 from ipc.errors import InvalidRequestError
 from ipc.request_options import RequestOptions
 
@@ -79,6 +80,8 @@ class OpenAIServing(ABC, Generic[BodyT]):
     id_prefix: ClassVar[str]
     object_name: ClassVar[str]
     chunk_object_name: ClassVar[str]
+    operation: ClassVar[str]
+    """`gen_ai.operation.name` of its spans."""
 
     def __init__(self, state: FrontendState, body_type: type[BodyT]) -> None:
         self._state = state
@@ -171,6 +174,18 @@ class OpenAIServing(ABC, Generic[BodyT]):
             options["adapter"] = adapter
         return options
 
+    def _span(self, call: ApiCall, body: BodyT, answer_id: str) -> AnswerSpan:
+        attributes = {
+            "gen_ai.request.max_tokens": body.num_max_tokens,
+            "gen_ai.request.temperature": body.temperature,
+            "gen_ai.request.top_p": body.top_p,
+            "gen_ai.request.n": body.num_answers,
+            "gen_ai.request.stream": body.stream,
+            "gen_ai.response.id": answer_id,
+            "fast_inference.request_id": call.request_id or None,
+        }
+        return self._state.tracing.begin(self.operation, body.model, attributes, body.answers_per_prompt)
+
     def _head(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
         """The fields that an answer and all its chunks have."""
         head = {
@@ -191,11 +206,13 @@ class OpenAIServing(ABC, Generic[BodyT]):
     ) -> tuple[Generation, AnswerWriter]:
         check_num_answers(body)
         self._state.check_admission(model, body.num_answers)
-        inputs = await self.engine_inputs(model, body)
-        check_limits(body, inputs, is_kept=is_kept)
-        writer = await self.writer(model, body, inputs)
-        text_options = self.text_options(model, body, inputs)
-        generation = Generation(self._state.client, model, inputs, text_options, call.beginning, **options)
+        span = self._span(call, body, options["external_ids"][-1])
+        with span.ended_on_error():
+            inputs = await self.engine_inputs(model, body)
+            check_limits(body, inputs, is_kept=is_kept)
+            writer = await self.writer(model, body, inputs)
+            text_options = self.text_options(model, body, inputs)
+            generation = Generation(self._state.client, model, inputs, text_options, call.beginning, span, **options)
         if call.on_generation is not None:
             call.on_generation(generation)
         return generation, writer
