@@ -1,6 +1,8 @@
 """Traces of a real server, as a collector gets them: one for each request, across frontend and engine core."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -184,6 +186,27 @@ def test_what_a_client_does_not_sample_and_probes_leave_nothing(server: Server, 
             http.post("/v1/chat/completions", json=CHAT, headers=traceparent(last))
     wait_until(lambda: len(collector.of_trace(last)) == 6 * len(server.frontend_pids))
     assert collector.of_trace(unsampled) == collector.of_trace(probed) == []
+
+
+def test_a_stream_that_loses_its_core_goes_on_in_its_trace_and_counts_on(server: Server, collector: Collector):
+    trace_id, killed = "b" * 32, server.core_pid
+    body = {**CHAT, "max_tokens": 500, "stream": True, "timings": True}
+    with (
+        server.http() as http,
+        http.stream("POST", "/v1/chat/completions", json=body, headers=traceparent(trace_id)) as answer,
+    ):
+        lines = answer.iter_lines()
+        while '"content":""' in (line := next(lines)) or not line:
+            pass  # until there is text
+        os.kill(killed, signal.SIGKILL)
+        chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    spans = trace(collector, trace_id, 6)  # of the core that ended it; the other one took its own along
+    assert spans["llm_request"].parent_id == spans["chat fake"].span_id
+    timings = chunks[-1]["timings"]
+    assert timings["predicted_n"] == 500
+    in_second_life_ms = (spans["llm_request"].end_ns - spans["llm_request"].begin_ns) / 1e6
+    assert timings["decode_ms"] > in_second_life_ms > 0
+    wait_until(lambda: server.core_pid not in (killed, None))
 
 
 def test_missing_packages_stop_the_start_with_one_line(tmp_path: Path):
