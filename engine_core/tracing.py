@@ -70,8 +70,9 @@ class RequestSpans:
 
     def close(self) -> None:
         """Make what is left; to send it is for `SpanExport.close`."""
-        self._ended.put(None)
-        self._thread.join()
+        if self._thread.is_alive():  # else a bug has ended it, and nobody would make room
+            self._ended.put(None)
+            self._thread.join()
 
     def _make_spans(self) -> None:
         tracer = self._provider.get_tracer("fast_inference.engine_core")

@@ -65,14 +65,8 @@ class AnswerSpan:
             return
         from opentelemetry.trace import StatusCode
 
-        first_answers = answers[:: self._answers_per_prompt]
-        span.set_attributes(
-            {
-                "gen_ai.usage.input_tokens": sum(answer.num_prompt_tokens for answer in first_answers),
-                "gen_ai.usage.output_tokens": sum(answer.num_output_tokens for answer in answers),
-                "gen_ai.usage.cache_read.input_tokens": sum(answer.num_cached_tokens for answer in first_answers),
-            }
-        )
+        if answers:
+            span.set_attributes(self._usage(answers))
         if reasons := [answer.finish.reason for answer in answers if answer.finish is not None]:
             span.set_attribute("gen_ai.response.finish_reasons", reasons)
         if error is not None and not isinstance(error, asyncio.CancelledError):
@@ -82,6 +76,15 @@ class AnswerSpan:
         elif len(reasons) < max(1, len(answers)):
             span.set_attribute("error.type", CANCELLED)
         span.end()
+
+    def _usage(self, answers: "Sequence[Answer]") -> dict[str, int]:
+        """A prompt counts once for its answers."""
+        first_answers = answers[:: self._answers_per_prompt]
+        return {
+            "gen_ai.usage.input_tokens": sum(answer.num_prompt_tokens for answer in first_answers),
+            "gen_ai.usage.output_tokens": sum(answer.num_output_tokens for answer in answers),
+            "gen_ai.usage.cache_read.input_tokens": sum(answer.num_cached_tokens for answer in first_answers),
+        }
 
 
 class Tracing:
