@@ -302,13 +302,15 @@ class IoThread(threading.Thread):
 
     def _on_frames(self, identity: bytes, frames: list[bytes]) -> None:
         try:
-            message = codec.decode_client_message(frames)
-            self._on_message(identity, message, codec.decode_header(frames).epoch)
-        except ProtocolError as error:
-            self._dropped.add(error.message)
-            if frames and len(frames[0]) >= 2 and frames[0][1] != PROTOCOL_VERSION:
+            if len(frames) != 1:
+                raise ProtocolError(f"{len(frames)} frames")
+            header = codec.decode_header(frames[0])
+            if header.version != PROTOCOL_VERSION:
                 detail = f"this core speaks version {PROTOCOL_VERSION}"
                 self._sender.turn_away(identity, Bye("protocol_mismatch", detail))
+            self._on_message(identity, codec.decode_client_message(frames[0]), header.epoch)
+        except ProtocolError as error:
+            self._dropped.add(error.message)
 
     def _on_message(self, identity: bytes, message: ClientMessage, epoch: int) -> None:
         client = self._clients.by_identity(identity)

@@ -33,9 +33,9 @@ MAX_NAME_LENGTH = 1024
 MAX_EXTERNAL_IDS = 4
 MAX_EXTERNAL_ID_LENGTH = 256
 MAX_TRACEPARENT_LENGTH = 64
-MAX_PROMPT_LOGPROB_ENTRIES = MAX_FRAME_BYTES // 16
-"""Of all positions of a prompt together. They go to the client in one message, whose frames have 8 bytes for each at
-most, so that this leaves them below half of the limit."""
+MAX_PROMPT_LOGPROB_ENTRIES = MAX_FRAME_BYTES // 32
+"""Of all positions of a prompt together. They go to the client in one message, which has 8 bytes for each and 16 for
+each position, so that this leaves it below three quarters of the limit."""
 
 
 class RequestIntake:

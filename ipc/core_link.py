@@ -82,7 +82,7 @@ class CoreLink:
     def send(self, message: ClientMessage) -> bool:
         """Send without blocking; False while the core is away or its queue is full."""
         try:
-            self._socket.send_multipart(codec.encode(message, self.session.epoch), zmq.DONTWAIT)
+            self._socket.send(codec.encode(message, self.session.epoch), zmq.DONTWAIT)
         except zmq.Again:
             return False
         finally:
@@ -105,19 +105,19 @@ class CoreLink:
         """Take in a bounded number of messages; True if there may be more."""
         for taken in range(_MAX_MESSAGES_PER_WAKE):
             try:
-                frames = self._socket.recv_multipart(zmq.DONTWAIT)
+                data = self._socket.recv(zmq.DONTWAIT)
             except zmq.Again:
                 if taken:
                     self._on_change(self)
                 return False
-            self._on_message(frames)
+            self._on_message(data)
         self._on_change(self)
         return True
 
-    def _on_message(self, frames: list[bytes]) -> None:
+    def _on_message(self, data: bytes) -> None:
         session = self.session
         epoch_before, was_welcomed = session.epoch, session.is_welcomed
-        message = session.receive(frames)
+        message = session.receive(data)
         for answer in session.answers_to(message):
             self.send(answer)
         if isinstance(message, Welcome) and (not was_welcomed or session.epoch != epoch_before):

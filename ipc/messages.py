@@ -2,7 +2,7 @@
 
 Owns the vocabulary; `ipc.codec` owns how it is written down. A record is sent as a msgpack array in field
 order, so fields are only ever appended, each with a default: an older reader ignores what it does not know, a newer
-one fills in what is missing. Fields typed `Ids32`, `Ids64` or `Floats` travel as raw buffers in frames of their own.
+one fills in what is missing. Fields typed `Ids32`, `Ids64` or `Floats` travel as raw buffers behind it.
 
 Law: every `Add` is answered by exactly one terminal output: a `Finished` inside a `Step`, or a `Reject`.
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, NewType
 
 from ipc.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 CANCELLED = "cancelled"
 """`Finished.error_code` of a request that its user ended (CANCEL); its reason is ABORT."""
@@ -43,11 +43,11 @@ else:  # array.array takes no type arguments before Python 3.12
     _IntArray = _FloatArray = array
 
 Ids32 = Annotated[_IntArray, "i"]
-"""Signed 32-bit integers (token ids), little-endian in a frame of their own."""
+"""Signed 32-bit integers (token ids), sent as a little-endian buffer."""
 Ids64 = Annotated[_IntArray, "Q"]
-"""Unsigned 64-bit integers (request ids), little-endian in a frame of their own."""
+"""Unsigned 64-bit integers (request ids), sent as a little-endian buffer."""
 Floats = Annotated[_FloatArray, "f"]
-"""32-bit floats (embeddings), little-endian in a frame of their own."""
+"""32-bit floats (embeddings), sent as a little-endian buffer."""
 
 
 class MessageKind(IntEnum):

@@ -124,7 +124,7 @@ class DecodeBatch:
         self.core.step()
 
 
-def encode_step(outputs: ClientOutputs) -> list[bytes]:
+def encode_step(outputs: ClientOutputs) -> bytes:
     """The STEP message of these outputs, as the core's I/O thread makes it."""
     return codec.encode(Step(1, 1, outputs.request_ids, outputs.token_ids, tuple(outputs.finished)), 1)
 
