@@ -33,8 +33,9 @@ from frontend.draining import Drain, close_after_answer
 from frontend.host_header import HostPolicy
 from frontend.http_protocol import ConnectionGuards, HttpProtocol
 from frontend.state import FrontendState
+from frontend.tracing import Tracing
 from ipc.client import EngineClient
-from ipc.config import ConnectionConfig, FrontendConfig, LauncherConfig, LogConfig, load_section
+from ipc.config import ConnectionConfig, FrontendConfig, LauncherConfig, LogConfig, TracingConfig, load_section
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_INTERNAL_ERROR
@@ -154,7 +155,13 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
     counts = ConnectionCounts(
         RunDir(config_file.parent).connections_file, index, max(launcher_config.frontends, index + 1)
     )
-    state = FrontendState(frontend_config, client, created_at=int(config_file.stat().st_mtime), config_file=config_file)
+    state = FrontendState(
+        frontend_config,
+        client,
+        created_at=int(config_file.stat().st_mtime),
+        config_file=config_file,
+        tracing=Tracing.of(load_section(config_file, TracingConfig)),
+    )
     config = uvicorn.Config(
         create_app(state),
         http=HttpProtocol,

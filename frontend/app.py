@@ -83,6 +83,7 @@ def create_app(state: FrontendState, engine: AbstractAsyncContextManager[None] |
         openapi_url="/openapi.json" if state.config.docs else None,
         docs_url=None,
         redoc_url=None,
+        telemetry=state.tracing.telemetry,
     )
     app.state.edge = EdgeSettings.of(state.config)
     uploads = {("POST", "/v1/files"): state.config.max_file_bytes + FORM_ROOM_BYTES}
