@@ -28,6 +28,7 @@ from fast_inference.model_store import resolve_model
 from fast_inference.progress import StartProgress
 from fast_inference.ready_message import example_request, ready_line
 from fast_inference.restart_policy import FrontendRestartPolicy
+from fast_inference.service_notify import ServiceNotifier
 from fast_inference.settings import Settings, served_names
 from fast_inference.status import FrontendStatus, LauncherStatus, ServerState, Status, StatusFile
 from frontend.batch_api.state_dir import StateDir
@@ -63,6 +64,7 @@ def serve(settings: Settings) -> int:
         for listener in listeners:
             exits.enter_context(listener)
         progress = exits.enter_context(StartProgress())
+        notifier = ServiceNotifier.from_environment(os.environ)
         port = port_of(listeners[0])
         run_dir = RunDir(settings.run_dir) if settings.run_dir else RunDir.default(port)
         run_dir.create()
@@ -73,11 +75,12 @@ def serve(settings: Settings) -> int:
             state_dir = open_state_dir(settings, port, run_dir)
             names = served_names(settings)
             progress(f"looking for the model {settings.model}")
-            model = resolve_model(settings.model, progress, rope=settings.rope)
+            with notifier.extending():
+                model = resolve_model(settings.model, progress, rope=settings.rope)
             resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
             resolved["state_dir"] = state_dir.path if state_dir is not None else None
             write_config(settings.model_copy(update=resolved), run_dir.config_file)
-            return asyncio.run(Launcher(settings, names[0], run_dir, listeners, progress, state_dir).run())
+            return asyncio.run(Launcher(settings, names[0], run_dir, listeners, progress, notifier, state_dir).run())
         finally:
             run_dir.remove_files()
 
@@ -92,6 +95,7 @@ class Launcher:
         run_dir: RunDir,
         listeners: Sequence[socket.socket],
         progress: StartProgress,
+        notifier: ServiceNotifier,
         state_dir: StateDir | None = None,
     ) -> None:
         """`listeners` are one that the frontends share, or one for each."""
@@ -105,6 +109,7 @@ class Launcher:
         self._had_terminal = _has_terminal()
         self._outlives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # `nohup` started us
         self._progress = progress
+        self._notifier = notifier
         self._status_file = StatusFile(run_dir.status_file)
         self._cores = CoreSupervisor(run_dir, settings.hang_timeout, self._refresh, self._fail)
         self._reload = CoreReload(settings, run_dir, self._cores, self._refresh)
@@ -126,6 +131,7 @@ class Launcher:
                 tasks = [group.create_task(self._cores.run())]
                 tasks.append(group.create_task(self._serve_reloads()))
                 tasks.append(group.create_task(self._batch_runner.run()))
+                tasks.append(group.create_task(self._notifier.run(lambda: not self._cores.is_stuck)))
                 tasks += [group.create_task(self._supervise_frontend(index)) for index in range(len(self._frontends))]
                 await self._stopping.wait()
                 await self._stop_children()
@@ -270,12 +276,12 @@ class Launcher:
 
     def _refresh(self) -> None:
         """Write `status.json` if anything changed, and the ready line the first time that all is ready."""
+        stage = "starting the frontends" if self._cores.is_ready else self._cores.stage or "starting the core"
         if not self._was_ready and not self._stopping.is_set():
-            self._progress(
-                "starting the frontends" if self._cores.is_ready else self._cores.stage or "starting the core"
-            )
+            self._progress(stage)
         status = self._status()
         self._status_file.write(status)
+        self._notifier.follow(status, stage)
         if status.state is ServerState.READY and not self._was_ready:
             self._was_ready = True
             self._announce()
