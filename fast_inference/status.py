@@ -49,7 +49,7 @@ class CoreStatus:
 
 @dataclass(frozen=True, slots=True)
 class FrontendStatus:
-    """One frontend; all share `port`."""
+    """One frontend; all have the same `port`, unless each has its own."""
 
     pid: int | None = None
     port: int = 0
