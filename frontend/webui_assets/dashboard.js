@@ -14,19 +14,20 @@ const BATCHES_EVERY_MS = 5000;
 const NUM_BATCHES = 5;
 const KEPT_MS = 15 * 60_000;
 
-const count = (value) => (Number.isInteger(value) ? value.toLocaleString("en") : value.toFixed(value < 10 ? 1 : 0));
-const percent = (value) => `${(value * 100).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %`;
-const seconds = (value) => (value < 1 ? `${(value * 1000).toFixed(value > 0 && value < 0.01 ? 1 : 0)} ms` : `${value.toFixed(value < 10 ? 1 : 0)} s`);
+/** Two digits or more, as far as they say something. */
+const short = (value) => Number(value.toFixed(value < 10 ? 1 : 0)).toLocaleString("en");
+const percent = (value) => `${short(value * 100)} %`;
+const seconds = (value) => (value > 0 && value < 1 ? `${short(value * 1000)} ms` : `${short(value)} s`);
 
 const CHARTS = [
   new LineChart("Requests", [
     { key: "running", label: "running", color: "one", isFilled: true },
     { key: "waiting", label: "waiting", color: "two" },
-  ], { format: count, smallestTop: 5 }),
+  ], { format: short, smallestTop: 5 }),
   new LineChart("Tokens per second", [
     { key: "generated", label: "generated", color: "one", isFilled: true },
     { key: "prompt", label: "prompt", color: "two" },
-  ], { format: count, smallestTop: 10 }),
+  ], { format: short, smallestTop: 10 }),
   new LineChart("Time to first token", [
     { key: "ttftP50", label: "p50", color: "one" },
     { key: "ttftP99", label: "p99", color: "three" },
@@ -36,11 +37,11 @@ const CHARTS = [
     { key: "gapP50", label: "p50", color: "one" },
     { key: "gapP99", label: "p99", color: "three" },
   ], { format: seconds, smallestTop: 0.01 }),
-  new LineChart("KV cache in use", [{ key: "kvUse", label: "of all blocks", color: "one", isFilled: true }], { format: percent, smallestTop: 1 }),
+  new LineChart("KV cache in use", [{ key: "kvUse", label: "of all blocks", color: "one", isFilled: true }], { format: percent, smallestTop: 0.1 }),
   new LineChart("Requests per second", [
     { key: "ended", label: "ended", color: "one" },
     { key: "refused", label: "refused", color: "three" },
-  ], { format: count, smallestTop: 1 }),
+  ], { format: short, smallestTop: 1 }),
 ];
 
 class Dashboard {
@@ -134,13 +135,13 @@ class Dashboard {
   #showTiles() {
     const point = this.#points.at(-1);
     const told = {
-      running: [point.running, count],
-      waiting: [point.waiting, count],
-      rate: [point.generated, count],
+      running: [point.running, short],
+      waiting: [point.waiting, short],
+      rate: [point.generated, short],
       ttft: [point.ttftP50, seconds],
       kv: [point.kvUse, percent],
-      restarts: [this.#readings.value("core_restarts_total"), count],
-      frontends: [this.#readings.value("frontends"), count],
+      restarts: [this.#readings.value("core_restarts_total"), short],
+      frontends: [this.#readings.value("frontends"), short],
     };
     for (const [name, [value, format]] of Object.entries(told)) {
       byId(`tile-${name}`).textContent = value === null || value === undefined ? "–" : format(value);

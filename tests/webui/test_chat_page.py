@@ -290,7 +290,7 @@ def test_a_refused_message_is_sent_again_with_the_key(server: Server, new_page: 
 def test_a_full_server_says_when_to_try_again(server: Server, new_page: NewPage):
     page = new_page(may_complain=True)
     error = {"error": {"message": "Too many requests are waiting.", "code": "queue_full", "status": 429}}
-    answer_with(page, json.dumps(error), status=429, content_type="application/json", headers={"retry-after": "2"})
+    answer_with(page, json.dumps(error), status=429, content_type="application/json", headers={"retry-after": "1"})
     ask(ready(opened(server, page)), "Hello")
     expect(page.get_by_role("alert")).to_contain_text("Too many requests are waiting.")
     expect(page.get_by_role("button", name="Try again in")).to_be_disabled()

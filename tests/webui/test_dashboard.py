@@ -111,4 +111,4 @@ def test_batches_are_listed(server: Server, new_page: NewPage):
         batch = http.post("/v1/batches", json=job).json()
     page = opened(server, new_page())
     expect(page.locator("#batch-rows")).to_contain_text(batch["id"])
-    expect(page.locator("#batch-rows")).to_contain_text("1 of 1", timeout=20_000)
+    expect(page.locator("#batch-rows progress")).to_have_count(1)
