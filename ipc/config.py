@@ -250,6 +250,7 @@ class FrontendConfig(AccessConfig, BatchApiConfig):
         "core where they stopped, 'fail' ends them in an error; those that have not begun wait for it either way",
     )
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
+    webui: bool = Field(True, description="serve the chat page at / and the charts at /dashboard")
     enable_timings: bool = Field(
         False, description="add `timings` to every answer; else to those whose request says `timings: true`"
     )
