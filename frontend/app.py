@@ -84,6 +84,7 @@ def create_app(state: FrontendState, engine: AbstractAsyncContextManager[None] |
         redoc_url=None,
     )
     app.state.edge = EdgeSettings.of(state.config)
+    app.state.frontend = state  # for routes that a user adds
     uploads = {("POST", "/v1/files"): state.config.max_file_bytes + FORM_ROOM_BYTES}
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=state.config.max_body_bytes, streamed_routes=uploads)
     app.add_middleware(ApiKeyMiddleware, config=state.config)
