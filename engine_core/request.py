@@ -77,6 +77,8 @@ class Request:
     num_preemptions: int = 0
     num_times_skipped: int = 0
     """How often a later request was admitted past this one."""
+    last_batch_turn: int = 0
+    """When a batch request was last decoded while others had to stand back (`scheduler/batch_turns.py`)."""
     drafter: Drafter | None = None
     """Made with its first draft (`scheduler/drafts.py`)."""
     num_queued_tokens: int = 0

@@ -1,6 +1,7 @@
 import pytest
 
 from engine_core.request import RequestStatus
+from engine_core.scheduler.prefill_budget import BESIDE_ONLINE_TARGET_S
 from engine_core.scheduler.scheduler import LOOK_AHEAD, MAX_TIMES_SKIPPED
 from ipc.errors import ConfigError
 from ipc.messages import RequestClass
@@ -290,6 +291,20 @@ def test_batch_is_left_out_of_a_step_that_computes_an_online_prompt():
     [online] = simulation.add(make_request(30))
     assert [item.key for item in simulation.step().scheduled] == [online.key]
     assert {item.key for item in simulation.step().scheduled} == {online.key, batch.key}
+
+
+def test_a_job_has_short_steps_while_online_requests_come():
+    simulation = Simulation(max_num_seqs=64, num_blocks=256)
+    batch = simulation.add(*make_batch(64, sampling_params=LONG))
+    for _ in range(8):
+        plan = simulation.step(seconds=2 * BESIDE_ONLINE_TARGET_S)
+    assert len(plan.scheduled) == 64
+    simulation.abort(batch[0])
+    simulation.add(make_request(4, sampling_params=LONG))
+    simulation.step()  # the prompt
+    plans = [simulation.step(seconds=BESIDE_ONLINE_TARGET_S) for _ in range(4)]
+    assert all(len(plan.scheduled) < 40 for plan in plans)
+    assert {item.key for plan in plans for item in plan.scheduled} == set(simulation.requests)
 
 
 def make_batch(count, length=1, **fields):
