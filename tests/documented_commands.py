@@ -127,6 +127,7 @@ class Reader:
             "PATH": f"{self.folder / '.venv/bin'}:{os.environ['PATH']}",
             "TMPDIR": str(self.folder),
             "FAST_INFERENCE_PORT": self.ports["8000"],
+            "FAST_INFERENCE_THREADS": "1",  # teams of threads crawl on a busy machine
         }
         if not block.uses_model:
             environment["FAST_INFERENCE_MODEL"] = "fake"
