@@ -6,7 +6,6 @@ Next: `flags.py`, `settings.py`, then `launcher.py`; `cli_reload.py`, `cli_model
 """
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -50,14 +49,14 @@ def serve_with(settings: "Settings") -> int:
     """Start a server with resolved settings; warns of what was set and has no effect."""
     from fast_inference.api_keys import exposure_warning
     from fast_inference.launcher import serve
-    from fast_inference.settings import environment_warnings, unused_setting_warnings
+    from fast_inference.settings import unused_setting_warnings
     from ipc.curve import CurveDir
 
     configure_logging(settings, "launcher")
     if settings.curve_dir is not None:  # before anything slow
         CurveDir(settings.curve_dir).server_keys()
         CurveDir(settings.curve_dir).allowed_clients()
-    for line in (*environment_warnings(os.environ), *unused_setting_warnings(settings)):
+    for line in unused_setting_warnings(settings):
         print(f"warning: {line}", file=sys.stderr)
     if warning := exposure_warning(settings, settings):
         print(warning, file=sys.stderr)
