@@ -51,6 +51,8 @@ class CoreSupervisor:
         self.is_stopping = False
         self._last_exit = ""
         self._last_epoch = 0
+        self.num_restarts = 0
+        """Cores that took the place of one that died or hung."""
 
     @property
     def children(self) -> list[Child]:
@@ -188,4 +190,5 @@ class CoreSupervisor:
         log.error("engine core (pid %d) %s; restart in %.1f s", core.child.pid, core.exit_text, delay_s)
         await asyncio.sleep(delay_s)
         if core is self.active and not self.is_stopping:
+            self.num_restarts += 1
             await self._start_core(core.slot)

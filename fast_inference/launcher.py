@@ -27,7 +27,7 @@ from fast_inference.progress import StartProgress
 from fast_inference.ready_message import example_request, ready_line
 from fast_inference.restart_policy import FrontendRestartPolicy
 from fast_inference.settings import Settings, served_names
-from fast_inference.status import FrontendStatus, LauncherStatus, ServerState, Status, StatusFile
+from fast_inference.status import FrontendStatus, LauncherStatus, Restarts, ServerState, Status, StatusFile
 from frontend.batch_api.state_dir import StateDir
 from ipc.endpoints import RunDir
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
@@ -103,6 +103,7 @@ class Launcher:
         self._reload_asked = asyncio.Event()
         self._batch_runner = BatchRunnerSupervisor(run_dir, state_dir, lambda: self._was_ready, self._refresh)
         self._frontends: list[Child | None] = [None] * settings.frontends
+        self._num_frontend_restarts = [0] * settings.frontends
         self._stopping = asyncio.Event()
         self._was_ready = False
         self._exit_code = 0
@@ -161,6 +162,7 @@ class Launcher:
             delay_s = policy.on_death(has_served)
             log.error("%s (pid %d) %s; restart in %.1f s", frontend.name, frontend.pid, frontend.exit_text, delay_s)
             await self._sleep(delay_s)
+            self._num_frontend_restarts[index] += 1
 
     async def _head_start_for_core(self) -> None:
         """Wait until the core has begun to load, which takes longest: frontends start faster than that beside it."""
@@ -282,7 +284,8 @@ class Launcher:
         else:
             state = ServerState.RESTARTING if self._was_ready else ServerState.STARTING
         launcher, batch_runner = LauncherStatus(self._launcher_pid), self._batch_runner.status()
-        return Status(state, launcher, core, frontends, self._url, self._reload.status, batch_runner)
+        restarts = Restarts(self._cores.num_restarts, (*self._num_frontend_restarts,), self._batch_runner.num_deaths)
+        return Status(state, launcher, core, frontends, self._url, self._reload.status, batch_runner, restarts)
 
     def _frontend_status(self, frontend: Child | None) -> FrontendStatus:
         if frontend is None or frontend.exited.is_set():

@@ -63,6 +63,15 @@ class BatchRunnerStatus:
     """running or stopped."""
 
 
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """How often each process was started again after it had died or hung."""
+
+    core: int = 0
+    frontends: tuple[int, ...] = ()
+    batch_runner: int = 0
+
+
 class ReloadState(StrEnum):
     """How far a reload has come."""
 
@@ -95,6 +104,7 @@ class Status:
     url: str
     reload: ReloadStatus | None = None
     batch_runner: BatchRunnerStatus = BatchRunnerStatus()
+    restarts: Restarts = Restarts()
 
 
 class StatusFile:
