@@ -21,6 +21,7 @@ from fast_inference.child import FRONTEND_ENVIRONMENT, Child, stop_children
 from fast_inference.config_file import write_config
 from fast_inference.core_reload import CoreReload
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
+from fast_inference.drain_progress import show_drain
 from fast_inference.listener import bind_listener, local_url_of, port_of, url_of
 from fast_inference.model_store import resolve_model
 from fast_inference.progress import StartProgress
@@ -245,11 +246,16 @@ class Launcher:
             return
         drain_s = self._settings.drain_timeout
         deadline = time.monotonic() + drain_s
-        await asyncio.gather(
-            stop_children(self._running_frontends(), drain_s + _FRONTEND_GRACE_S),
-            self._batch_runner.stop(_BATCH_RUNNER_GRACE_S),
-        )
-        await self._cores.stop(max(deadline - time.monotonic(), 0.0) + CORE_GRACE_S)
+        showing = asyncio.create_task(show_drain(lambda: self._cores.num_running, deadline))
+        try:
+            await asyncio.gather(
+                stop_children(self._running_frontends(), drain_s + _FRONTEND_GRACE_S),
+                self._batch_runner.stop(_BATCH_RUNNER_GRACE_S),
+            )
+            await self._cores.stop(max(deadline - time.monotonic(), 0.0) + CORE_GRACE_S)
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
 
     async def _sleep(self, delay_s: float) -> None:
         """Sleep, but not into the end."""

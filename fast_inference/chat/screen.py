@@ -22,20 +22,31 @@ class Screen:
         self.is_terminal = self._output.isatty()
         self._notes = self._output if self.is_terminal else notes or sys.stderr
         self._is_in_thought = False
+        self._is_waiting = False
         self._is_at_line_start = True
+
+    def begin_answer(self) -> None:
+        """Show that an answer is waited for, until its first piece comes."""
+        if has_colour(self._output):
+            self._write(f"{_BEGIN_DIM}…{_PLAIN}")
+            self._is_waiting = True
 
     def answer(self, text: str, *, is_thought: bool = False) -> None:
         """Print a piece of an answer at once; thoughts are dim, and not part of what a pipe gets."""
         if is_thought and not self.is_terminal:
             return
+        self._stop_waiting()
         text = _CONTROL.sub("", text) if self.is_terminal else text
         if is_thought != self._is_in_thought:
             self._write(f"{self._style(_PLAIN)}\n\n" if self._is_in_thought else self._style(_BEGIN_DIM))
             self._is_in_thought = is_thought
         self._write(text)
 
-    def end_answer(self) -> None:
-        """End the line that the answer stands in."""
+    def end_answer(self, *, is_there: bool = True) -> None:
+        """End the line that the answer stands in; in a pipe, also that of an empty answer, but not of none."""
+        self._stop_waiting()
+        if not is_there:
+            return
         if self._is_in_thought:
             self._is_in_thought = False
             self._write(self._style(_PLAIN))
@@ -54,6 +65,12 @@ class Screen:
         """Go to the next line where something stands in this one, as `^C` does."""
         if self.is_terminal:
             self._write("\n")
+
+    def _stop_waiting(self) -> None:
+        if self._is_waiting:
+            self._is_waiting = False
+            self._write("\r\x1b[K")
+            self._is_at_line_start = True
 
     def _style(self, code: str) -> str:
         return code if has_colour(self._output) else ""

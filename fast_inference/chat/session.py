@@ -60,6 +60,7 @@ class ChatSession:
 
     def ask(self, question: str) -> None:
         """Print the answer to a question as it comes, and keep it; raises `ApiError`."""
+        self._screen.begin_answer()
         self._last = answer = StreamedAnswer()
         try:
             for piece, is_thought in answer.pieces(
@@ -73,8 +74,7 @@ class ChatSession:
         finally:
             self._conversation.keep(question, answer.text)
             self._count(answer)
-            if answer.num_chunks or answer.finish_reason == "stopped":
-                self._screen.end_answer()
+            self._screen.end_answer(is_there=bool(answer.num_chunks or answer.finish_reason))
         if self._is_interactive:
             was_stopped = "stopped · " if answer.finish_reason == "stopped" else ""
             self._screen.note(was_stopped + answer.describe())

@@ -10,8 +10,8 @@ import pytest
 from tests.servers import ROOT
 from tests.terminal import ALT_ENTER, CTRL_C, CTRL_D, ENTER, UP, Terminal
 
-END_OF_EDITING = "\x1b[?2004l"
-"""What prompt_toolkit prints when a line is done: no more bracketed paste."""
+BEGIN_OF_EDITING, END_OF_EDITING = "\x1b[?2004h", "\x1b[?2004l"
+"""What prompt_toolkit prints around a line: bracketed paste."""
 CHAT = (sys.executable, "-m", "fast_inference", "chat")
 
 
@@ -27,9 +27,22 @@ def terminal(fake_server, tmp_path):
     """A chat, ready for the first line; its history is in `tmp_path`."""
     command = [*CHAT, "--url", fake_server.url, "--extra-body", '{"ignore_eos": true}']
     with Terminal(command, {"XDG_STATE_HOME": str(tmp_path)}) as terminal:
-        terminal.expect("Ctrl-D ends.")
-        terminal.expect(">")
+        await_prompt(terminal)
         yield terminal
+
+
+def await_prompt(terminal):
+    """Until lines are read key by key: what is typed before goes through the terminal's own line editing."""
+    terminal.expect(BEGIN_OF_EDITING)
+    terminal.expect(">")
+
+
+def say(terminal, line, *shown):
+    """Send a line, and wait for what is shown and for the next prompt."""
+    terminal.type(line + ENTER)
+    for text in shown:
+        terminal.expect(text)
+    await_prompt(terminal)
 
 
 def test_each_line_of_a_pipe_is_answered_on_stdout_alone(fake_server):
@@ -60,82 +73,58 @@ def test_no_server_is_one_line_that_says_what_to_do(tmp_path):
 
 
 def test_an_answer_streams_with_its_figures_and_the_next_one_knows_it(terminal):
-    terminal.type("/set max_tokens 5" + ENTER)
-    terminal.expect("max_tokens  5")
-    terminal.type("hello" + ENTER)
-    terminal.expect("5 tokens · ")
-    terminal.expect("first after ")
-    terminal.type("/stats" + ENTER)
-    terminal.expect("1 question and answer are remembered")
-    terminal.type("/regenerate" + ENTER)
-    terminal.expect("5 tokens · ")
-    terminal.type("/stats" + ENTER)
-    terminal.expect("10 tokens of answers")
-    terminal.expect("1 question and answer are remembered")
+    say(terminal, "/set max_tokens 5", "max_tokens  5")
+    say(terminal, "hello", "5 tokens · ", "first after ")
+    say(terminal, "/regenerate", "5 tokens · ")
+    say(terminal, "/stats", "10 tokens of answers", "1 question and answer are remembered")
     terminal.type(CTRL_D)
     assert terminal.wait() == 0
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_chat(fake_server, terminal):
-    terminal.type("/set max_tokens 4000" + ENTER)
-    terminal.expect("max_tokens  4000")
+def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal):
+    say(terminal, "/set max_tokens 4000", "max_tokens  4000")
     terminal.type("hello" + ENTER)
     terminal.expect(END_OF_EDITING)
     terminal.expect(" ")  # of the answer
     terminal.type(CTRL_C)
     terminal.expect("stopped · ")
-    terminal.type("/set max_tokens 3" + ENTER)
-    terminal.expect("max_tokens  3")
-    terminal.type("go on" + ENTER)
-    terminal.expect("3 tokens · ")
+    await_prompt(terminal)
+    say(terminal, "/set max_tokens 3", "max_tokens  3")
+    say(terminal, "go on", "3 tokens · ")
     terminal.type(CTRL_C)
     terminal.expect("(Ctrl-D ends)")
+    await_prompt(terminal)
     terminal.type("/quit" + ENTER)
     assert terminal.wait() == 0
 
 
 def test_errors_are_said_and_the_chat_goes_on(terminal):
-    terminal.type("/set temperature 99" + ENTER)
-    terminal.expect("temperature  99")
-    terminal.type("hello" + ENTER)
-    terminal.expect("error: ")
-    terminal.type("/model nope" + ENTER)
-    terminal.expect("error: the server has no model nope")
-    terminal.type("/help" + ENTER)
-    terminal.expect("Enter sends, Alt-Enter begins a new line")
+    say(terminal, "/set temperature 99", "temperature  99")
+    say(terminal, "hello", "error: ")
+    say(terminal, "/model nope", "error: the server has no model nope")
+    say(terminal, "/help", "Enter sends, Alt-Enter begins a new line")
     terminal.type(CTRL_D)
     assert terminal.wait() == 0
 
 
 def test_several_lines_are_one_message_and_the_history_outlives_the_program(fake_server, terminal, tmp_path):
-    terminal.type("/set max_tokens 3" + ENTER)
-    terminal.expect("max_tokens  3")
-    terminal.type(f"one{ALT_ENTER}two{ENTER}")
-    terminal.expect("3 tokens · ")
+    say(terminal, "/set max_tokens 3", "max_tokens  3")
+    say(terminal, f"one{ALT_ENTER}two", "3 tokens · ")
     saved = tmp_path / "saved.json"
-    terminal.type(f"/save {saved}{ENTER}")
-    terminal.expect("saved: ")
+    say(terminal, f"/save {saved}", "saved: ")
     assert json.loads(saved.read_text())["messages"][0] == {"role": "user", "content": "one\ntwo"}
     terminal.type(CTRL_D)
     assert terminal.wait() == 0
     assert (tmp_path / "fast-inference" / "chat_history").stat().st_mode & 0o077 == 0
-    with Terminal([*CHAT, "--url", fake_server.url], {"XDG_STATE_HOME": str(tmp_path)}) as again:
-        again.expect("Ctrl-D ends.")
-        again.expect(">")
+    environment = {"XDG_STATE_HOME": str(tmp_path), "NO_COLOR": "1"}
+    with Terminal([*CHAT, "--url", fake_server.url], environment) as again:
+        await_prompt(again)
         again.type(UP)
-        again.expect(f"/save {saved}")
-        again.type(CTRL_C + CTRL_D)
+        again.expect(saved.name)
+        again.type(CTRL_C)
+        again.expect("(Ctrl-D ends)")
+        await_prompt(again)
+        say(again, "/help", "Alt-Enter")
+        again.type(CTRL_D)
         assert again.wait() == 0
-
-
-def test_no_color_is_heeded(fake_server, tmp_path):
-    with Terminal([*CHAT, "--url", fake_server.url], {"NO_COLOR": "1", "XDG_STATE_HOME": str(tmp_path)}) as terminal:
-        terminal.expect("Ctrl-D ends.")
-        terminal.expect(">")
-        terminal.type("/help" + ENTER)
-        terminal.expect("Alt-Enter")
-        terminal.expect(">")
-        terminal.type(CTRL_D)
-        terminal.wait()
-        assert "\x1b[2m" not in terminal.seen
-        assert "\x1b[31m" not in terminal.seen
+        assert "\x1b[2m" not in again.seen  # NO_COLOR

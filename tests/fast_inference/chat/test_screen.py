@@ -52,3 +52,21 @@ def test_no_colours_where_they_are_not_wanted(monkeypatch, variable, value):
     screen.answer("t", is_thought=True)
     screen.end_answer()
     assert terminal.getvalue() == "error: e\nt\n"
+
+
+def test_waiting_is_shown_and_taken_away_by_the_first_piece():
+    terminal = _Terminal()
+    screen = Screen(terminal)
+    screen.begin_answer()
+    screen.answer("so")
+    assert terminal.getvalue() == "\x1b[2m…\x1b[0m\r\x1b[Kso"
+
+
+def test_an_empty_answer_is_a_line_of_a_pipe_and_none_is_not():
+    output = io.StringIO()
+    screen = Screen(output, io.StringIO())
+    screen.begin_answer()
+    screen.end_answer(is_there=False)
+    assert output.getvalue() == ""
+    screen.end_answer()
+    assert output.getvalue() == "\n"
