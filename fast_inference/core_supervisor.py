@@ -86,6 +86,11 @@ class CoreSupervisor:
         return welcome is None or welcome.can_generate
 
     @property
+    def num_running(self) -> int:
+        """Requests that the active core runs, as it last said."""
+        return 0 if self.active is None else self.active.client.load.num_running
+
+    @property
     def stage(self) -> str:
         """What loading is at, for people; empty where that is not known."""
         return "" if self.active is None else self.active.client.detail

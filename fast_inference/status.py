@@ -66,6 +66,14 @@ class BatchRunnerStatus:
     """running or stopped."""
 
 
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """How often each process was started again after it had died; those of the core are with it."""
+
+    frontends: tuple[int, ...] = ()
+    batch_runner: int = 0
+
+
 class ReloadState(StrEnum):
     """How far a reload has come."""
 
@@ -98,8 +106,7 @@ class Status:
     url: str
     reload: ReloadStatus | None = None
     batch_runner: BatchRunnerStatus = BatchRunnerStatus()
-    frontend_restarts: int = 0
-    """Frontends that died and were replaced."""
+    restarts: Restarts = Restarts()
 
 
 class StatusFile:
