@@ -177,6 +177,19 @@ def test_many_answers_to_one_request_have_a_bounded_number_of_spans(server: Serv
     assert names.count("llm_request") == 16
 
 
+def test_embeddings_are_traced_too(server: Server, collector: Collector):
+    trace_id = "d" * 32
+    with server.http() as http:
+        body = {"model": "fake", "input": [f"text {number}" for number in range(20)]}
+        usage = http.post("/v1/embeddings", json=body, headers=traceparent(trace_id)).json()["usage"]
+    wait_until(lambda: len(collector.of_trace(trace_id)) >= 2 + 16 * 3)
+    spans = collector.of_trace(trace_id)
+    [embeddings] = [span for span in spans if span.name == "embeddings fake"]
+    assert embeddings.attributes["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
+    assert {span.parent_id for span in spans if span.name == "llm_request"} == {embeddings.span_id}
+    assert [span.name for span in spans].count("llm_request") == 16
+
+
 def test_what_a_client_does_not_sample_and_probes_leave_nothing(server: Server, collector: Collector):
     unsampled, probed, last = "8" * 32, "9" * 32, "a" * 32
     with server.http() as http:
