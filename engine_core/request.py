@@ -47,6 +47,8 @@ class Request:
     token_ids: "array[int]"
     """Prompt and output so far."""
     num_prompt_tokens: int
+    num_resumed_tokens: int = 0
+    """Output that it came with: what another core gave before this one."""
     priority: int = 0
     request_class: RequestClass = RequestClass.ONLINE
     flow: str = ""

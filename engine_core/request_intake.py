@@ -79,6 +79,7 @@ class RequestIntake:
             sampling_params=add.sampling_params,
             token_ids=add.prompt_token_ids,
             num_prompt_tokens=len(add.prompt_token_ids) - add.num_resumed_tokens,
+            num_resumed_tokens=add.num_resumed_tokens,
             priority=add.priority,
             request_class=RequestClass.BATCH if role is ClientRole.BATCH else add.request_class,
             flow=add.flow,

@@ -20,7 +20,7 @@ from frontend.state import ServedModel
 from frontend.tracing import MAX_TRACED_ANSWERS, AnswerSpan
 from ipc.client import EngineClient, Output, RequestStream
 from ipc.errors import FastInferenceError, RequestFailedError
-from ipc.messages import STOP_STRING
+from ipc.messages import DISCONNECT, STOP_STRING
 from ipc.request_options import RequestOptions
 from ipc.request_outputs import PhaseTimes, TokenLogprobs
 
@@ -264,7 +264,7 @@ class Generation:
             reader.cancel()
         self._readers.clear()
         for stream in self._streams:
-            stream.stream.abort("closed")
+            stream.stream.abort(DISCONNECT)
         self._span.end(self.answers, next((stream.failure for stream in self._streams if stream.failure), None))
 
     def _read(self, stream: _AnswerStream) -> None:

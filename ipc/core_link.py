@@ -38,13 +38,15 @@ class CoreLink:
         hello: Hello,
         on_change: Callable[["CoreLink"], None],
         on_reply: Callable[[Reply], None],
+        on_beat: Callable[["CoreLink"], None],
     ) -> None:
-        """Connect at once, and stay connected until `close`."""
+        """Connect at once, and stay connected until `close`. `on_beat` is called with each beat that is sent."""
         self.session = Session()
         self._hello = hello
         self._is_remote = isinstance(address, RemoteCore)
         self._on_change = on_change
         self._on_reply = on_reply
+        self._on_beat = on_beat
         self._unsent_aborts: list[int] = []
         self._owes_hello = False
         """The last HELLO could not be sent, because there is no connection yet."""
@@ -141,6 +143,7 @@ class CoreLink:
                     continue
                 sequence += 1
                 self.send(ClientBeat(sequence, len(self.session.requests)))
+                self._on_beat(self)
                 if self._unsent_aborts and self.send(Abort(array("Q", self._unsent_aborts))):
                     self._unsent_aborts.clear()
                 await self._nap(_BEAT_INTERVAL_S)

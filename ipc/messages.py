@@ -8,7 +8,7 @@ Law: every `Add` is answered by exactly one terminal output: a `Finished` inside
 
 | direction | kinds |
 |---|---|
-| client → core | HELLO, ADD, ABORT, BEAT (`ClientBeat`), LIVE, CALL, BYE |
+| client → core | HELLO, ADD, ABORT, BEAT (`ClientBeat`), LIVE, CALL, METRICS, BYE |
 | core → client | WELCOME, STEP, REJECT, BEAT (`CoreBeat`), RECONCILE, REPLY, DYING, BYE |
 
 Request ids are made by the client: a counter that starts at 1 in each process and is never reused. With the
@@ -32,6 +32,9 @@ CORE_RETIRED = "core_retired"
 
 STOP_STRING = "stop_string"
 """`Abort.reason` where the client has the whole answer: only clients look for stop strings."""
+
+DISCONNECT = "disconnect"
+"""`Abort.reason` where nobody reads the answer any more."""
 
 RequestId = NewType("RequestId", int)
 """A client's own number for one of its requests: u64, from 1, never reused."""
@@ -66,6 +69,7 @@ class MessageKind(IntEnum):
     REPLY = 11
     DYING = 12
     BYE = 13
+    METRICS = 14
 
 
 class ClientRole(IntEnum):
@@ -186,6 +190,16 @@ class Live:
     request_ids: Ids64
 
 
+@dataclass(frozen=True, slots=True)
+class ClientMetrics:
+    """What a client has counted; about once a second. Keys are those of `ipc/metric_series.py`."""
+
+    counters: dict[str, int | float]
+    """What has come to each since the last such message, whatever core that was for."""
+    gauges: dict[str, int | float] = field(default_factory=dict)
+    """As of now; those of a client that leaves are gone."""
+
+
 class CallMethod(IntEnum):
     """Control calls that the core answers; nothing else can be called."""
 
@@ -205,6 +219,8 @@ class CallMethod(IntEnum):
     yet end when they come, and are not counted. For frontends too."""
     RETIRE = 8
     """Another core has taken the place of this one: finish what runs, hand back the rest, and end the process."""
+    METRICS = 9
+    """Answers all series of `ipc/metric_series.py` that the core knows, at once, whatever the step loop does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,7 +418,7 @@ class Dying:
     suspects: Ids64 = field(default_factory=lambda: array("Q"))
 
 
-ClientMessage = Hello | Add | Abort | ClientBeat | Live | Call | Bye
+ClientMessage = Hello | Add | Abort | ClientBeat | Live | Call | ClientMetrics | Bye
 CoreMessage = Welcome | Step | Reject | CoreBeat | Reconcile | Reply | Dying | Bye
 
 CLIENT_MESSAGES: dict[MessageKind, type[ClientMessage]] = {
@@ -412,6 +428,7 @@ CLIENT_MESSAGES: dict[MessageKind, type[ClientMessage]] = {
     MessageKind.BEAT: ClientBeat,
     MessageKind.LIVE: Live,
     MessageKind.CALL: Call,
+    MessageKind.METRICS: ClientMetrics,
     MessageKind.BYE: Bye,
 }
 CORE_MESSAGES: dict[MessageKind, type[CoreMessage]] = {

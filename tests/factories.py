@@ -12,6 +12,7 @@ from engine_core.admission import Admission
 from engine_core.core import EngineCore, EngineCoreOutputs, OnFinished, ignore
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.metrics.engine_metrics import EngineMetrics
 from engine_core.model.fake_runner import FakeModelRunner
 from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.quarantine import Quarantine
@@ -121,8 +122,17 @@ class CoreHarness:
         grammars = GrammarCompiler(
             Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *result: compiled.put(result)
         )
+        self.metrics = EngineMetrics(self.scheduler, adapters=info.adapters)
         self.core = EngineCore(
-            runner, self.scheduler, self.kv_cache, stop_check, admission, grammars, self.quarantine, on_finished
+            runner,
+            self.scheduler,
+            self.kv_cache,
+            stop_check,
+            admission,
+            grammars,
+            self.quarantine,
+            self.metrics,
+            on_finished,
         )
         self.keys: dict[int, RequestKey] = {}
         self.token_ids: dict[int, list[int]] = {}

@@ -90,6 +90,11 @@ class Scheduler:
         return self._chunks.num_budget_tokens(num_decodes)
 
     @property
+    def num_drafts(self) -> int:
+        """Drafts that were computed."""
+        return self._drafts.num_drafts if self._drafts is not None else 0
+
+    @property
     def num_draft_tokens(self) -> int:
         """Draft tokens that were computed."""
         return self._drafts.num_draft_tokens if self._drafts is not None else 0

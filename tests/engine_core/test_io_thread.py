@@ -15,7 +15,7 @@ from engine_core.outputs import RequestKey
 from engine_core.step_clock import StepClock
 from ipc import codec
 from ipc.endpoints import connect_to_core
-from ipc.messages import STOP_STRING, Abort, Bye, ClientRole, Hello
+from ipc.messages import DISCONNECT, STOP_STRING, Abort, Bye, ClientRole, Hello
 from ipc.process import pid_namespace, start_ticks
 
 
@@ -46,12 +46,15 @@ def test_a_good_bye_and_a_death_seen_together_are_one_departure(io_thread, tmp_p
     assert io_thread._clients.all() == []
 
 
-@pytest.mark.parametrize(("reason", "is_complete"), [(STOP_STRING, True), ("closed", False), ("", False)])
-def test_the_step_loop_hears_whether_an_aborted_answer_is_complete(io_thread, reason, is_complete):
+@pytest.mark.parametrize(
+    ("reason", "is_complete", "counted_as"),
+    [(STOP_STRING, True, ""), (DISCONNECT, False, DISCONNECT), ("made up", False, ""), ("", False, "")],
+)
+def test_the_step_loop_hears_whether_an_aborted_answer_is_complete(io_thread, reason, is_complete, counted_as):
     client = io_thread._clients.add(b"client", Hello("client", ClientRole.FRONTEND, 0, 0, 0), None)
     client.live[3] = RequestKey(7)
     io_thread._on_message(b"client", Abort(array("Q", [3, 4]), reason), io_thread._epoch)
-    assert io_thread._inbox.get_nowait() == AbortRequests((RequestKey(7),), is_complete=is_complete)
+    assert io_thread._inbox.get_nowait() == AbortRequests((RequestKey(7),), is_complete, counted_as)
 
 
 @pytest.mark.parametrize("num_frames", [0, 2, 3])
