@@ -98,8 +98,8 @@ class FrontendState:
         *,
         created_at: int,
         config_file: Path | None = None,
-        tracing: Tracing | None = None,
         role: str = "frontend",
+        tracing: Tracing | None = None,
     ) -> None:
         """`created_at` (seconds since the epoch) is what /v1/models shows; equal in all frontends of one server.
         `role` is what metrics call this kind of process.
