@@ -34,6 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> It
     """Two frontends and a core that send their spans at once; 2 ms a step."""
     folder = tmp_path_factory.mktemp("traced")
     flags = ["--fake-step-ms", "2", "--otlp-traces-endpoint", collector.base_url]
+    flags += ["--served-model-name", "the-model", "--served-model-name", "fake"]
     server = Server(folder, "fake", *flags, OTEL_BSP_SCHEDULE_DELAY="20")
     yield server
     server.close()
@@ -85,6 +86,7 @@ def test_a_streamed_chat_is_six_spans_of_one_trace(server: Server, collector: Co
         "gen_ai.usage.cache_read.input_tokens": 0,
     }
     assert core.attributes["gen_ai.request.id"] == answer_id
+    assert core.attributes["gen_ai.response.model"] == "the-model"  # its first name
     assert core.attributes["gen_ai.usage.input_tokens"] == num_prompt_tokens
     assert core.attributes["gen_ai.usage.output_tokens"] == 5
     latency = {name: core.attributes[f"gen_ai.latency.{name}"] for name in ("time_to_first_token", "e2e")}
