@@ -24,6 +24,7 @@ from ipc.config import (
     LogConfig,
     ModelConfig,
     SchedulerConfig,
+    TracingConfig,
 )
 from ipc.exit_codes import EXIT_USAGE
 
@@ -36,6 +37,7 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     SchedulerConfig,
     CacheConfig,
     EndpointConfig,
+    TracingConfig,
     LogConfig,
     FakeModelConfig,
 )

@@ -105,6 +105,7 @@ class Launcher:
         self._frontends: list[Child | None] = [None] * settings.frontends
         self._stopping = asyncio.Event()
         self._was_ready = False
+        self._num_frontend_restarts = 0
         self._exit_code = 0
 
     async def run(self) -> int:
@@ -159,6 +160,7 @@ class Launcher:
                 if num_early_deaths == _MAX_EARLY_FRONTEND_DEATHS:
                     return self._fail(f"{frontend.name} {frontend.exit_text} before it was ready")
             delay_s = policy.on_death(has_served)
+            self._num_frontend_restarts += 1
             log.error("%s (pid %d) %s; restart in %.1f s", frontend.name, frontend.pid, frontend.exit_text, delay_s)
             await self._sleep(delay_s)
 
@@ -282,7 +284,8 @@ class Launcher:
         else:
             state = ServerState.RESTARTING if self._was_ready else ServerState.STARTING
         launcher, batch_runner = LauncherStatus(self._launcher_pid), self._batch_runner.status()
-        return Status(state, launcher, core, frontends, self._url, self._reload.status, batch_runner)
+        reload, num_restarts = self._reload.status, self._num_frontend_restarts
+        return Status(state, launcher, core, frontends, self._url, reload, batch_runner, num_restarts)
 
     def _frontend_status(self, frontend: Child | None) -> FrontendStatus:
         if frontend is None or frontend.exited.is_set():

@@ -38,6 +38,7 @@ from ipc.config import (
     LogConfig,
     ModelConfig,
     SchedulerConfig,
+    TracingConfig,
 )
 from ipc.errors import ConfigError
 from ipc.process import LAUNCHER_PID_VARIABLE
@@ -85,6 +86,7 @@ class Settings(
     SchedulerConfig,
     CacheConfig,
     EndpointConfig,
+    TracingConfig,
     LogConfig,
     FakeModelConfig,
 ):

@@ -24,6 +24,7 @@ DOCUMENTS = [
     "docs/minimal_llm.md",
     "docs/performance.md",
     "docs/reliability.md",
+    "docs/tracing.md",
 ]
 
 
