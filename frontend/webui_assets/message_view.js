@@ -124,7 +124,7 @@ export class AnswerView {
     return [
       canGoOn && h("button", { type: "button", className: "text-button", onclick: goOn }, "Continue"),
       ...alternativeButtons(message, this.#alternatives, this.#actions),
-      copyButton(() => message.content, "Copy answer"),
+      message.content && copyButton(() => message.content, "Copy answer"),
       iconButton("refresh", "Answer again", () => this.#actions.regenerate(message)),
     ];
   }

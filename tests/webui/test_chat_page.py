@@ -31,7 +31,7 @@ WIDE = (
 
 TOO_WIDE = """
     [...document.querySelectorAll("html, main *")]
-        .filter((node) => node.getBoundingClientRect().right > innerWidth && !node.closest("pre, .table"))
+        .filter((node) => node.getBoundingClientRect().right > 360 && !node.closest("pre, .table"))
         .map((node) => node.outerHTML.slice(0, 80))"""
 
 NewPage = Callable[..., Page]
