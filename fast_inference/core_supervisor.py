@@ -69,6 +69,11 @@ class CoreSupervisor:
         return self.active is not None and self.active.is_ready
 
     @property
+    def is_stuck(self) -> bool:
+        """True if the active core neither works nor dies."""
+        return self.active is not None and self.active.is_stuck
+
+    @property
     def num_blocks(self) -> int:
         """Of the active core's KV cache; 0 until it was ready."""
         welcome = None if self.active is None else self.active.client.welcome
@@ -79,6 +84,11 @@ class CoreSupervisor:
         """False where the active core's model gives embeddings only."""
         welcome = None if self.active is None else self.active.client.welcome
         return welcome is None or welcome.can_generate
+
+    @property
+    def num_running(self) -> int:
+        """Requests that the active core runs, as it last said."""
+        return 0 if self.active is None else self.active.client.load.num_running
 
     @property
     def stage(self) -> str:

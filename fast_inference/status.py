@@ -49,7 +49,7 @@ class CoreStatus:
 
 @dataclass(frozen=True, slots=True)
 class FrontendStatus:
-    """One frontend; all share `port`."""
+    """One frontend; all have the same `port`, unless each has its own."""
 
     pid: int | None = None
     port: int = 0
@@ -64,6 +64,14 @@ class BatchRunnerStatus:
     pid: int | None = None
     state: str = "stopped"
     """running or stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """How often each process was started again after it had died; those of the core are with it."""
+
+    frontends: tuple[int, ...] = ()
+    batch_runner: int = 0
 
 
 class ReloadState(StrEnum):
@@ -98,8 +106,7 @@ class Status:
     url: str
     reload: ReloadStatus | None = None
     batch_runner: BatchRunnerStatus = BatchRunnerStatus()
-    frontend_restarts: int = 0
-    """Frontends that died and were replaced."""
+    restarts: Restarts = Restarts()
 
 
 class StatusFile:

@@ -1,9 +1,9 @@
 """The frontend process: `python -m frontend --config RUN_DIR/config.json --fd N --index I [--ready-fd N]`.
 
-Started by the launcher, which owns the listening socket and hands it down as a descriptor, so that all frontends share
-one port. It dies with the launcher. With `--ready-fd` it writes `ready` to that descriptor, once, when it serves HTTP
-and the model's tokenizer is loaded. SIGTERM drains (`draining.py`): running requests get `drain_timeout` seconds, then
-exit code 0; a second one ends them at once.
+Started by the launcher, which owns the listening socket and hands it down as a descriptor: all frontends share one
+port, unless each has its own. It dies with the launcher. With `--ready-fd` it writes `ready` to that descriptor, once,
+when it serves HTTP and the model's tokenizer is loaded. SIGTERM drains (`draining.py`): running requests get
+`drain_timeout` seconds, then exit code 0; a second one ends them at once.
 A configuration that cannot work is one `error:` line and exit code 1; anything unforeseen is a logged trace and 70.
 Next: `app.py`.
 """
@@ -153,7 +153,10 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
     )
     launcher_config = load_section(config_file, LauncherConfig)
     counts = ConnectionCounts(
-        RunDir(config_file.parent).connections_file, index, max(launcher_config.frontends, index + 1)
+        RunDir(config_file.parent).connections_file,
+        index,
+        max(launcher_config.frontends, index + 1),
+        shares_port=not launcher_config.frontend_ports,
     )
     state = FrontendState(
         frontend_config,

@@ -87,6 +87,7 @@ def create_app(state: FrontendState, engine: AbstractAsyncContextManager[None] |
         telemetry=state.tracing.telemetry,
     )
     app.state.edge = EdgeSettings.of(state.config)
+    app.state.frontend = state  # for routes that a user adds
     uploads = {("POST", "/v1/files"): state.config.max_file_bytes + FORM_ROOM_BYTES}
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=state.config.max_body_bytes, streamed_routes=uploads)
     webui = WebUI() if state.config.webui else None

@@ -25,6 +25,7 @@ FAKE_MODEL = "fake"
 """The value of `--model` that means no model at all."""
 SECRET_SETTINGS = frozenset({"api_key", "admin_api_key"})
 """Settings whose values are never repeated, not even in an error about them."""
+MAX_PORT = 65535
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
@@ -351,8 +352,12 @@ class LauncherConfig(_Section):
     """What the launcher starts, and where."""
 
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    port: int = Field(8000, ge=0, le=MAX_PORT, description="port to listen on; 0 takes a free one")
     frontends: int = Field(2, ge=1, le=64, description="frontend processes")
+    frontend_ports: bool = Field(
+        False,
+        description="give each frontend a port of its own, for a load balancer: --port, the one after it, and so on",
+    )
     run_dir: Path | None = Field(None, description="private folder of sockets and status.json, made if missing")
     drain_timeout: float = Field(30.0, ge=0, description="seconds that running requests get after SIGTERM")
     hang_timeout: float = Field(
@@ -361,6 +366,13 @@ class LauncherConfig(_Section):
         description="seconds of silence after which the core is killed and started anew; a step that hangs is given as "
         "many, and more the more it computes",
     )
+
+    @model_validator(mode="after")
+    def _has_a_port_for_each(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.frontend_ports and self.port + self.frontends - 1 > MAX_PORT:
+            raise ConfigError(f"--frontend-ports: {self.frontends} ports from {self.port} on end above {MAX_PORT}")
+        return self
 
     @property
     def is_local(self) -> bool:

@@ -19,7 +19,7 @@ def test_the_file_has_the_documented_fields(tmp_path):
         "url": "http://h:80",
         "reload": None,
         "batch_runner": {"pid": None, "state": "stopped"},
-        "frontend_restarts": 0,
+        "restarts": {"frontends": [], "batch_runner": 0},
     }
 
 

@@ -71,10 +71,11 @@ def add_of(*parts):
 def test_bytes_of_an_add_are_pinned():
     assert codec.encode(ADD, epoch=258).hex() == "".join([
         "03" "02" "0201000000000000",  # kind, version, epoch
-        "02000000" "5f000000" "0c000000",  # number of parts, their lengths
+        "02000000" "68000000" "0c000000",  # number of parts, their lengths
         "9e" "07"  # request_id
-        "dc0012" "05" "00" "cb3fe0000000000000" "cb3ff0000000000000" "00" "cb0000000000000000" "f7" "9103" "c2"
+        "dc0013" "05" "00" "cb3fe0000000000000" "cb3ff0000000000000" "00" "cb0000000000000000" "f7" "9103" "c2"
         "cb0000000000000000" "cb0000000000000000" "cb3ff0000000000000" "90" "90" "90" "ff" "ff" "9200a0"
+        "cb0000000000000000"  # top_n_sigma
         "01" "cf00060a24181e4000" "00" "a0" "a173" "00" "01" "00" "00" "90" "a0" "a0",
         "01000000" "02000000" "2c010000",
     ])  # fmt: skip
