@@ -86,7 +86,7 @@ def install(wheel: Path, folder: Path, *, with_dependencies: bool) -> Path:
     run(sys.executable, "-m", "venv", *([] if with_dependencies else ["--without-pip"]), folder)
     python = folder / "bin/python"
     if with_dependencies:
-        run(python, "-m", "pip", "install", "-q", wheel)
+        run(python, "-m", "pip", "install", "-q", wheel, env=clean_environment())
     else:
         [packages] = folder.glob("lib/python*/site-packages")
         (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -97,10 +97,7 @@ def install(wheel: Path, folder: Path, *, with_dependencies: bool) -> Path:
 
 def check_installed(programs: Path, folder: Path, model: str) -> None:
     """Raises PackageError where the program does not work far from the checkout."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FAST_INFERENCE"))
-    }
-    environment |= {"TMPDIR": str(folder), "XDG_STATE_HOME": str(folder / "state")}
+    environment = clean_environment() | {"TMPDIR": str(folder)}
     program = programs / "fast-inference"
     where = run(programs / "python", "-c", "import ipc; print(ipc.__file__)", cwd=folder, env=environment)
     expect(where.startswith(str(programs.parent)), f"the code comes from {where}")
@@ -123,6 +120,11 @@ def check_installed(programs: Path, folder: Path, model: str) -> None:
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=60)
     expect(server.returncode == 0, f"the server ended with {server.returncode}")
+
+
+def clean_environment() -> dict[str, str]:
+    """Of somebody who has neither set Python's paths nor our settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FAST_INFERENCE_"))}
 
 
 def fetched(url: str, body: object = None) -> bytes:
