@@ -71,9 +71,21 @@ class CoreProcess:
         return "starting" if state is None else state.name.lower()
 
     @property
+    def is_stuck(self) -> bool:
+        """True if it was killed because it hangs, and has not ended even so."""
+        return bool(self._hung_because) and not self.child.exited.is_set()
+
+    @property
     def exit_text(self) -> str:
         """How it ended, for people."""
         return f"hung ({self._hung_because}) and was killed" if self._hung_because else self.child.exit_text
+
+    @property
+    def exit_kind(self) -> str:
+        """The same as metrics count it: hang, signal or exit."""
+        if self._hung_because:
+            return "hang"
+        return "signal" if self.child.exit_code < 0 else "exit"
 
     async def kill_if_it_hangs(self) -> None:
         """Judge it by what is known now; where it hangs, have it write its stacks to the log, and kill it."""

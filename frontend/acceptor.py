@@ -1,4 +1,4 @@
-"""Accepts connections from the listening socket that all frontends share, so that each of them gets its part.
+"""Accepts connections from a listening socket; where all frontends share it, so that each of them gets its part.
 
 An event loop's own server accepts whatever waits in one go, so that the first frontend to wake takes a whole burst.
 Here one connection is accepted per turn of the event loop, and a frontend that has more connections than another lets
@@ -68,6 +68,11 @@ class Acceptor:
     async def wait_closed(self) -> None:
         """Wait until every accepted connection has its protocol."""
         await asyncio.gather(*self._set_ups, return_exceptions=True)
+
+    @property
+    def num_turned_away(self) -> int:
+        """Connections above the limit so far."""
+        return self._turned_away.num
 
     def _listen(self) -> None:
         if not self._is_closed:

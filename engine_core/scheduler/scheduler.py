@@ -90,6 +90,11 @@ class Scheduler:
         return self._chunks.num_budget_tokens(num_decodes)
 
     @property
+    def num_drafts(self) -> int:
+        """Drafts that were computed."""
+        return self._drafts.num_drafts if self._drafts is not None else 0
+
+    @property
     def num_draft_tokens(self) -> int:
         """Draft tokens that were computed."""
         return self._drafts.num_draft_tokens if self._drafts is not None else 0
@@ -301,8 +306,8 @@ class Scheduler:
         request.status = RequestStatus.RUNNING
         request.num_computed_tokens = num_cached_tokens
         request.num_times_skipped = 0
-        if request.first_scheduled_at is None:
-            request.first_scheduled_at = time.monotonic()
+        if request.times.first_scheduled_at is None:
+            request.times.on_scheduled()
             request.num_cached_tokens = min(num_cached_tokens, request.num_prompt_tokens)
         step.add_new(request, self._kv_cache.block_ids(request))
         return True

@@ -118,7 +118,7 @@ def test_a_cancelled_batch_leaves_the_core_to_others(server, api):
     assert cancelled.status == "cancelled"
     assert cancelled.request_counts.completed < 200
     with server.http() as http:
-        wait_until(lambda: http.get("/load").json()["running"] == 0)
+        wait_until(lambda: http.get("/load").json()["num_requests_running"] == 0)
 
 
 def test_a_full_disk_pauses_the_batch_with_a_reason_and_nothing_else(server, api):

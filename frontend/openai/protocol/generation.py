@@ -173,6 +173,8 @@ class GenerationBody(Body):
     """Seconds after which the request fails with 504; the header `X-Request-Timeout` says the same."""
     request_id: str | None = Field(None, pattern=REQUEST_ID)
     """Becomes part of the answer's `id`."""
+    timings: bool | None = None
+    """Add `timings` to the answer, in a stream to its last chunk; by default as `--enable-timings` says."""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "GenerationBody":

@@ -17,7 +17,7 @@ def step(scheduler, requests):
     by_key = {request.key: request for request in requests}
     for item in plan.scheduled:
         if item.is_last_chunk:
-            by_key[item.key].append_output_token(1)
+            by_key[item.key].append_output_token(1, 0.0)
     return [(item.key, item.num_scheduled_tokens) for item in plan.scheduled]
 
 
@@ -110,7 +110,7 @@ def test_a_preempted_request_is_dropped_by_the_runner_and_comes_back_as_new():
         dropped = plan.dropped_request_keys
         for request in (long, short):
             if request.num_computed_tokens == request.num_tokens:
-                request.append_output_token(1)
+                request.append_output_token(1, 0.0)
     assert dropped == (short.key,)
     scheduler.finish(long)
     plan = scheduler.schedule()
@@ -201,7 +201,7 @@ def test_the_few_requests_of_a_small_flow_are_not_behind_the_many_of_a_large_one
     large = [make_request([number] * 20, flow="large") for number in range(60)]
     small = [make_request([100 + number] * 20, flow="small") for number in range(4)]
     simulation.add(*large, *small)
-    while any(request.first_scheduled_at is None for request in small):
+    while any(request.times.first_scheduled_at is None for request in small):
         simulation.step()
     assert len(simulation.admissions) <= 10
 
@@ -233,7 +233,7 @@ def test_a_flow_that_fills_the_cache_makes_room_for_another():
     simulation.step()
     simulation.step()
     [late] = simulation.add(make_request([50] * 40, flow="b"))
-    while late.first_scheduled_at is None:
+    while late.times.first_scheduled_at is None:
         simulation.step()
     assert simulation.scheduler.num_fairness_preemptions <= 2
     assert all(request.num_output_tokens < 10 for request in first)
@@ -394,7 +394,7 @@ def test_a_light_online_load_owes_batch_nothing():
             simulation.step()
         [online] = simulation.add(make_request([number] * 20, sampling_params=make_params(max_tokens=2)))
         simulation.step()
-        assert online.first_scheduled_at is not None
+        assert online.times.first_scheduled_at is not None
         assert not simulation.scheduler._batch_share.is_owed
 
 
@@ -405,7 +405,7 @@ def test_classes_that_are_both_saturated_seldom_preempt_each_other():
     simulation.add(*(make_request([n] * 20, sampling_params=params) for n in range(300)))
     for _ in range(400):
         simulation.step()
-    num_started = sum(request.first_scheduled_at is not None for request in batch)
+    num_started = sum(request.times.first_scheduled_at is not None for request in batch)
     assert simulation.scheduler.num_preemptions <= num_started / 10
 
 
