@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -58,6 +57,7 @@ from ipc.endpoints import CORE_SLOTS, RunDir
 from ipc.messages import Welcome
 from ipc.process import start_ticks
 from ipc.tracing import SpanExport
+from ipc.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -304,7 +304,7 @@ class CoreServer:
             lease_ms=int(LEASE_S * 1000),
             dtype=info.dtype,
             device=info.device,
-            core_version=version("fast-inference"),
+            core_version=__version__,
             pooling=info.pooling,
             request_timeout_ms=int(self._config.scheduler.request_timeout * 1000),
             tokenizer_fingerprint=content_fingerprint(Path(info.tokenizer_dir)),

@@ -5,7 +5,6 @@ Spans are sent by a thread of the SDK's `BatchSpanProcessor`, which drops what i
 
 import logging
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -13,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from ipc.counted_warning import CountedWarning
+from ipc.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def make_provider(exporter: SpanExporter, service: str) -> TracerProvider:
     Raises:
         ValueError: a variable OTEL_* cannot be used.
     """
-    resource = Resource.create({SERVICE_NAME: service, SERVICE_VERSION: version("fast-inference")})
+    resource = Resource.create({SERVICE_NAME: service, SERVICE_VERSION: __version__})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
