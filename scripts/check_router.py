@@ -130,18 +130,20 @@ class Outcome:
 
 
 def text_of(exchange: Exchange) -> str | None:
-    """The whole text of an answer, or None where there is none."""
+    """The whole text of an answer, or None where there is none: smg sends `[DONE]` behind an error, too."""
     if exchange.failure is not None or exchange.status != 200:
         return None
     body = bytes(exchange.body)
     if not body.startswith(b"data:"):
         text: str = orjson.loads(body)["choices"][0]["text"]
         return text
-    events = [data for _, data in read_events(body)]
-    if not events or events[-1] != b"[DONE]":
+    data = [data for _, data in read_events(body)]
+    if not data or data[-1] != b"[DONE]":
         return None
-    choices = [choice for data in events[:-1] for choice in orjson.loads(data).get("choices", ())]
-    return "".join(choice["text"] for choice in choices)
+    events = [orjson.loads(event) for event in data[:-1]]
+    if any("error" in event for event in events):
+        return None
+    return "".join(choice["text"] for event in events for choice in event["choices"])
 
 
 def why_failed(exchange: Exchange) -> str:
