@@ -20,13 +20,14 @@ from queue import SimpleQueue
 
 from engine_core.admission import Admission
 from engine_core.client_sender import LEASE_S
-from engine_core.core import EngineCore
+from engine_core.core import EngineCore, ignore
 from engine_core.core_socket import RemoteAccess
 from engine_core.crash_journal import CrashJournal
 from engine_core.events import Drain, DrainBegun, Event, GrammarCompiled
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.metrics.engine_metrics import EngineMetrics
 from engine_core.model.lora.adapter_files import open_adapters
 from engine_core.model_kind import check_model_folder
 from engine_core.outputs import ModelRunner, RequestKey
@@ -40,6 +41,7 @@ from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from engine_core.tokenizer_export import content_fingerprint
+from engine_core.tracing import RequestSpans
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
@@ -48,11 +50,13 @@ from ipc.config import (
     LauncherConfig,
     ModelConfig,
     SchedulerConfig,
+    TracingConfig,
     load_section,
 )
 from ipc.endpoints import CORE_SLOTS, RunDir
 from ipc.messages import Welcome
 from ipc.process import start_ticks
+from ipc.tracing import SpanExport
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +75,7 @@ class CoreConfig:
     fake: FakeModelConfig
     launcher: LauncherConfig
     endpoint: EndpointConfig
+    tracing: TracingConfig
 
     @classmethod
     def read(cls, config_file: Path) -> "CoreConfig":
@@ -83,6 +88,7 @@ class CoreConfig:
             load_section(config_file, FakeModelConfig),
             load_section(config_file, LauncherConfig),
             load_section(config_file, EndpointConfig),
+            load_section(config_file, TracingConfig),
         )
 
 
@@ -118,6 +124,7 @@ class _LoadedCore:
     welcome: Welcome
     intake: RequestIntake
     admission: Admission
+    metrics: EngineMetrics
 
 
 class CoreServer:
@@ -148,6 +155,8 @@ class CoreServer:
         self._run_dir = self._config.run_dir
         self._loaded: _LoadedCore | None = None
         self._journal: CrashJournal | None = None
+        self._export: SpanExport | None = None
+        self._spans: RequestSpans | None = None
         self._inbox: SimpleQueue[Event] = SimpleQueue()
         self._remote = RemoteAccess.of(self._config.endpoint)
         self._lock = self._run_dir.lock_core(slot, wait_s=_LOCK_TIMEOUT_S)
@@ -170,6 +179,7 @@ class CoreServer:
             ConfigError: the model cannot be loaded, or the settings contradict each other.
         """
         cache, scheduling = self._config.cache, self._config.scheduler
+        self._export = SpanExport.of(self._config.tracing, "core")
         runner = load_runner(self._config, self._io.report_loading)
         hasher = BlockHasher(cache.block_size)
         has_prefix_cache = cache.enable_prefix_caching and runner.info.num_blocks > 0
@@ -183,7 +193,12 @@ class CoreServer:
         drafts = Drafts.of(scheduling, kv_cache, runner.info.max_model_len)
         scheduler = Scheduler(scheduling, kv_cache, drafts, has_whole_prompts=runner.info.is_encoder)
         clocked = ClockedRunner(runner, self._clock)
-        core = EngineCore(clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine)
+        metrics = EngineMetrics(scheduler, has_prefix_cache=has_prefix_cache, adapters=runner.info.adapters)
+        self._spans = RequestSpans(self._export, runner.info.model_id) if self._export is not None else None
+        on_finished = ignore if self._spans is None else self._spans.on_finished
+        core = EngineCore(
+            clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine, metrics, on_finished
+        )
         prefix_hasher = hasher if has_prefix_cache else None
         self._loaded = _LoadedCore(
             core,
@@ -192,6 +207,7 @@ class CoreServer:
             self._make_welcome(runner),
             RequestIntake(runner.info, prefix_hasher, admission, scheduling, quarantine),
             admission,
+            metrics,
         )
 
     def name_of(self, key: RequestKey) -> str:
@@ -206,7 +222,7 @@ class CoreServer:
         """
         loaded = self._loaded
         assert loaded is not None
-        self._io.become_ready(loaded.welcome, loaded.intake, loaded.admission)
+        self._io.become_ready(loaded.welcome, loaded.intake, loaded.admission, loaded.metrics)
         if self._is_standby:
             self._run_dir.publish_core(self._slot)
             if self._remote is not None:
@@ -234,6 +250,10 @@ class CoreServer:
         if self._journal is not None:
             self._journal.close()
         os.close(self._lock)
+        if self._spans is not None:  # last, as a collector may keep us waiting
+            self._spans.close()
+        if self._export is not None:
+            self._export.close()
 
     def _on_grammar(
         self, key: RequestKey, grammar: CompiledGrammar | None, error_code: str, error_message: str

@@ -35,7 +35,7 @@ def resolve_device(asked: Literal["auto", "cpu", "cuda"], dev: Path = Path("/dev
     """
     if asked == "cpu":
         return "cpu"
-    if any((dev / name).exists() for name in _GPU_DRIVER_FILES):
+    if has_gpu_driver(dev):
         import torch
 
         if torch.cuda.is_available():
@@ -43,6 +43,11 @@ def resolve_device(asked: Literal["auto", "cpu", "cuda"], dev: Path = Path("/dev
     if asked == "cuda":
         raise ConfigError("--device cuda: torch finds no CUDA device (use --device cpu)")
     return "cpu"
+
+
+def has_gpu_driver(dev: Path = Path("/dev")) -> bool:
+    """True where the files of a GPU's driver are."""
+    return any((dev / name).exists() for name in _GPU_DRIVER_FILES)
 
 
 def resolve_dtype(

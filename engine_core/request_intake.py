@@ -15,6 +15,7 @@ from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.outputs import ModelInfo, RequestKey
 from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request
+from engine_core.request_times import RequestTimes
 from ipc.codec import MAX_FRAME_BYTES
 from ipc.config import SchedulerConfig
 from ipc.errors import (
@@ -31,9 +32,10 @@ MAX_TIMEOUT_MS = 24 * 3600 * 1000
 MAX_NAME_LENGTH = 1024
 MAX_EXTERNAL_IDS = 4
 MAX_EXTERNAL_ID_LENGTH = 256
-MAX_PROMPT_LOGPROB_ENTRIES = MAX_FRAME_BYTES // 16
-"""Of all positions of a prompt together. They go to the client in one message, whose frames have 8 bytes for each at
-most, so that this leaves them below half of the limit."""
+MAX_TRACEPARENT_LENGTH = 64
+MAX_PROMPT_LOGPROB_ENTRIES = MAX_FRAME_BYTES // 32
+"""Of all positions of a prompt together. They go to the client in one message, which has 8 bytes for each and 16 for
+each position, so that this leaves it below three quarters of the limit."""
 
 
 class RequestIntake:
@@ -77,16 +79,18 @@ class RequestIntake:
             sampling_params=add.sampling_params,
             token_ids=add.prompt_token_ids,
             num_prompt_tokens=len(add.prompt_token_ids) - add.num_resumed_tokens,
+            num_resumed_tokens=add.num_resumed_tokens,
             priority=add.priority,
             request_class=RequestClass.BATCH if role is ClientRole.BATCH else add.request_class,
             flow=add.flow,
             queue_deadline=self._queue_deadline(add, now),
             deadline=_deadline(now, add.timeout_ms / 1000, self._config.request_timeout),
-            arrived_at=now,
+            times=RequestTimes(arrived_at=now),
             cache_salt=add.cache_salt,
             adapter=add.adapter,
             adapter_fingerprint=self._info.adapters[add.adapter] if add.adapter else b"",
             external_ids=add.external_ids,
+            traceparent=add.traceparent,
             came_at_us=add.arrival_time_us,
             digest=digest,
         )
@@ -142,6 +146,10 @@ class RequestIntake:
             raise InvalidRequestError(
                 f"a request has at most {MAX_EXTERNAL_IDS} ids of 1 to {MAX_EXTERNAL_ID_LENGTH} characters",
                 param="request_id",
+            )
+        if len(add.traceparent) > MAX_TRACEPARENT_LENGTH:
+            raise InvalidRequestError(
+                f"a traceparent has at most {MAX_TRACEPARENT_LENGTH} characters", param="traceparent"
             )
         add.sampling_params.validate(self._info.vocab_size)
         num_entries = len(add.prompt_token_ids) * (add.sampling_params.num_prompt_logprobs + 1)

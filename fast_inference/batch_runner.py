@@ -96,6 +96,8 @@ class BatchRunnerSupervisor:
         self._on_change = on_change
         self._child: Child | None = None
         self._is_stopping = False
+        self.num_deaths = 0
+        """Runners that did not choose their end."""
         self._store: StateStore | None = None
         self._is_blind = False
         """The last look has failed, and it was logged."""
@@ -150,6 +152,7 @@ class BatchRunnerSupervisor:
         self._on_change()
         if child.exit_code == 0 or self._is_stopping:
             return
+        self.num_deaths += 1
         delay_s = policy.on_death(time.monotonic() - began_at >= _STABLE_S)
         log.error("batch runner (pid %d) %s; restart in %.1f s", child.pid, child.exit_text, delay_s)
         await asyncio.sleep(delay_s)

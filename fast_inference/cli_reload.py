@@ -12,6 +12,7 @@ import os
 import signal
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
     from ipc.endpoints import RunDir
 
 _POLL_S = 0.1
-_UNDER_WAY = ("loading", "retiring")
+_STAGES = {
+    "loading": "the new engine core loads, the old one serves",
+    "retiring": "the new engine core serves, the old one finishes what it runs",
+}
+_UNDER_WAY = tuple(_STAGES)
 
 
 def add_reload(commands: "argparse._SubParsersAction[FlagParser]") -> None:
@@ -81,7 +86,8 @@ def reload(run_dir: "RunDir", model: str | None) -> str:
         ticks = start_ticks(launcher_pid)
         request.write(run_dir)
         os.kill(launcher_pid, signal.SIGHUP)
-        after = _wait(run_dir, request.id, launcher_pid, ticks)
+        with StartProgress() as progress:
+            after = _wait(run_dir, request.id, launcher_pid, ticks, progress)
     except OSError as error:
         raise ConfigError(f"cannot reach the server on {run_dir.path}: {error.strerror}") from error
     finally:
@@ -95,12 +101,16 @@ def _rope_of(run_dir: "RunDir", model: str) -> str | None:
     return load_section(run_dir.config_file, ModelConfig).rope if model.lower().endswith((".pt", ".pth")) else None
 
 
-def _wait(run_dir: "RunDir", request_id: str, launcher_pid: int, ticks: int) -> dict[str, Any]:
+def _wait(
+    run_dir: "RunDir", request_id: str, launcher_pid: int, ticks: int, tell: Callable[[str], None]
+) -> dict[str, Any]:
     """The status after the reload; raises `ConfigError` with the reason if it failed."""
     while True:
         is_launcher_gone = start_ticks(launcher_pid) != ticks
         status = _read_status(run_dir)
         outcome = status.get("reload") or {}
+        if outcome.get("id") == request_id and (stage := _STAGES.get(outcome["state"])):
+            tell(stage)
         if outcome.get("id") == request_id and outcome["state"] not in _UNDER_WAY:
             if outcome["state"] != "done":
                 raise ConfigError(outcome["reason"])

@@ -9,6 +9,7 @@ This module must stay quick to import: `--help` needs nothing else.
 import argparse
 import difflib
 from collections.abc import Container, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel
@@ -24,6 +25,7 @@ from ipc.config import (
     LogConfig,
     ModelConfig,
     SchedulerConfig,
+    TracingConfig,
 )
 from ipc.exit_codes import EXIT_USAGE
 
@@ -36,17 +38,31 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     SchedulerConfig,
     CacheConfig,
     EndpointConfig,
+    TracingConfig,
     LogConfig,
     FakeModelConfig,
 )
 ALIASES = {"frontends": ("--workers", "--api-server-count")}
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Keeps the lines of a text that has several, such as examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text.strip() else super()._fill_text(text, width, indent)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Count the indentation of commands, which the base class forgets."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment
+
+
 class FlagParser(argparse.ArgumentParser):
     """An argument parser that takes no abbreviations and names the nearest flag for one that it does not know."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **kwargs})
+        super().__init__(**{"allow_abbrev": False, "formatter_class": _HelpFormatter, **kwargs})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse all arguments; unlike the base class, exit with status 2 where one is left over."""
@@ -121,7 +137,7 @@ def _add_flag(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -> 
         metavar = "NAME=PATH" if name == "lora" else "NAME"
         group.add_argument(*flags, dest=name, action="append", metavar=metavar, help=f"{text}; repeatable")
     else:
-        group.add_argument(*flags, dest=name, metavar=_metavar(field.annotation), help=text)
+        group.add_argument(*flags, dest=name, metavar=_metavar(name, field.annotation), help=text)
 
 
 def _shown_default(value: Any) -> str:
@@ -132,8 +148,11 @@ def _shown_default(value: Any) -> str:
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _metavar(annotation: Any) -> str:
+def _metavar(name: str, annotation: Any) -> str:
     types = set(get_args(annotation)) or {annotation}
-    if get_origin(annotation) is Literal:
-        return "{" + ",".join(get_args(annotation)) + "}"
+    literals = [inner for inner in (annotation, *types) if get_origin(inner) is Literal]
+    if literals:
+        return "{" + ",".join(get_args(literals[0])) + "}"
+    if Path in types:
+        return "DIR" if name.endswith("_dir") else "FILE"
     return "N" if int in types else "X" if float in types else "VALUE"

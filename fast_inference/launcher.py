@@ -23,6 +23,7 @@ from fast_inference.child import FRONTEND_ENVIRONMENT, Child, stop_children
 from fast_inference.config_file import write_config
 from fast_inference.core_reload import CoreReload
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
+from fast_inference.drain_progress import show_drain
 from fast_inference.listener import bind_listeners, local_url_of, port_of, url_of
 from fast_inference.model_store import resolve_model
 from fast_inference.progress import StartProgress
@@ -30,7 +31,7 @@ from fast_inference.ready_message import example_request, ready_line
 from fast_inference.restart_policy import FrontendRestartPolicy
 from fast_inference.service_notify import ServiceNotifier
 from fast_inference.settings import Settings, served_names
-from fast_inference.status import FrontendStatus, LauncherStatus, ServerState, Status, StatusFile
+from fast_inference.status import FrontendStatus, LauncherStatus, Restarts, ServerState, Status, StatusFile
 from frontend.batch_api.state_dir import StateDir
 from ipc.endpoints import RunDir
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
@@ -116,6 +117,7 @@ class Launcher:
         self._reload_asked = asyncio.Event()
         self._batch_runner = BatchRunnerSupervisor(run_dir, state_dir, lambda: self._was_ready, self._refresh)
         self._frontends: list[Child | None] = [None] * settings.frontends
+        self._num_frontend_restarts = [0] * settings.frontends
         self._stopping = asyncio.Event()
         self._was_ready = False
         self._exit_code = 0
@@ -174,6 +176,7 @@ class Launcher:
                     return self._fail(f"{frontend.name} {frontend.exit_text} before it was ready")
             delay_s = policy.on_death(has_served)
             log.error("%s (pid %d) %s; restart in %.1f s", frontend.name, frontend.pid, frontend.exit_text, delay_s)
+            self._num_frontend_restarts[index] += 1
             await self._sleep(delay_s)
 
     async def _head_start_for_core(self) -> None:
@@ -258,11 +261,16 @@ class Launcher:
             return
         drain_s = self._settings.drain_timeout
         deadline = time.monotonic() + drain_s
-        await asyncio.gather(
-            stop_children(self._running_frontends(), drain_s + _FRONTEND_GRACE_S),
-            self._batch_runner.stop(_BATCH_RUNNER_GRACE_S),
-        )
-        await self._cores.stop(max(deadline - time.monotonic(), 0.0) + CORE_GRACE_S)
+        showing = asyncio.create_task(show_drain(lambda: self._cores.num_running, deadline))
+        try:
+            await asyncio.gather(
+                stop_children(self._running_frontends(), drain_s + _FRONTEND_GRACE_S),
+                self._batch_runner.stop(_BATCH_RUNNER_GRACE_S),
+            )
+            await self._cores.stop(max(deadline - time.monotonic(), 0.0) + CORE_GRACE_S)
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
 
     async def _sleep(self, delay_s: float) -> None:
         """Sleep, but not into the end."""
@@ -297,7 +305,8 @@ class Launcher:
         else:
             state = ServerState.RESTARTING if self._was_ready else ServerState.STARTING
         launcher, batch_runner = LauncherStatus(self._launcher_pid), self._batch_runner.status()
-        return Status(state, launcher, core, frontends, self._url, self._reload.status, batch_runner)
+        restarts = Restarts((*self._num_frontend_restarts,), self._batch_runner.num_deaths)
+        return Status(state, launcher, core, frontends, self._url, self._reload.status, batch_runner, restarts)
 
     def _frontend_status(self, index: int) -> FrontendStatus:
         frontend, port = self._frontends[index], self._ports[index % len(self._ports)]

@@ -8,7 +8,8 @@ The fields themselves, their defaults and limits are in `ipc/config.py`.
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from ipc.config import (
     LogConfig,
     ModelConfig,
     SchedulerConfig,
+    TracingConfig,
 )
 from ipc.errors import ConfigError
 from ipc.process import LAUNCHER_PID_VARIABLE
@@ -52,6 +54,10 @@ _UNUSED_BY_FAKE_MODEL = (
     "lora",
     "kv_cache_memory_bytes",
 )
+_SERVICE_LINK = re.compile(
+    ENVIRONMENT_PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+"""What Kubernetes tells a pod of a Service named `fast-inference`."""
 _MAX_SHOWN_CHARS = 80
 
 
@@ -85,6 +91,7 @@ class Settings(
     SchedulerConfig,
     CacheConfig,
     EndpointConfig,
+    TracingConfig,
     LogConfig,
     FakeModelConfig,
 ):
@@ -128,6 +135,7 @@ def resolve_settings(flags: Mapping[str, Any], settings_class: type[Settings] = 
     Raises:
         ConfigError: one line that names the flag, variable or key that is wrong.
     """
+    refuse_unknown_variables(os.environ)
     try:
         settings = settings_class(**flags)
     except ValidationError as error:
@@ -160,18 +168,24 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     for key, value in values.items():
         name = str(key).replace("-", "_")
         if name not in known:
-            raise ConfigError(f"{path}: unknown setting {key}{nearest(name, known)}")
+            raise ConfigError(f"{path}: unknown setting {key}{nearest(str(key), _yaml_names(known))}")
         if name in result:
             raise ConfigError(f"{path}: {key} is there twice")
         result[name] = value
     return result
 
 
-def environment_warnings(environment: Mapping[str, str]) -> list[str]:
-    """One line for each variable with our prefix that is no setting: most likely a typing error."""
+def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    """Raise `ConfigError` for variables with our prefix that are no settings: most likely typing errors.
+
+    What Kubernetes sets in every pod beside a Service named `fast-inference` is left alone.
+    """
     known = {environment_name(field) for field in Settings.model_fields} | {LAUNCHER_PID_VARIABLE}
-    unknown = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name.upper() not in known)
-    return [f"environment variable {name} is no setting{nearest(name, known)}" for name in unknown]
+    ours = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name.upper() not in known)
+    unknown = [name for name in ours if not _SERVICE_LINK.fullmatch(name)]
+    if unknown:
+        lines = [f"environment variable {name} is no setting{nearest(name, known)}" for name in unknown]
+        raise ConfigError("; ".join(lines))
 
 
 def unused_setting_warnings(settings: Settings) -> list[str]:
@@ -221,10 +235,20 @@ def settings_as_yaml(settings: Settings) -> str:
     return text
 
 
+def _yaml_names(fields: Iterable[str]) -> list[str]:
+    """As files write them, in both spellings, kebab-case first."""
+    return [*(name.replace("_", "-") for name in fields), *fields]
+
+
 def _problem(item: ErrorDetails, flags: Mapping[str, Any]) -> str:
     field = str(item["loc"][0])
+    source = _source_of(field, flags)
+    if source == environment_name("port") and str(item["input"]).startswith("tcp://"):
+        return (
+            f"{source}: set by Kubernetes for a Service of this name (enableServiceLinks: false in the pod, or --port)"
+        )
     value = "" if field in SECRET_SETTINGS else f", not {item['input']!r}"
-    return f"{_source_of(field, flags)}: {item['msg']}{value}"
+    return f"{source}: {item['msg']}{value}"
 
 
 def _is_about_secrets(error: ValidationError) -> bool:

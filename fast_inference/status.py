@@ -7,7 +7,8 @@ server: its last state is "stopped".
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class CoreStatus:
     """starting, loading, ready, draining, dying or stopped."""
     last_exit: str = ""
     """How the core before this one ended; empty while none has."""
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    """Cores that died and were replaced, by how: signal, hang, exit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,14 @@ class BatchRunnerStatus:
     pid: int | None = None
     state: str = "stopped"
     """running or stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """How often each process was started again after it had died; those of the core are with it."""
+
+    frontends: tuple[int, ...] = ()
+    batch_runner: int = 0
 
 
 class ReloadState(StrEnum):
@@ -95,6 +106,7 @@ class Status:
     url: str
     reload: ReloadStatus | None = None
     batch_runner: BatchRunnerStatus = BatchRunnerStatus()
+    restarts: Restarts = Restarts()
 
 
 class StatusFile:
@@ -122,6 +134,6 @@ class StatusFile:
             return
         last = self._written
         frontends = tuple(FrontendStatus(port=frontend.port) for frontend in last.frontends)
-        core = CoreStatus(epoch=last.core.epoch, last_exit=last.core.last_exit)
+        core = CoreStatus(epoch=last.core.epoch, last_exit=last.core.last_exit, restarts=last.core.restarts)
         stopped = replace(last, state=ServerState.STOPPED, core=core, frontends=frontends)
         self.write(replace(stopped, batch_runner=BatchRunnerStatus()))

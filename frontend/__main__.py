@@ -33,8 +33,9 @@ from frontend.draining import Drain, close_after_answer
 from frontend.host_header import HostPolicy
 from frontend.http_protocol import ConnectionGuards, HttpProtocol
 from frontend.state import FrontendState
+from frontend.tracing import Tracing
 from ipc.client import EngineClient
-from ipc.config import ConnectionConfig, FrontendConfig, LauncherConfig, LogConfig, load_section
+from ipc.config import ConnectionConfig, FrontendConfig, LauncherConfig, LogConfig, TracingConfig, load_section
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_INTERNAL_ERROR
@@ -97,6 +98,8 @@ class FrontendServer(uvicorn.Server):
         if self._watching.done():
             self._watching.result()  # raises: without deadlines nobody is to be served
         self._counts.publish(self._num_connections())
+        num_turned_away = sum(acceptor.num_turned_away for acceptor in self._acceptors)
+        self._guards.metrics.note_connections(self._num_connections(), num_turned_away)
         if self._drain.is_draining:
             self._go_on_draining()
         return await super().on_tick(counter)
@@ -155,7 +158,13 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
         max(launcher_config.frontends, index + 1),
         shares_port=not launcher_config.frontend_ports,
     )
-    state = FrontendState(frontend_config, client, created_at=int(config_file.stat().st_mtime), config_file=config_file)
+    state = FrontendState(
+        frontend_config,
+        client,
+        created_at=int(config_file.stat().st_mtime),
+        config_file=config_file,
+        tracing=Tracing.of(load_section(config_file, TracingConfig)),
+    )
     config = uvicorn.Config(
         create_app(state),
         http=HttpProtocol,
@@ -167,7 +176,8 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
         timeout_graceful_shutdown=max(1, round(launcher_config.drain_timeout)),
     )
     connection_config = load_section(config_file, ConnectionConfig)
-    guards = ConnectionGuards.of(connection_config, HostPolicy(frontend_config, is_local=launcher_config.is_local))
+    hosts = HostPolicy(frontend_config, is_local=launcher_config.is_local)
+    guards = ConnectionGuards.of(connection_config, hosts, state.metrics)
     num_connections = max_connections(connection_config)
     return FrontendServer(config, counts, guards, num_connections, state.drain, launcher_config.drain_timeout), state
 

@@ -60,6 +60,7 @@ _RANGES: dict[str, Document] = {
     "top_p": {"exclusiveMinimum": 0, "maximum": 1},
     "top_k": {"minimum": -1, "maximum": 2**31 - 1},
     "min_p": {"minimum": 0, "maximum": 1},
+    "top_n_sigma": {"minimum": 0, "maximum": 100},
     "seed": {"minimum": -(2**63), "maximum": 2**63 - 1},
 }
 """Of sampling parameters, which `ipc/sampling_params.py` checks and the bodies' own schemas do not know."""
@@ -130,7 +131,7 @@ def _request_body(known: Operation) -> Document:
 
 def _success(known: Operation) -> Document:
     if known.answer is None:
-        return {"description": "Success.", "content": {"application/octet-stream": {"schema": _BYTES}}}
+        return {"description": "Success.", "content": {known.media_type: {"schema": _BYTES}}}
     content: Document = {"application/json": {"schema": _reference(known.answer)}}
     if known.event is not None:
         content["text/event-stream"] = {"itemSchema": _event_schema(known, known.event)}

@@ -11,11 +11,13 @@ import json
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ipc.api_keys import digests_of
 from ipc.errors import ConfigError
+from ipc.metric_families import DEFAULT_PREFIX
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_MODEL_ALIAS = "fast-inference-model"
@@ -27,6 +29,8 @@ MAX_PORT = 65535
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
+_METRICS_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]{0,63})?")
+_HTTP_URL = re.compile(r"https?://([^\s/?#@]+@)?([\w.-]+|\[[0-9a-fA-F:]+\])(:[1-9]\d{0,4})?(/[^\s#]*)?")
 _TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
 Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
@@ -246,6 +250,23 @@ class FrontendConfig(AccessConfig, BatchApiConfig):
         "core where they stopped, 'fail' ends them in an error; those that have not begun wait for it either way",
     )
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
+    webui: bool = Field(True, description="serve the chat page at / and the charts at /dashboard")
+    enable_timings: bool = Field(
+        False, description="add `timings` to every answer; else to those whose request says `timings: true`"
+    )
+    metrics_prefix: str = Field(
+        DEFAULT_PREFIX,
+        description="what the names of /metrics begin with; 'vllm:' for dashboards and tools that are made for vLLM",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_prefix_of_names(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if not _METRICS_PREFIX.fullmatch(self.metrics_prefix):
+            raise ConfigError(
+                f"--metrics-prefix: {self.metrics_prefix[:80]!r} must be letters, digits, '_' and ':', no digit first"
+            )
+        return self
 
 
 class ConnectionConfig(_Section):
@@ -290,6 +311,33 @@ class EndpointConfig(_Section):
             raise ConfigError(f"--core-endpoint: {self.core_endpoint!r} is not like tcp://ADDRESS:PORT")
         if (self.core_endpoint is None) != (self.curve_dir is None):
             raise ConfigError("--core-endpoint and --curve-dir go together: nobody may connect without a known key")
+        return self
+
+
+class TracingConfig(_Section):
+    """Traces of requests, for an OpenTelemetry collector."""
+
+    otlp_traces_endpoint: str | None = Field(
+        None,
+        description="URL where a collector takes traces by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; "
+        "where not set, nothing is traced; needs fast-inference[otel]",
+    )
+
+    @property
+    def traces_url(self) -> str | None:
+        """The URL with its path, which is /v1/traces where none is given; None: nothing is traced."""
+        if self.otlp_traces_endpoint is None:
+            return None
+        url = urlsplit(self.otlp_traces_endpoint)
+        return self.otlp_traces_endpoint if url.path.strip("/") else url._replace(path="/v1/traces").geturl()
+
+    @model_validator(mode="after")
+    def _has_a_url(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.otlp_traces_endpoint is not None and not _HTTP_URL.fullmatch(self.otlp_traces_endpoint):
+            raise ConfigError(
+                f"--otlp-traces-endpoint: {self.otlp_traces_endpoint!r} is not like http://HOST:4318/v1/traces"
+            )
         return self
 
 

@@ -83,7 +83,9 @@ class ScriptedServer:
 
     async def _serve_one(self, connection: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = next((line.split(":")[1] for line in head.splitlines() if line.startswith("content-length:")), "0")
+        length = next(
+            (line.split(":")[1] for line in head.lower().splitlines() if line.startswith("content-length:")), "0"
+        )
         body = json.loads(await reader.readexactly(int(length)) or b"{}")
         request = Request(len(self.requests), connection, head, body)
         self.requests.append(request)

@@ -24,7 +24,7 @@ from engine_core.model.decoder.load import load_decoder
 from engine_core.model.encoder.load import load_encoder_runner, refuse_settings
 from engine_core.model.encoder.runner import EncoderRunner
 from engine_core.model.kernels.bindings import load_library
-from engine_core.model.kernels.build import KernelsUnavailableError, kernel_library
+from engine_core.model.kernels.build import KernelsUnavailableError, is_built, kernel_library
 from engine_core.model.kv_tensors import allocate_kv_tensors
 from engine_core.model.lora.adapter_files import AdapterFiles, open_adapters
 from engine_core.model.lora.adapter_weights import load_adapter
@@ -75,12 +75,16 @@ def load_model_runner(
         logger.warning("a prompt (%r) belongs before each text: callers must write it", sentences.default_prompt[:60])
     adapters = open_adapters(model)
     facts = _Facts(model, model_dir, plan, dtype, device, pooling, adapters)
-    report(f"loading weights ({_name(dtype)}, {device.type})")
+    stage = f"loading weights ({_name(dtype)}, {device.type})"
     encoder = model_plan.encoder
     if encoder is not None:
+        report(stage)
         refuse_settings(model)
         info = facts.info(encoder.vocab_size, encoder.hidden_size, is_encoder=True)
         return load_encoder_runner(model_dir, encoder, info, pooling, dtype, device)
+    if device.type == "cpu" and model.cpu_kernels:
+        _compile_kernels(report)
+    report(stage)
     network = _load_network(model, model_dir, dtype, device, plan.max_model_len, adapters)
     info = facts.info(network.vocab_size, network.hidden_size)
     report("checking the model")
@@ -115,6 +119,16 @@ def _torch_device(device: DeviceType) -> torch.device:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _compile_kernels(report: Callable[[str], None]) -> None:
+    """Compile them now, where that was not done before, so that people see what takes so long."""
+    try:
+        if not is_built():
+            report("compiling the CPU kernels (once)")
+            kernel_library()
+    except KernelsUnavailableError:
+        return  # whoever cannot do without them says why
 
 
 # --- the model -----------------------------------------------------------------------------------------------------

@@ -32,6 +32,22 @@ class Usage(BaseModel):
     """Of models that think."""
 
 
+class Timings(BaseModel):
+    """How long the answer took in the engine; speeds are 0 where there is nothing to divide by."""
+
+    queue_ms: float
+    prefill_ms: float
+    ttft_ms: float
+    """Queue and prefill together."""
+    decode_ms: float
+    decode_tokens_per_second: float
+    prompt_tokens_per_second: float
+    cached_tokens: int
+    prompt_n: int
+    """Prompt tokens that were computed, without the cached ones."""
+    predicted_n: int
+
+
 class _Choice(BaseModel):
     index: int
     logprobs: dict[str, Any] | None = None
@@ -44,6 +60,8 @@ class _Completion(BaseModel):
     created: int
     model: str
     system_fingerprint: str | None = None
+    timings: Timings | None = None
+    """Where asked for; in the last chunk of a stream."""
 
 
 class FunctionCall(BaseModel):
@@ -302,10 +320,13 @@ class ServerLoad(BaseModel):
     """Answer of `GET /load`, for the whole server."""
 
     status: str
-    running: int
-    waiting: int
-    queued_tokens: int
-    kv_usage: float
+    server_load: int
+    """Requests that run or wait."""
+    num_requests_running: int
+    num_requests_waiting: int
+    num_queued_tokens: int
+    """Prompt tokens of the waiting requests."""
+    kv_cache_usage: float
     """Part of the KV cache that running requests hold, from 0 to 1."""
     is_full: bool
     """Requests are refused with 429."""

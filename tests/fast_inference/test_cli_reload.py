@@ -15,7 +15,7 @@ def test_a_new_core_that_dies_at_once_is_waited_for(tmp_path, monkeypatch):
 
     write_status(None, "stopped")
     monkeypatch.setattr("time.sleep", lambda _: write_status(7, "ready"))
-    status = cli_reload._wait(run_dir, "x", os.getpid(), start_ticks(os.getpid()))
+    status = cli_reload._wait(run_dir, "x", os.getpid(), start_ticks(os.getpid()), str)
     assert status["core"]["pid"] == 7
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from fast_inference.settings import (
     Settings,
-    environment_warnings,
     read_settings_file,
+    refuse_unknown_variables,
     resolve_settings,
     served_names,
     settings_as_yaml,
@@ -54,7 +54,7 @@ def test_a_key_in_both_spellings_at_once_is_refused(yaml_file):
 
 def test_an_unknown_key_names_the_nearest(yaml_file):
     yaml_file.write_text("max-num-sequence: 5\n")
-    with pytest.raises(ConfigError, match="unknown setting max-num-sequence, did you mean max_num_seqs"):
+    with pytest.raises(ConfigError, match=r"unknown setting max-num-sequence, did you mean max-num-seqs\?"):
         resolve_settings({"config": yaml_file})
 
 
@@ -95,11 +95,24 @@ def test_one_name_in_yaml_needs_no_list(yaml_file):
     assert resolve_settings({"config": yaml_file}).served_model_name == ("mine",)
 
 
-def test_a_variable_that_is_no_setting_is_pointed_out():
-    environment = {"FAST_INFERENCE_MAX_NUM_SEQ": "1", "FAST_INFERENCE_PORT": "1", "PATH": "/bin"}
-    assert environment_warnings(environment) == [
+def test_a_variable_that_is_no_setting_is_refused_with_the_nearest(monkeypatch):
+    monkeypatch.setenv("FAST_INFERENCE_MAX_NUM_SEQ", "1")
+    with pytest.raises(ConfigError) as caught:
+        resolve_settings({})
+    assert caught.value.message == (
         "environment variable FAST_INFERENCE_MAX_NUM_SEQ is no setting, did you mean FAST_INFERENCE_MAX_NUM_SEQS?"
-    ]
+    )
+
+
+def test_variables_of_kubernetes_for_a_service_of_our_name_are_left_alone():
+    names = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_8000_TCP", "PORT_8000_TCP_ADDR")
+    refuse_unknown_variables({f"FAST_INFERENCE_{name}": "10.0.0.1" for name in names} | {"PATH": "/bin"})
+
+
+def test_the_port_of_kubernetes_is_named_for_what_it_is(monkeypatch):
+    monkeypatch.setenv("FAST_INFERENCE_PORT", "tcp://10.0.0.1:8000")
+    with pytest.raises(ConfigError, match=r"FAST_INFERENCE_PORT: set by Kubernetes .*enableServiceLinks"):
+        resolve_settings({})
 
 
 def test_printed_settings_can_be_read_again(yaml_file):

@@ -37,13 +37,11 @@ def kernel_library(cache_dir: Path | None = None) -> Path:
     Raises:
         KernelsUnavailableError: there is no compiler, or it fails.
     """
-    compiler = _compiler()
-    folder = (
-        cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fast-inference" / "kernels"
-    )
-    library = folder / f"decoder-{_content_hash(compiler)}.so"
+    compiler = find_compiler()
+    library = _library_path(compiler, cache_dir)
     if not library.is_file():
         try:
+            folder = library.parent
             folder.mkdir(parents=True, exist_ok=True)
             _compile(compiler, library)
         except OSError as error:
@@ -51,12 +49,29 @@ def kernel_library(cache_dir: Path | None = None) -> Path:
     return library
 
 
-def _compiler() -> str:
+def is_built(cache_dir: Path | None = None) -> bool:
+    """True if `kernel_library` has nothing to compile; raises as it does where there is no compiler."""
+    return _library_path(find_compiler(), cache_dir).is_file()
+
+
+def find_compiler() -> str:
+    """Path of the C++ compiler: that of `$CXX`, else g++, else c++.
+
+    Raises:
+        KernelsUnavailableError: there is none.
+    """
     for name in (os.environ.get("CXX"), "g++", "c++"):
         path = shutil.which(name) if name else None
         if path:
             return path
     raise KernelsUnavailableError("no C++ compiler was found (g++)")
+
+
+def _library_path(compiler: str, cache_dir: Path | None) -> Path:
+    folder = (
+        cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fast-inference" / "kernels"
+    )
+    return folder / f"decoder-{_content_hash(compiler)}.so"
 
 
 def _compile(compiler: str, library: Path) -> None:

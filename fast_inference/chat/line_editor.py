@@ -1,0 +1,96 @@
+"""Lines that are typed: history that outlives the program, several lines in one message, completion of commands.
+
+The only module that imports prompt_toolkit. What was typed is kept in `$XDG_STATE_HOME/fast-inference/chat_history`,
+which only its user can read.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import create_output
+
+from fast_inference.api_client.sampling import SAMPLING_FIELDS
+from fast_inference.chat.commands import COMMANDS
+from fast_inference.chat.screen import Screen
+
+_PROMPT = "> "
+_HISTORY_FILE = "chat_history"
+
+
+class _CommandCompleter(Completer):
+    """Completes the names of commands, models and sampling fields."""
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._second_words = {"model": [*models], "set": [*SAMPLING_FIELDS]}
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        """Of the word before the cursor."""
+        text = document.text_before_cursor
+        if not text.startswith("/") or "\n" in text:
+            return
+        first, space, rest = text[1:].partition(" ")
+        names = self._second_words.get(first, []) if space else [*COMMANDS]
+        word = rest if space else first
+        for name in names:
+            if name.startswith(word) and " " not in word:
+                help_text = "" if space else COMMANDS[name].text
+                yield Completion(name, start_position=-len(word), display_meta=help_text)
+
+
+def typed_lines(screen: Screen, models: Iterable[str]) -> Iterator[str]:
+    """Messages as they are typed, until Ctrl-D; Ctrl-C empties the line."""
+    session: PromptSession[str] = PromptSession(
+        history=_history(screen),
+        output=create_output(always_prefer_tty=True),  # stdout may be a file for the answers
+        multiline=True,
+        key_bindings=_key_bindings(),
+        completer=_CommandCompleter(models),
+        complete_while_typing=False,
+        prompt_continuation="  ",
+        enable_open_in_editor=True,
+    )
+    while True:
+        try:
+            yield session.prompt(_PROMPT)
+        except KeyboardInterrupt:
+            screen.note("(Ctrl-D ends)")
+        except EOFError:
+            return
+
+
+def history_file() -> Path:
+    """Where typed lines are kept."""
+    home = os.environ.get("XDG_STATE_HOME")
+    base = Path(home) if home and Path(home).is_absolute() else Path.home() / ".local" / "state"
+    return base / "fast-inference" / _HISTORY_FILE
+
+
+def _history(screen: Screen) -> History:
+    try:
+        path = history_file()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+    except (OSError, RuntimeError) as error:  # of a user without a home
+        screen.note(f"what you type is not kept: {getattr(error, 'strerror', None) or error}")
+        return InMemoryHistory()
+    return FileHistory(path)
+
+
+def _key_bindings() -> KeyBindings:
+    bindings = KeyBindings()
+
+    @bindings.add("enter")
+    def _send(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @bindings.add("escape", "enter")
+    def _new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return bindings

@@ -1,0 +1,134 @@
+"""`fast-inference status`: what of a server runs and how busy it is; see `fast_inference/status_report/`.
+
+Exit statuses: 0 it is ready, 1 no server runs (one line says where it was looked for), 2 wrong usage, 3 it runs but
+serves nothing at the moment: it starts, restarts its core, or drains.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fast_inference.api_client.servers import API_KEY_VARIABLE, add_key_flag, add_server_flags, find_server, first_key
+from fast_inference.flags import FlagParser
+from ipc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fast_inference.api_client.connection import ApiClient
+    from fast_inference.status_report.probes import Probe
+    from fast_inference.status_report.report import StatusReport
+    from ipc.endpoints import RunDir
+
+EXIT_NOT_READY = 3
+_HOME_AND_CLEAR = "\x1b[H\x1b[J"
+_EXAMPLES = """\
+examples:
+  fast-inference status
+  fast-inference status --watch
+  fast-inference status --url https://llm.example.org --json | jq .load
+
+exit status: 0 ready, 1 no server runs, 2 wrong usage, 3 it runs but is not ready (starting, restarting, draining)
+"""
+
+
+def add_status(commands: "argparse._SubParsersAction[FlagParser]") -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "status",
+        usage="fast-inference status [flags]",
+        help="show the processes and the load of a running server",
+        description="Show what of a server runs: its processes with uptime, memory and restarts, its model, and how "
+        "busy it is. With --url only what the server tells anybody.",
+        epilog=_EXAMPLES,
+    )
+    add_server_flags(parser)
+    add_key_flag(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, one object in a line (default: no)")
+    parser.add_argument("--watch", action="store_true", help="look again and again, until Ctrl-C (default: no)")
+    parser.add_argument(
+        "--interval", type=_seconds, default=2.0, metavar="S", help="seconds between two looks (default: 2)"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(namespace: argparse.Namespace) -> int:
+    from fast_inference.api_client.connection import ApiClient
+    from fast_inference.status_report.probes import ApiProbe, CoreProbe
+    from ipc.config import FrontendConfig, load_section
+
+    found = find_server(namespace.url, namespace.run_dir)
+    if found.run_dir is not None:
+        run_dir = found.run_dir
+        names = load_section(run_dir.config_file, FrontendConfig).served_model_name
+        with CoreProbe(run_dir, next(iter(names), "")) as core_probe:
+            return _show(namespace, lambda: look_at_run_dir(run_dir, found.url, core_probe))
+    key = namespace.api_key or first_key(os.environ.get(API_KEY_VARIABLE, ""))
+    client = ApiClient(found.url, key)
+    api_probe = ApiProbe(client)
+    return _show(namespace, lambda: look_at_url(client, api_probe))
+
+
+def look_at_run_dir(run_dir: "RunDir", url: str, probe: "Probe") -> "StatusReport":
+    """One look at a server of this machine; raises `ConfigError` where none runs any more."""
+    from fast_inference.api_client.servers import read_status
+    from fast_inference.status_report.processes import process_rows
+    from fast_inference.status_report.report import StatusReport
+    from ipc.errors import EngineUnavailableError, ServerError
+
+    if not run_dir.has_launcher():
+        raise ConfigError(f"no server runs on {run_dir.path} any more")
+    status = read_status(run_dir)
+    model = load = None
+    detail = ""
+    try:
+        model, load = probe.look()
+    except (EngineUnavailableError, ServerError) as error:
+        detail = error.message
+    return StatusReport(
+        url, status["state"], str(run_dir.path), process_rows(status), model, load, detail, status["core"]["last_exit"]
+    )
+
+
+def look_at_url(client: "ApiClient", probe: "Probe") -> "StatusReport":
+    """One look at a server anywhere; raises `ConfigError` where none answers."""
+    from fast_inference.api_client.connection import ApiError
+    from fast_inference.status_report.report import READY, StatusReport
+
+    try:
+        state, detail = client.health()
+        if state != READY:
+            return StatusReport(client.url, state, detail=detail)
+        model, load = probe.look()
+    except ApiError as error:
+        raise ConfigError(error.message) from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{client.url} does not say how busy it is: is it a fast-inference server?") from error
+    return StatusReport(client.url, state, model=model, load=load)
+
+
+def _show(namespace: argparse.Namespace, look: Callable[[], "StatusReport"]) -> int:
+    while True:
+        report = look()
+        text = report.as_json() if namespace.json else report.as_text()
+        if not namespace.watch:
+            print(text)
+            return 0 if report.is_ready else EXIT_NOT_READY
+        if namespace.json:
+            print(text, flush=True)
+        elif sys.stdout.isatty():
+            print(f"{_HOME_AND_CLEAR}{text}", flush=True)
+        else:
+            print(f"{text}\n", flush=True)
+        time.sleep(namespace.interval)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return value
