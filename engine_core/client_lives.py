@@ -22,6 +22,9 @@ from ipc.process import open_pidfd, pid_namespace
 
 log = logging.getLogger(__name__)
 
+CLIENT_LOST = "client_lost"
+"""Why requests were aborted whose client has left."""
+
 
 class ClientLives:
     """Registers clients, and evicts them."""
@@ -82,7 +85,7 @@ class ClientLives:
             return
         if client.live:
             log.warning("client %s left with %d live requests: %s", client.name, len(client.live), reason)
-            self._inbox.put(AbortRequests(tuple(client.live.values())))
+            self._inbox.put(AbortRequests(tuple(client.live.values()), reason=CLIENT_LOST))
         if client.pidfd is not None:
             self._poller.unregister(client.pidfd)
             os.close(client.pidfd)

@@ -12,6 +12,7 @@ from engine_core.output_queue import OutputQueue
 from engine_core.outputs import RequestKey
 from engine_core.request import ClientSlot
 from ipc.messages import ClientRole, CoreMessage, Hello
+from ipc.metric_series import SeriesValues
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +36,8 @@ class Client:
     num_steps_sent: int = 0
     num_live_mismatches: int = 0
     """Beats in a row that disagreed with `live`."""
+    gauges: SeriesValues = field(default_factory=dict)
+    """That it has reported last (`ClientMetrics`)."""
 
     @property
     def is_blocked(self) -> bool:

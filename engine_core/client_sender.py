@@ -102,7 +102,7 @@ class ClientSender:
 
     def _send_to(self, identity: bytes, message: CoreMessage) -> bool:
         try:
-            self._socket.send_multipart([identity, *codec.encode(message, self._epoch)], zmq.DONTWAIT)
+            self._socket.send_multipart([identity, codec.encode(message, self._epoch)], zmq.DONTWAIT)
         except zmq.Again:
             return False
         return True

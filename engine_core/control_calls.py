@@ -5,7 +5,7 @@ Used by the I/O thread before a call is answered. `process` answers them: it rel
 
 from ipc.messages import Call, CallMethod, ClientRole
 
-_FOR_EVERYBODY = frozenset({CallMethod.PING, CallMethod.STATS})
+_FOR_EVERYBODY = frozenset({CallMethod.PING, CallMethod.STATS, CallMethod.METRICS})
 _FOR_FRONTENDS = _FOR_EVERYBODY | {CallMethod.CANCEL}
 _ARGUMENTS: dict[CallMethod, dict[str, type]] = {
     CallMethod.ABORT: {"flow": str},

@@ -16,6 +16,7 @@ from engine_core.admission import Admission
 from engine_core.cancelled_names import CancelledNames
 from engine_core.deadlines import Deadlines
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.metrics.engine_metrics import EngineMetrics
 from engine_core.outputs import (
     Logprobs,
     ModelRunner,
@@ -99,11 +100,13 @@ class EngineCore:
         admission: Admission,
         grammar_compiler: GrammarCompiler,
         quarantine: Quarantine,
+        metrics: EngineMetrics,
     ) -> None:
         """`grammar_compiler` tells its owner when it is done, who then calls `on_grammar` on this thread."""
         self._admission = admission
         self._grammar_compiler = grammar_compiler
         self._quarantine = quarantine
+        self._metrics = metrics
         self._deadlines = Deadlines()
         self._runner = runner
         self._scheduler = scheduler
@@ -158,6 +161,7 @@ class EngineCore:
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
         self._requests[request.key] = request
         self._deadlines.add(request)
+        self._metrics.on_added(request)
         finished = self._stop_check.check(request) if request.num_output_tokens else None
         if self._cancelled_names.covers(request):
             self._finish(request, request.finished(FinishReason.ABORT, error_code=CANCELLED), outputs)
@@ -223,24 +227,26 @@ class EngineCore:
         return len(keys), self.abort_requests(keys, CANCELLED)
 
     def abort_requests(
-        self, keys: Iterable[RequestKey], error_code: str = "", *, is_complete: bool = False
+        self, keys: Iterable[RequestKey], error_code: str = "", *, is_complete: bool = False, why: str = ""
     ) -> EngineCoreOutputs:
         """End these requests; unknown keys are ignored. The code tells their clients why, where they did not ask.
 
-        `is_complete`: their clients have the whole answer, which is an end like one by a stop token.
+        `is_complete`: their clients have the whole answer, which is an end like one by a stop token. `why` is what
+        metrics count it under where there is no code.
         """
         outputs: EngineCoreOutputs = defaultdict(ClientOutputs)
         reason = FinishReason.STOP if is_complete else FinishReason.ABORT
         for key in keys:
             request = self._requests.get(key)
             if request is not None:
-                self._finish(request, request.finished(reason, error_code=error_code), outputs)
+                self._finish(request, request.finished(reason, error_code=error_code), outputs, abort_reason=why)
         return outputs
 
     def withdraw_unstarted(self) -> list[Request]:
         """Let go of all requests of which nothing has run; whoever asks tells their clients so."""
         unstarted = [request for request in self._requests.values() if request.num_queued_tokens]
         for request in unstarted:
+            self._metrics.on_withdrawn(request)
             self._forget(request)
         return unstarted
 
@@ -266,12 +272,16 @@ class EngineCore:
         self._quarantine.begin_step(plan, self._requests)
         started_at = time.monotonic()
         outcome = execute_step(self._runner, plan, self._requests, self._kv_cache)
+        now = time.monotonic()
         if outcome.has_failed:
             self._after_failure(outcome, outputs)
         else:
             self._num_failed_in_a_row = 0
-            self._scheduler.observe_step(time.monotonic() - started_at)
-        self._update(outcome.executed, outcome.result, outputs)
+            self._scheduler.observe_step(now - started_at)
+        token_times = self._update(outcome.executed, outcome.result, now, outputs)
+        num_tokens = sum([item.num_scheduled_tokens for item in outcome.executed])
+        num_generated = sum([len(client.token_ids) for client in outputs.values()])
+        self._metrics.on_step(num_tokens, now - started_at, num_generated, token_times, now)
         self._queue_released()
         return outputs
 
@@ -287,6 +297,7 @@ class EngineCore:
     def _after_failure(self, outcome: StepOutcome, outputs: EngineCoreOutputs) -> None:
         """End who is at fault, and hide from the prefix cache what was not written."""
         self.num_failed_steps += 1
+        self._metrics.on_failed_step()
         self._num_failed_in_a_row = 0 if outcome.executed else self._num_failed_in_a_row + 1
         for key, code in outcome.at_fault.items():
             self._fail([self._requests[key]], code, _MESSAGES_OF_FAILED_STEPS[code], outputs)
@@ -294,9 +305,17 @@ class EngineCore:
             self._scheduler.restart(self._requests[key])
 
     def _update(
-        self, executed: Sequence[ScheduledRequest], result: ModelRunnerOutput, outputs: EngineCoreOutputs
-    ) -> None:
-        """Give each request that was executed what the step computed for it."""
+        self,
+        executed: Sequence[ScheduledRequest],
+        result: ModelRunnerOutput,
+        now: float,
+        outputs: EngineCoreOutputs,
+    ) -> list[float | None]:
+        """Give each request that was executed what the step, which ended `now`, computed for it.
+
+        Returns when those that got tokens had got one before, if they had.
+        """
+        token_times: list[float | None] = []
         self._num_sampled_tokens += len(result.sampled_token_ids) + sum(map(len, result.further_token_ids.values()))
         for item in executed:
             request = self._requests[item.key]
@@ -304,26 +323,35 @@ class EngineCore:
                 code = result.failures[item.key]
                 self._fail([request], code, f"This request failed in the model ({code}).", outputs)
             elif item.key in result.sampled_token_ids:
-                self._take_tokens(request, item, result, outputs)
+                token_times.append(request.times.last_token_at)
+                self._take_tokens(request, item, result, now, outputs)
             elif item.key in result.embeddings:
                 client = outputs[request.client_slot]
                 client.embedding_request_ids.append(request.request_id)
                 client.embeddings.extend(result.embeddings[item.key])
+                self._metrics.on_embedding(request)
                 self._finish(request, request.finished(FinishReason.STOP), outputs)
             else:
                 assert not item.is_last_chunk, f"the runner gave nothing for request {item.key}"
+        return token_times
 
     def _take_tokens(
-        self, request: Request, item: ScheduledRequest, result: ModelRunnerOutput, outputs: EngineCoreOutputs
+        self,
+        request: Request,
+        item: ScheduledRequest,
+        result: ModelRunnerOutput,
+        now: float,
+        outputs: EngineCoreOutputs,
     ) -> None:
         key, client = request.key, outputs[request.client_slot]
-        if request.first_token_at is None:
+        if request.times.first_token_at is None:
             prompt_logprobs = result.prompt_logprobs.get(key)
             num_rows = 0 if prompt_logprobs is None else len(prompt_logprobs.ranks)
             client.started.append(Started(request.request_id, request.num_cached_tokens, num_rows))
+            self._metrics.on_first_token(request, now)
             if prompt_logprobs is not None:
                 client.add_logprobs(request, prompt_logprobs)
-        finished = self._take_token(request, result.sampled_token_ids[key], client)
+        finished = self._take_token(request, result.sampled_token_ids[key], now, client)
         if key in result.logprobs:
             client.add_logprobs(request, result.logprobs[key])
         if finished is None and key in result.completed_grammars:
@@ -333,15 +361,15 @@ class EngineCore:
             for token_id in result.further_token_ids.get(key, ()):
                 if finished is not None:
                     break  # what follows the end was never said
-                finished = self._take_token(request, token_id, client)
+                finished = self._take_token(request, token_id, now, client)
                 num_accepted += 1
             self._scheduler.accept_draft(request, len(item.draft_token_ids), num_accepted)
         if finished is not None:
             self._finish(request, finished, outputs)
 
-    def _take_token(self, request: Request, token_id: int, client: ClientOutputs) -> Finished | None:
+    def _take_token(self, request: Request, token_id: int, now: float, client: ClientOutputs) -> Finished | None:
         """Give a request its next token; returns its end, if the token brings it."""
-        request.append_output_token(token_id)
+        request.append_output_token(token_id, now)
         client.request_ids.append(request.request_id)
         client.token_ids.append(token_id)
         return self._stop_check.check(request)
@@ -359,7 +387,7 @@ class EngineCore:
                 continue
             if request.deadline <= now:
                 self._fail([request], "timeout", "The request did not end in the time that it had.", outputs)
-            elif request.first_scheduled_at is None:
+            elif request.times.first_scheduled_at is None:
                 self._fail([request], "queue_timeout", "The request waited too long.", outputs)
 
     def _fail(self, requests: list[Request], error_code: str, error_message: str, outputs: EngineCoreOutputs) -> None:
@@ -371,8 +399,15 @@ class EngineCore:
             self._finish(request, finished, outputs, is_trusted=is_trusted)
 
     def _finish(
-        self, request: Request, finished: Finished, outputs: EngineCoreOutputs, *, is_trusted: bool = True
+        self,
+        request: Request,
+        finished: Finished,
+        outputs: EngineCoreOutputs,
+        *,
+        is_trusted: bool = True,
+        abort_reason: str = "",
     ) -> None:
+        self._metrics.on_finished(request, finished, time.monotonic(), abort_reason)
         is_innocent = finished.reason in (FinishReason.STOP, FinishReason.LENGTH)
         self._forget(request, is_trusted=is_trusted, is_innocent=is_innocent)
         outputs[request.client_slot].finished.append(finished)
@@ -394,3 +429,4 @@ class EngineCore:
         if request.num_queued_tokens:  # else it comes back after a preemption
             self._admission.start(request.num_queued_tokens)
             request.num_queued_tokens = 0
+            self._metrics.on_scheduled(request)

@@ -27,6 +27,7 @@ from engine_core.events import Drain, DrainBegun, Event, GrammarCompiled
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.metrics.engine_metrics import EngineMetrics
 from engine_core.model.lora.adapter_files import open_adapters
 from engine_core.model_kind import check_model_folder
 from engine_core.outputs import ModelRunner, RequestKey
@@ -118,6 +119,7 @@ class _LoadedCore:
     welcome: Welcome
     intake: RequestIntake
     admission: Admission
+    metrics: EngineMetrics
 
 
 class CoreServer:
@@ -183,7 +185,8 @@ class CoreServer:
         drafts = Drafts.of(scheduling, kv_cache, runner.info.max_model_len)
         scheduler = Scheduler(scheduling, kv_cache, drafts, has_whole_prompts=runner.info.is_encoder)
         clocked = ClockedRunner(runner, self._clock)
-        core = EngineCore(clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine)
+        metrics = EngineMetrics(scheduler, has_prefix_cache=has_prefix_cache, adapters=runner.info.adapters)
+        core = EngineCore(clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine, metrics)
         prefix_hasher = hasher if has_prefix_cache else None
         self._loaded = _LoadedCore(
             core,
@@ -192,6 +195,7 @@ class CoreServer:
             self._make_welcome(runner),
             RequestIntake(runner.info, prefix_hasher, admission, scheduling, quarantine),
             admission,
+            metrics,
         )
 
     def name_of(self, key: RequestKey) -> str:
@@ -206,7 +210,7 @@ class CoreServer:
         """
         loaded = self._loaded
         assert loaded is not None
-        self._io.become_ready(loaded.welcome, loaded.intake, loaded.admission)
+        self._io.become_ready(loaded.welcome, loaded.intake, loaded.admission, loaded.metrics)
         if self._is_standby:
             self._run_dir.publish_core(self._slot)
             if self._remote is not None:

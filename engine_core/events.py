@@ -22,6 +22,8 @@ class AbortRequests:
     keys: tuple[RequestKey, ...]
     is_complete: bool = False
     """Their clients have the whole answer."""
+    reason: str = ""
+    """Why, for metrics."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ from engine_core.control_calls import why_refused
 from engine_core.core import EngineCoreOutputs
 from engine_core.core_socket import CoreSocket, RemoteAccess
 from engine_core.events import AbortRequests, AddRequest, ControlCall, DrainBegun, Event
+from engine_core.metrics.core_snapshot import CoreSnapshot
+from engine_core.metrics.engine_metrics import EngineMetrics
 from engine_core.reconciliation import Reconciliation
 from engine_core.request import ClientSlot, Request
 from engine_core.request_intake import RequestIntake
@@ -35,6 +37,7 @@ from ipc.counted_warning import CountedWarning
 from ipc.errors import FastInferenceError, ProtocolError, QueueFullError
 from ipc.messages import (
     CORE_RETIRED,
+    DISCONNECT,
     PROTOCOL_VERSION,
     STOP_STRING,
     Abort,
@@ -44,6 +47,7 @@ from ipc.messages import (
     CallMethod,
     ClientBeat,
     ClientMessage,
+    ClientMetrics,
     CoreBeat,
     CoreState,
     Dying,
@@ -55,6 +59,7 @@ from ipc.messages import (
     RequestId,
     Welcome,
 )
+from ipc.metric_series import SeriesValues
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +110,7 @@ class IoThread(threading.Thread):
         self._admission: Admission | None = None
         self._beat_sequence = 0
         self._stop_at: float | None = None
+        self._metrics = CoreSnapshot()
         self._door = CoreSocket(socket_path, num_descriptors)
         if remote is not None:
             self._door.open_remote(remote)
@@ -137,11 +143,14 @@ class IoThread(threading.Thread):
         self._detail = stage
         self._post(self._send_beats)
 
-    def become_ready(self, welcome: Welcome, intake: RequestIntake, admission: Admission) -> None:
+    def become_ready(
+        self, welcome: Welcome, intake: RequestIntake, admission: Admission, metrics: EngineMetrics
+    ) -> None:
         """Accept requests from now on."""
 
         def become_ready() -> None:
             self._welcome, self._intake, self._admission = welcome, intake, admission
+            self._metrics.set_engine(metrics, welcome)
             self._state, self._detail = CoreState.READY, ""
             for client in self._clients.all():
                 self._sender.send_in_order(client, welcome)
@@ -302,13 +311,15 @@ class IoThread(threading.Thread):
 
     def _on_frames(self, identity: bytes, frames: list[bytes]) -> None:
         try:
-            message = codec.decode_client_message(frames)
-            self._on_message(identity, message, codec.decode_header(frames).epoch)
-        except ProtocolError as error:
-            self._dropped.add(error.message)
-            if frames and len(frames[0]) >= 2 and frames[0][1] != PROTOCOL_VERSION:
+            if len(frames) != 1:
+                raise ProtocolError(f"{len(frames)} frames")
+            header = codec.decode_header(frames[0])
+            if header.version != PROTOCOL_VERSION:
                 detail = f"this core speaks version {PROTOCOL_VERSION}"
                 self._sender.turn_away(identity, Bye("protocol_mismatch", detail))
+            self._on_message(identity, codec.decode_client_message(frames[0]), header.epoch)
+        except ProtocolError as error:
+            self._dropped.add(error.message)
 
     def _on_message(self, identity: bytes, message: ClientMessage, epoch: int) -> None:
         client = self._clients.by_identity(identity)
@@ -334,6 +345,9 @@ class IoThread(threading.Thread):
                 self._reconciliation.on_live(client, message)
             case Call():
                 self._on_call(client, message)
+            case ClientMetrics():
+                self._metrics.reports.add(message)
+                client.gauges = message.gauges
             case Bye():
                 self._num_departures += 1
                 self._lives.evict(client, f"it said good-bye ({message.reason})")
@@ -378,13 +392,27 @@ class IoThread(threading.Thread):
         error = why_refused(call, client.role)
         if error or call.method is CallMethod.PING:
             self._sender.send_in_order(client, Reply(call.call_id, error=error))
+        elif call.method is CallMethod.METRICS:
+            self._sender.send_in_order(client, Reply(call.call_id, {**self._metric_values()}))
         else:
             self._inbox.put(ControlCall(client.slot, call))
+
+    def _metric_values(self) -> SeriesValues:
+        stats = self._door.stats
+        return self._metrics.values(
+            self._occupancy(),
+            self._clients.all(),
+            step_age_s=self._clock.age_s,
+            num_bad_messages=self.num_bad_messages,
+            num_cut_connections=stats["num_cut_connections"],
+            num_refused_keys=stats["num_refused_keys"],
+        )
 
     @staticmethod
     def _aborts(client: Client, abort: Abort) -> AbortRequests:
         keys = tuple(client.live[item] for item in abort.request_ids if item in client.live)
-        return AbortRequests(keys, is_complete=abort.reason == STOP_STRING)
+        reason = abort.reason if abort.reason == DISCONNECT else ""
+        return AbortRequests(keys, is_complete=abort.reason == STOP_STRING, reason=reason)
 
     # --- beats ---
 

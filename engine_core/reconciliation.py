@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from engine_core.client_registry import Client
 from engine_core.client_sender import ClientSender
 from engine_core.events import AbortRequests, Event
-from ipc.messages import ClientBeat, Live, Reconcile, Reject, RequestId
+from ipc.messages import DISCONNECT, ClientBeat, Live, Reconcile, Reject, RequestId
 
 _MISMATCHES_BEFORE_RECONCILE = 3
 
@@ -33,7 +33,7 @@ class Reconciliation:
         theirs = set(live.request_ids)
         forgotten = tuple(key for request_id, key in client.live.items() if request_id not in theirs)
         if forgotten:
-            self._inbox.put(AbortRequests(forgotten))
+            self._inbox.put(AbortRequests(forgotten, reason=DISCONNECT))
         for request_id in theirs - client.live.keys():
             reject = Reject(RequestId(request_id), "request_lost", "The engine does not know this request any more.")
             self._sender.send_in_order(client, reject)

@@ -13,6 +13,7 @@ from typing import NewType
 
 from engine_core.kv_cache.block_hash import BlockHash
 from engine_core.outputs import RequestKey
+from engine_core.request_times import RequestTimes
 from engine_core.speculation.drafter import Drafter
 from engine_core.structured_output.grammar import CompiledGrammar
 from ipc.messages import Finished, FinishReason, RequestClass, RequestId, Task
@@ -46,6 +47,8 @@ class Request:
     token_ids: "array[int]"
     """Prompt and output so far."""
     num_prompt_tokens: int
+    num_resumed_tokens: int = 0
+    """Output that it came with: what another core gave before this one."""
     priority: int = 0
     request_class: RequestClass = RequestClass.ONLINE
     flow: str = ""
@@ -69,7 +72,7 @@ class Request:
     """Hashes of the full blocks of `token_ids`, as far as computed."""
     awaited_hash: BlockHash | None = None
     """Of a block that another request computes, for which this one waits (`KVCacheManager.computing_request`)."""
-    arrived_at: float = field(default_factory=time.monotonic)
+    times: RequestTimes = field(default_factory=RequestTimes)
     status: RequestStatus = RequestStatus.NEW
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
@@ -77,12 +80,12 @@ class Request:
     num_preemptions: int = 0
     num_times_skipped: int = 0
     """How often a later request was admitted past this one."""
+    last_batch_turn: int = 0
+    """When a batch request was last decoded while others had to stand back (`scheduler/batch_turns.py`)."""
     drafter: Drafter | None = None
     """Made with its first draft (`scheduler/drafts.py`)."""
     num_queued_tokens: int = 0
     """What `Admission` counts for it; 0 once it was scheduled."""
-    first_scheduled_at: float | None = None
-    first_token_at: float | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -100,11 +103,10 @@ class Request:
         wants_prompt_logprobs = self.sampling_params.num_prompt_logprobs >= 0 and self.num_output_tokens == 0
         return self.task is Task.GENERATE and not wants_prompt_logprobs
 
-    def append_output_token(self, token_id: int) -> None:
-        """Record a sampled token."""
+    def append_output_token(self, token_id: int, now: float) -> None:
+        """Record a token that was sampled `now`, on the monotonic clock."""
         self.token_ids.append(token_id)
-        if self.first_token_at is None:
-            self.first_token_at = time.monotonic()
+        self.times.on_token(now)
 
     def finished(
         self,
@@ -115,7 +117,8 @@ class Request:
         error_message: str = "",
     ) -> Finished:
         """The terminal output that tells the client how this request ended."""
-        now = time.monotonic()
+        durations = self.times.durations(time.monotonic())
+        first_token_s = durations.time_to_first_token_s
         return Finished(
             request_id=self.request_id,
             reason=reason,
@@ -125,9 +128,9 @@ class Request:
             stop_token_id=stop_token_id,
             error_code=error_code,
             error_message=error_message,
-            queue_time_us=_microseconds((self.first_scheduled_at or now) - self.arrived_at),
-            first_token_us=_microseconds((self.first_token_at or now) - self.arrived_at),
-            total_time_us=_microseconds(now - self.arrived_at),
+            queue_time_us=_microseconds(durations.queue_s),
+            first_token_us=_microseconds(durations.total_s if first_token_s is None else first_token_s),
+            total_time_us=_microseconds(durations.total_s),
         )
 
 

@@ -15,6 +15,7 @@ from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.outputs import ModelInfo, RequestKey
 from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request
+from engine_core.request_times import RequestTimes
 from ipc.codec import MAX_FRAME_BYTES
 from ipc.config import SchedulerConfig
 from ipc.errors import (
@@ -31,9 +32,9 @@ MAX_TIMEOUT_MS = 24 * 3600 * 1000
 MAX_NAME_LENGTH = 1024
 MAX_EXTERNAL_IDS = 4
 MAX_EXTERNAL_ID_LENGTH = 256
-MAX_PROMPT_LOGPROB_ENTRIES = MAX_FRAME_BYTES // 16
-"""Of all positions of a prompt together. They go to the client in one message, whose frames have 8 bytes for each at
-most, so that this leaves them below half of the limit."""
+MAX_PROMPT_LOGPROB_ENTRIES = MAX_FRAME_BYTES // 32
+"""Of all positions of a prompt together. They go to the client in one message, which has 8 bytes for each and 16 for
+each position, so that this leaves it below three quarters of the limit."""
 
 
 class RequestIntake:
@@ -77,12 +78,13 @@ class RequestIntake:
             sampling_params=add.sampling_params,
             token_ids=add.prompt_token_ids,
             num_prompt_tokens=len(add.prompt_token_ids) - add.num_resumed_tokens,
+            num_resumed_tokens=add.num_resumed_tokens,
             priority=add.priority,
             request_class=RequestClass.BATCH if role is ClientRole.BATCH else add.request_class,
             flow=add.flow,
             queue_deadline=self._queue_deadline(add, now),
             deadline=_deadline(now, add.timeout_ms / 1000, self._config.request_timeout),
-            arrived_at=now,
+            times=RequestTimes(arrived_at=now),
             cache_salt=add.cache_salt,
             adapter=add.adapter,
             adapter_fingerprint=self._info.adapters[add.adapter] if add.adapter else b"",

@@ -103,7 +103,7 @@ class StepLoop:
         if isinstance(event, AddRequest):
             self._send(self._core.add_request(event.request))
         elif isinstance(event, AbortRequests):
-            self._send_last(self._core.abort_requests(event.keys, is_complete=event.is_complete))
+            self._send_last(self._core.abort_requests(event.keys, is_complete=event.is_complete, why=event.reason))
         elif isinstance(event, GrammarCompiled):
             self._send_last(self._core.on_grammar(event.key, event.grammar, event.error_code, event.error_message))
         elif isinstance(event, ControlCall):
@@ -146,7 +146,7 @@ class StepLoop:
                 return Reply(call.call_id)
             case CallMethod.ABORT:
                 keys = self._core.keys_of_flow(_text_argument(call, "flow"))
-                self._send_last(self._core.abort_requests(keys))
+                self._send_last(self._core.abort_requests(keys, why="administrator"))
                 return Reply(call.call_id, {"num_aborted": len(keys)})
             case CallMethod.CANCEL:
                 external_id = _text_argument(call, "id")
@@ -154,7 +154,7 @@ class StepLoop:
                 num_cancelled, outputs = self._core.cancel_requests(external_id, _text_argument(call, "flow"))
                 self._send_last(outputs)
                 return Reply(call.call_id, {"num_cancelled": num_cancelled})
-            case CallMethod.PING:
+            case CallMethod.PING | CallMethod.METRICS:  # answered by the I/O thread
                 return Reply(call.call_id)
 
     def _send_last(self, outputs: EngineCoreOutputs) -> None:

@@ -75,6 +75,13 @@ class CoreProcess:
         """How it ended, for people."""
         return f"hung ({self._hung_because}) and was killed" if self._hung_because else self.child.exit_text
 
+    @property
+    def exit_kind(self) -> str:
+        """The same as metrics count it: hang, signal or exit."""
+        if self._hung_because:
+            return "hang"
+        return "signal" if self.child.exit_code < 0 else "exit"
+
     async def kill_if_it_hangs(self) -> None:
         """Judge it by what is known now; where it hangs, have it write its stacks to the log, and kill it."""
         reason = self._hang_watch.why_hung(

@@ -9,6 +9,7 @@ Next: `core_process.py` (one core), `restart_policy.py`, `hang_watch.py`; `core_
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from fast_inference.child import Child, stop_children
@@ -50,9 +51,8 @@ class CoreSupervisor:
         self.has_been_ready = False
         self.is_stopping = False
         self._last_exit = ""
+        self._restarts: Counter[str] = Counter()
         self._last_epoch = 0
-        self.num_restarts = 0
-        """Cores that took the place of one that died or hung."""
 
     @property
     def children(self) -> list[Child]:
@@ -94,8 +94,10 @@ class CoreSupervisor:
         """What `status.json` says of the active core."""
         core = self.active
         if core is None or core.child.exited.is_set():
-            return CoreStatus(epoch=self._last_epoch, last_exit=self._last_exit)
-        return CoreStatus(core.child.pid, core.epoch or self._last_epoch, core.state, self._last_exit)
+            return CoreStatus(epoch=self._last_epoch, last_exit=self._last_exit, restarts=dict(self._restarts))
+        return CoreStatus(
+            core.child.pid, core.epoch or self._last_epoch, core.state, self._last_exit, dict(self._restarts)
+        )
 
     async def run(self) -> None:
         """Keep a core running until cancelled, or until `on_failure` was called."""
@@ -192,8 +194,8 @@ class CoreSupervisor:
         if delay_s is None:
             self._on_failure(f"the engine core crashed {MAX_CORE_CRASHES} times in {CRASH_WINDOW_S:.0f} s")
             return
+        self._restarts[core.exit_kind] += 1
         log.error("engine core (pid %d) %s; restart in %.1f s", core.child.pid, core.exit_text, delay_s)
         await asyncio.sleep(delay_s)
         if core is self.active and not self.is_stopping:
-            self.num_restarts += 1
             await self._start_core(core.slot)

@@ -28,7 +28,7 @@ from fast_inference.progress import StartProgress
 from fast_inference.ready_message import example_request, ready_line
 from fast_inference.restart_policy import FrontendRestartPolicy
 from fast_inference.settings import Settings, served_names
-from fast_inference.status import FrontendStatus, LauncherStatus, Restarts, ServerState, Status, StatusFile
+from fast_inference.status import FrontendStatus, LauncherStatus, ServerState, Status, StatusFile
 from frontend.batch_api.state_dir import StateDir
 from ipc.endpoints import RunDir
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
@@ -104,7 +104,7 @@ class Launcher:
         self._reload_asked = asyncio.Event()
         self._batch_runner = BatchRunnerSupervisor(run_dir, state_dir, lambda: self._was_ready, self._refresh)
         self._frontends: list[Child | None] = [None] * settings.frontends
-        self._num_frontend_restarts = [0] * settings.frontends
+        self._frontend_restarts = [0] * settings.frontends
         self._stopping = asyncio.Event()
         self._was_ready = False
         self._exit_code = 0
@@ -161,9 +161,9 @@ class Launcher:
                 if num_early_deaths == _MAX_EARLY_FRONTEND_DEATHS:
                     return self._fail(f"{frontend.name} {frontend.exit_text} before it was ready")
             delay_s = policy.on_death(has_served)
+            self._frontend_restarts[index] += 1
             log.error("%s (pid %d) %s; restart in %.1f s", frontend.name, frontend.pid, frontend.exit_text, delay_s)
             await self._sleep(delay_s)
-            self._num_frontend_restarts[index] += 1
 
     async def _head_start_for_core(self) -> None:
         """Wait until the core has begun to load, which takes longest: frontends start faster than that beside it."""
@@ -281,7 +281,7 @@ class Launcher:
 
     def _status(self) -> Status:
         core = self._cores.status()
-        frontends = tuple(self._frontend_status(child) for child in self._frontends)
+        frontends = tuple(self._frontend_status(index) for index in range(len(self._frontends)))
         ready_frontends = [frontend.state == "ready" for frontend in frontends]
         if self._stopping.is_set():
             state = ServerState.DRAINING
@@ -290,14 +290,15 @@ class Launcher:
         else:
             state = ServerState.RESTARTING if self._was_ready else ServerState.STARTING
         launcher, batch_runner = LauncherStatus(self._launcher_pid), self._batch_runner.status()
-        restarts = Restarts(self._cores.num_restarts, (*self._num_frontend_restarts,), self._batch_runner.num_deaths)
-        return Status(state, launcher, core, frontends, self._url, self._reload.status, batch_runner, restarts)
+        reload, num_restarts = self._reload.status, sum(self._frontend_restarts)
+        return Status(state, launcher, core, frontends, self._url, reload, batch_runner, num_restarts)
 
-    def _frontend_status(self, frontend: Child | None) -> FrontendStatus:
+    def _frontend_status(self, index: int) -> FrontendStatus:
+        frontend, restarts = self._frontends[index], self._frontend_restarts[index]
         if frontend is None or frontend.exited.is_set():
-            return FrontendStatus(port=self._port)
+            return FrontendStatus(port=self._port, restarts=restarts)
         state = "draining" if self._stopping.is_set() else "ready" if frontend.ready.is_set() else "starting"
-        return FrontendStatus(frontend.pid, self._port, state)
+        return FrontendStatus(frontend.pid, self._port, state, restarts)
 
     def _announce(self) -> None:
         self._progress.close()

@@ -7,7 +7,8 @@ server: its last state is "stopped".
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class CoreStatus:
     """starting, loading, ready, draining, dying or stopped."""
     last_exit: str = ""
     """How the core before this one ended; empty while none has."""
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    """Cores that died and were replaced, by how: signal, hang, exit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class FrontendStatus:
     port: int = 0
     state: str = "stopped"
     """starting, ready, draining or stopped."""
+    restarts: int = 0
+    """Processes in this place that died and were replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +66,8 @@ class BatchRunnerStatus:
     pid: int | None = None
     state: str = "stopped"
     """running or stopped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Restarts:
-    """How often each process was started again after it had died or hung."""
-
-    core: int = 0
-    frontends: tuple[int, ...] = ()
-    batch_runner: int = 0
+    restarts: int = 0
+    """Runners that died and were replaced."""
 
 
 class ReloadState(StrEnum):
@@ -104,7 +102,8 @@ class Status:
     url: str
     reload: ReloadStatus | None = None
     batch_runner: BatchRunnerStatus = BatchRunnerStatus()
-    restarts: Restarts = Restarts()
+    frontend_restarts: int = 0
+    """Frontends that died and were replaced."""
 
 
 class StatusFile:
@@ -131,7 +130,7 @@ class StatusFile:
         if self._written is None:
             return
         last = self._written
-        frontends = tuple(FrontendStatus(port=frontend.port) for frontend in last.frontends)
-        core = CoreStatus(epoch=last.core.epoch, last_exit=last.core.last_exit)
+        frontends = tuple(replace(frontend, pid=None, state="stopped") for frontend in last.frontends)
+        core = CoreStatus(epoch=last.core.epoch, last_exit=last.core.last_exit, restarts=last.core.restarts)
         stopped = replace(last, state=ServerState.STOPPED, core=core, frontends=frontends)
         self.write(replace(stopped, batch_runner=BatchRunnerStatus()))

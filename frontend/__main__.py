@@ -97,6 +97,8 @@ class FrontendServer(uvicorn.Server):
         if self._watching.done():
             self._watching.result()  # raises: without deadlines nobody is to be served
         self._counts.publish(self._num_connections())
+        num_turned_away = sum(acceptor.num_turned_away for acceptor in self._acceptors)
+        self._guards.metrics.note_connections(self._num_connections(), num_turned_away)
         if self._drain.is_draining:
             self._go_on_draining()
         return await super().on_tick(counter)
@@ -164,7 +166,8 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
         timeout_graceful_shutdown=max(1, round(launcher_config.drain_timeout)),
     )
     connection_config = load_section(config_file, ConnectionConfig)
-    guards = ConnectionGuards.of(connection_config, HostPolicy(frontend_config, is_local=launcher_config.is_local))
+    hosts = HostPolicy(frontend_config, is_local=launcher_config.is_local)
+    guards = ConnectionGuards.of(connection_config, hosts, state.metrics)
     num_connections = max_connections(connection_config)
     return FrontendServer(config, counts, guards, num_connections, state.drain, launcher_config.drain_timeout), state
 

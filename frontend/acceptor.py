@@ -69,6 +69,11 @@ class Acceptor:
         """Wait until every accepted connection has its protocol."""
         await asyncio.gather(*self._set_ups, return_exceptions=True)
 
+    @property
+    def num_turned_away(self) -> int:
+        """Connections above the limit so far."""
+        return self._turned_away.num
+
     def _listen(self) -> None:
         if not self._is_closed:
             self._loop.add_reader(self._listening.fileno(), self._on_readable)

@@ -32,6 +32,7 @@ from frontend.draining import DrainMiddleware
 from frontend.edge import EdgeSettings
 from frontend.errors import error_response, http_exception_response
 from frontend.health import Health, package_version
+from frontend.metrics.serving import ServingMetrics
 from frontend.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from frontend.openai.chat_completions import OpenAIServingChat
 from frontend.openai.completions import OpenAIServingCompletion
@@ -90,12 +91,14 @@ def create_app(state: FrontendState, engine: AbstractAsyncContextManager[None] |
     app.add_middleware(DrainMiddleware, drain=state.drain)
     if state.config.allowed_origins:
         app.add_middleware(CrossOriginMiddleware, config=state.config)
-    app.add_middleware(RequestContextMiddleware, echo_request_id=state.config.request_id_headers)
+    app.add_middleware(RequestContextMiddleware, echo_request_id=state.config.request_id_headers, metrics=state.metrics)
     app.add_middleware(AnthropicEnvelopeMiddleware)
     _add_error_handlers(app)
     _add_probes(app, Health(state))
     _add_endpoints(app, state)
     _add_batch_api(app, state, batch_api)
+    metrics = ServingMetrics(state, batch_api)
+    app.add_api_route("/metrics", metrics.metrics, methods=["GET"], tags=["server"], response_model=None)
     if state.config.docs:
         add_docs_pages(app)
     install_openapi(app, needs_key=bool(state.config.api_key))

@@ -40,10 +40,13 @@ class TurnedAway:
     def __init__(self) -> None:
         error = TooManyConnectionsError("The server has as many connections as it can hold.")
         self._answer = closing_answer(error)
+        self.num = 0
+        """All so far."""
         self._lingering: deque[tuple[socket.socket, float]] = deque()
 
     def add(self, connection: socket.socket) -> None:
         """Answer, and end our side; the other is closed later, or when there are too many."""
+        self.num += 1
         connection.setblocking(False)
         with contextlib.suppress(OSError):  # the client has gone already
             connection.send(self._answer)

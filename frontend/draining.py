@@ -19,8 +19,8 @@ from frontend.errors import DrainingError, error_response
 
 LEAVING_S = 0.2
 """Connections that were accepted before the end get this long to say what they want, so that they hear a refusal."""
-_SERVED_PATHS = frozenset({"/health", "/health/live", "/ping", "/version"})
-"""Probes are answered, and so is who wants to end a running request."""
+_SERVED_PATHS = frozenset({"/health", "/health/live", "/ping", "/version", "/metrics", "/load"})
+"""Probes and whoever watches are answered, and so is who wants to end a running request."""
 _SERVED_PREFIX = "/v1/requests/"
 _READ_AWAY_S = 1.0
 """The body of a refused request is read for so long: a connection that is closed before may lose the answer."""

@@ -15,7 +15,7 @@ from frontend.openai.protocol import PoolingBody
 from frontend.state import ServedModel
 from ipc.client import EngineClient
 from ipc.errors import ContextLengthError, InvalidRequestError, RequestFailedError
-from ipc.messages import CANCELLED, Task
+from ipc.messages import CANCELLED, DISCONNECT, Task
 from ipc.request_options import RequestOptions
 from ipc.sampling_params import SamplingParams
 
@@ -127,5 +127,5 @@ class Embedder:
                     if output.finished is not None and output.finished.error_code == CANCELLED:
                         raise RequestCancelledError()
             finally:
-                stream.abort("closed")
+                stream.abort(DISCONNECT)
         raise RequestFailedError("the engine gave no embedding")

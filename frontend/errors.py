@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from ipc.errors import (
     ClientError,
@@ -226,6 +227,8 @@ HTTP_STATUSES: dict[type[FastInferenceError], HttpStatus] = {
     StorageError: HttpStatus(507, _SERVER_ERROR),
 }
 
+ERROR_CODE_SCOPE_KEY = "fast_inference.error_code"
+"""Code of the error that a request was answered with, or that its stream ended in."""
 _ROUTE_CODES = {404: "not_found", 405: "method_not_allowed"}
 _INTERNAL_MESSAGE = "Internal server error."
 _FAILED_MESSAGE = "The engine failed on this request; other requests are not affected."
@@ -254,6 +257,19 @@ def internal_error_body() -> dict[str, dict[str, Any]]:
     return envelope(500, _SERVER_ERROR, "internal_error", _INTERNAL_MESSAGE)
 
 
+class ErrorResponse(Response):
+    """An envelope as an answer; leaves its code in the scope, for whoever counts refusals."""
+
+    def __init__(self, body: dict[str, dict[str, Any]], headers: dict[str, str] | None = None) -> None:
+        self._code = body["error"]["code"]
+        super().__init__(orjson.dumps(body), body["error"]["status"], headers, "application/json")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        scope[ERROR_CODE_SCOPE_KEY] = self._code
+        await super().__call__(scope, receive, send)
+
+
 def error_response(error: FastInferenceError) -> Response:
     """The answer for an error of our tree, with Retry-After (seconds) where trying again makes sense."""
     headers: dict[str, str] = {}
@@ -265,8 +281,7 @@ def error_response(error: FastInferenceError) -> Response:
         headers["connection"] = "close"  # the rest of the body is not read
     if isinstance(error, InvalidApiKeyError):
         headers["www-authenticate"] = 'Bearer realm="fast-inference"'
-    body = error_body(error)
-    return json_response(body, status=body["error"]["status"], headers=headers)
+    return ErrorResponse(error_body(error), headers)
 
 
 def closing_answer(error: FastInferenceError, server_headers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
@@ -283,7 +298,7 @@ def http_exception_response(status: int, detail: str, headers: dict[str, str] | 
     """The answer for what the router refuses (404, 405), or what an added route raises as `HTTPException`."""
     code = _ROUTE_CODES.get(status, "http_error")
     error_type = _INVALID_REQUEST if status < 500 else _SERVER_ERROR
-    return json_response(envelope(status, error_type, code, detail), status=status, headers=headers)
+    return ErrorResponse(envelope(status, error_type, code, detail), headers)
 
 
 def json_response(

@@ -19,7 +19,7 @@ from frontend.output_processor import ABORT, Finish, OutputProcessor, TextDelta,
 from frontend.state import ServedModel
 from ipc.client import EngineClient, RequestStream
 from ipc.errors import RequestFailedError
-from ipc.messages import STOP_STRING
+from ipc.messages import DISCONNECT, STOP_STRING
 from ipc.request_options import RequestOptions
 from ipc.request_outputs import TokenLogprobs
 
@@ -242,7 +242,7 @@ class Generation:
             reader.cancel()
         self._readers.clear()
         for stream in self._streams:
-            stream.stream.abort("closed")
+            stream.stream.abort(DISCONNECT)
 
     def _read(self, stream: _AnswerStream) -> None:
         self._readers[asyncio.create_task(stream.next_delta())] = stream

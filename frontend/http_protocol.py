@@ -10,7 +10,7 @@ Next: `deadlines.py`, `client_transport.py`, `host_header.py`.
 import asyncio
 import enum
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httptools
@@ -27,6 +27,7 @@ from frontend.errors import (
     closing_answer,
 )
 from frontend.host_header import HostPolicy
+from frontend.metrics.frontend_metrics import FrontendMetrics
 from frontend.middleware import REFUSED_STATUS_SCOPE_KEY
 from frontend.unframed_answers import OLD_VERSION, without_chunks
 from ipc.config import ConnectionConfig
@@ -67,9 +68,13 @@ class ConnectionGuards:
     hosts: HostPolicy
     min_body_bytes: int
     """Of a body, in its time, for as much time again."""
+    metrics: FrontendMetrics = field(default_factory=FrontendMetrics)
+    """Where refusals are counted that no application sees."""
 
     @classmethod
-    def of(cls, config: ConnectionConfig, hosts: HostPolicy) -> "ConnectionGuards":
+    def of(
+        cls, config: ConnectionConfig, hosts: HostPolicy, metrics: FrontendMetrics | None = None
+    ) -> "ConnectionGuards":
         """As configured."""
         timeouts_s = {
             Waiting.HEAD: config.header_timeout,
@@ -78,7 +83,9 @@ class ConnectionGuards:
             Waiting.CLOSE: LINGER_TIMEOUT_S,
         }
         min_body_bytes = max(1, round(config.body_timeout * MIN_BODY_BYTES_PER_S))
-        return cls(Deadlines(timeouts_s), SendWatch(config.send_timeout), hosts, min_body_bytes)
+        return cls(
+            Deadlines(timeouts_s), SendWatch(config.send_timeout), hosts, min_body_bytes, metrics or FrontendMetrics()
+        )
 
     def expire(self) -> bool:
         """Close some of what is over; True if there is more, for the next turn of the event loop."""
@@ -291,6 +298,7 @@ class HttpProtocol(HttpToolsProtocol):
 
         Nothing is written into or behind an answer that is in progress.
         """
+        self._guards.metrics.count("rejects_total", error.code)
         status = HTTP_STATUSES[type(error)].status
         is_of_served = self._phase is _Phase.BODY and not self.pipeline
         if is_of_served and self._served is not None:

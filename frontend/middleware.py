@@ -1,4 +1,5 @@
-"""What happens around every request, as plain ASGI: request ids, the access log, the body limit, unforeseen errors.
+"""What happens around every request, as plain ASGI: request ids, the access log and its counts, the body limit,
+unforeseen errors.
 
 `app` installs both middlewares, `RequestContextMiddleware` outermost. Invariant: every response carries a request id
 that is ours or matches `[A-Za-z0-9._-]{1,128}`, and every request leaves exactly one access line, whatever it sent.
@@ -19,12 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from frontend.errors import (
     BodyTooLargeError,
+    ErrorResponse,
     ShuttingDownError,
     TooManyBodiesError,
     error_response,
     internal_error_body,
-    json_response,
 )
+from frontend.metrics.frontend_metrics import FrontendMetrics
 from ipc.log import current_request_id
 
 access_log = logging.getLogger("frontend.access")
@@ -61,9 +63,10 @@ def came_at_us_in(scope: Scope) -> int:
 class RequestContextMiddleware:
     """Gives each request its id and access line, and turns unforeseen errors into a generic 500."""
 
-    def __init__(self, app: ASGIApp, *, echo_request_id: bool = True) -> None:
+    def __init__(self, app: ASGIApp, *, echo_request_id: bool = True, metrics: FrontendMetrics | None = None) -> None:
         self.app = app
         self.echo_request_id = echo_request_id
+        self._metrics = metrics or FrontendMetrics()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -76,11 +79,13 @@ class RequestContextMiddleware:
         scope[_TIME_SCOPE_KEY] = time.time_ns() // 1000
         status = CLIENT_CLOSED_REQUEST
         is_started = False
+        counting = self._metrics.begin_request()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, is_started
             if message["type"] == "http.response.start":
                 status, is_started = message["status"], True
+                counting.on_headers(message["headers"])
                 if self.echo_request_id:
                     MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
@@ -97,11 +102,13 @@ class RequestContextMiddleware:
             if is_started:
                 raise  # the server logs it and cuts the connection
             log.exception("request %s failed", request_id)
-            response = json_response(internal_error_body(), status=500)
+            response = ErrorResponse(internal_error_body())
             await response(scope, receive, send_with_id)
         finally:
             status = status if is_started else scope.get(REFUSED_STATUS_SCOPE_KEY, status)
-            _log_access(scope, status, (time.perf_counter() - began_at) * 1e3, request_id)
+            elapsed_s = time.perf_counter() - began_at
+            counting.end(scope, status, elapsed_s)
+            _log_access(scope, status, elapsed_s * 1e3, request_id)
             current_request_id.reset(token)
 
 

@@ -130,7 +130,7 @@ def _request_body(known: Operation) -> Document:
 
 def _success(known: Operation) -> Document:
     if known.answer is None:
-        return {"description": "Success.", "content": {"application/octet-stream": {"schema": _BYTES}}}
+        return {"description": "Success.", "content": {known.media_type: {"schema": _BYTES}}}
     content: Document = {"application/json": {"schema": _reference(known.answer)}}
     if known.event is not None:
         content["text/event-stream"] = {"itemSchema": _event_schema(known, known.event)}

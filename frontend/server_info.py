@@ -71,15 +71,16 @@ class ServerInfo:
 
 
 def load_of(load: Load, welcome: Welcome) -> dict[str, Any]:
-    """What the core published, beside what it can hold."""
+    """What the core published, beside what it can hold; `server_load` is vLLM's."""
     num_blocks = load.num_blocks or welcome.num_blocks
     # before its first step a core has not said how many blocks are free: all of them
     num_free_blocks = load.num_free_blocks if load.num_blocks else num_blocks
     return {
-        "running": load.num_running,
-        "waiting": load.num_waiting,
-        "queued_tokens": load.num_queued_tokens,
-        "kv_usage": round(1 - num_free_blocks / num_blocks, 4) if num_blocks else 0.0,
+        "server_load": load.num_running + load.num_waiting,
+        "num_requests_running": load.num_running,
+        "num_requests_waiting": load.num_waiting,
+        "num_queued_tokens": load.num_queued_tokens,
+        "kv_cache_usage": round(1 - num_free_blocks / num_blocks, 4) if num_blocks else 0.0,
         "is_full": load.retry_after_ms > 0,
         "retry_after_s": load.retry_after_ms / 1000,
         "capacity": {

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frontend.draining import Drain
+from frontend.metrics.frontend_metrics import FrontendMetrics
 from frontend.model_tokenizers import ModelTokenizers
 from frontend.tokenizer import FrontendTokenizer
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig, load_section
+from ipc.endpoints import RunDir
 from ipc.errors import (
     EngineUnavailableError,
     InvalidRequestError,
@@ -89,9 +91,16 @@ class FrontendState:
     """The state of one frontend process."""
 
     def __init__(
-        self, config: FrontendConfig, client: EngineClient, *, created_at: int, config_file: Path | None = None
+        self,
+        config: FrontendConfig,
+        client: EngineClient,
+        *,
+        created_at: int,
+        config_file: Path | None = None,
+        role: str = "frontend",
     ) -> None:
         """`created_at` (seconds since the epoch) is what /v1/models shows; equal in all frontends of one server.
+        `role` is what metrics call this kind of process.
 
         A later model may have other names: they are read from `config_file`.
         """
@@ -99,6 +108,7 @@ class FrontendState:
         self.client = client
         self.created_at = created_at
         self.drain = Drain()
+        self.metrics = FrontendMetrics(role)
         self.became_ready = asyncio.Event()
         """Set once the first model can be served."""
         self.failed = asyncio.Event()
@@ -122,6 +132,7 @@ class FrontendState:
         if self._watcher is not None:
             raise RuntimeError("an application can be served once: make another one")
         self.client.prepare_model = self._prepare_model
+        self.client.reporter = self.metrics
         await self.client.start()
         self._watcher = asyncio.create_task(self._watch_core())
         self._watcher.add_done_callback(self._on_watcher_done)
@@ -158,6 +169,18 @@ class FrontendState:
             return "stalled"
         welcome = self.client.welcome
         return "loading" if welcome is None or self._tokenizers.of(welcome) is None else "ready"
+
+    @property
+    def model_name(self) -> str:
+        """The first name of the model; empty while none is known."""
+        welcome = self.client.welcome
+        names = self.config.served_model_name if welcome is None else self._names(welcome)
+        return names[0] if names else ""
+
+    @property
+    def status_file(self) -> Path | None:
+        """Where the launcher tells what runs; None where there is none."""
+        return None if self._config_file is None else RunDir(self._config_file.parent).status_file
 
     def _is_stalled(self) -> bool:
         """True where the core is silent although this process listens, or its step takes longer than it may."""

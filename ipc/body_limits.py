@@ -9,7 +9,7 @@ Invariant: a body that passes is decoded with lists and maps of at most `MAX_ITE
 from ipc.errors import ProtocolError
 
 MAX_BODY_BYTES = 24 * 2**20
-"""Of the msgpack frame alone; arrays of ids are in frames of their own."""
+"""Of the msgpack body alone; arrays of ids are parts of their own."""
 MAX_DEPTH = 8
 """Records, lists and maps inside each other; the deepest message has four."""
 MAX_ITEMS_IN_ALL = 2**18

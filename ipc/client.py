@@ -11,14 +11,14 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Unpack
+from typing import Any, Protocol, Unpack
 
 import zmq
 
 from ipc.core_link import CoreLink
 from ipc.endpoints import CoreAddress
 from ipc.errors import EngineUnavailableError, ServerError
-from ipc.messages import Call, CallMethod, ClientRole, CoreState, Load, Reply, RequestId, Welcome
+from ipc.messages import Call, CallMethod, ClientMetrics, ClientRole, CoreState, Load, Reply, RequestId, Welcome
 from ipc.recovery import CoreLossPolicy, Recovery, has_same_tokenizer
 from ipc.request_options import RequestOptions, new_add
 from ipc.request_outputs import Output, RequestOutputs
@@ -36,6 +36,18 @@ _OF_ALL_CORES = frozenset({CallMethod.ABORT, CallMethod.CANCEL})
 __all__ = ["EngineClient", "Output", "RequestStream"]
 
 PrepareModel = Callable[[Welcome], Awaitable[None]]
+
+
+class MetricsReporter(Protocol):
+    """Whoever counts in this process."""
+
+    def report(self) -> ClientMetrics:
+        """What has come to each counter since the last report that was sent, and gauges as of now."""
+        ...
+
+    def on_reported(self) -> None:
+        """The last report was sent."""
+        ...
 
 
 class EngineClient:
@@ -71,6 +83,8 @@ class EngineClient:
         self._is_preparing = False
         self.prepare_model: PrepareModel | None = None
         """Called before the client turns to a core with another model, which waits for it."""
+        self.reporter: MetricsReporter | None = None
+        """Asked about once a second; what it reports goes to the core that takes requests."""
 
     # --- what is known of the core ---
 
@@ -222,16 +236,35 @@ class EngineClient:
             del self._calls[call_id]
         return result
 
+    async def metrics(self, timeout_s: float) -> dict[str, int | float]:
+        """All series that the core knows, with what this process has counted up to now.
+
+        Raises:
+            EngineUnavailableError: no answer within the time.
+            ServerError: the core answered with an error.
+        """
+        if self._link is not None:
+            self._report_metrics(self._link)
+        values = await self.call(CallMethod.METRICS, timeout_s=timeout_s)
+        return {key: value for key, value in values.items() if not isinstance(value, str)}
+
     # --- links ---
 
     def _open_link(self) -> CoreLink:
         hello = own_hello(self._name, self._role, self._address)
-        return CoreLink(self._context, self._address, hello, self._on_change, self._on_reply)
+        return CoreLink(self._context, self._address, hello, self._on_change, self._on_reply, self._report_metrics)
 
     def _on_reply(self, reply: Reply) -> None:
         answers = self._calls.get(reply.call_id)  # None: nobody waits any more
         if answers is not None:
             answers.put_nowait(reply)
+
+    def _report_metrics(self, link: CoreLink) -> None:
+        reporter = self.reporter
+        if reporter is None or link is not self._link or not link.session.is_welcomed:
+            return
+        if link.send(reporter.report()):
+            reporter.on_reported()
 
     def _on_change(self, link: CoreLink) -> None:
         """Look at what a link has taken in."""

@@ -1,9 +1,16 @@
-"""How messages are written down: a header frame, a msgpack body, and raw buffers in frames of their own.
+"""How messages are written down: each is one ZeroMQ frame with a header, a msgpack body, and raw buffers.
 
-    frame 0   header: kind u8, protocol version u8, core epoch u64 (little-endian; the epoch is 0 in HELLO)
-    frame 1   body: msgpack array, the record's fields in order, nested records as nested arrays
-    frame 2…  one raw buffer for each field typed `Ids32`, `Ids64` or `Floats`, in field order; empty ones at the end
+    header    kind u8, protocol version u8, core epoch u64 (the epoch is 0 in HELLO)
+    lengths   number of parts u32, then the length of each in bytes, u32
+    part 0    body: msgpack array, the record's fields in order, nested records as nested arrays
+    part 1…   one raw buffer for each field typed `Ids32`, `Ids64` or `Floats`, in field order; empty ones at the end
               that have a default are left out
+
+Numbers are little-endian; nothing lies between the parts or behind the last one.
+
+One frame, because libzmq 4.3.5 cannot take more from a core that may be killed: where a DEALER with IMMEDIATE loses its
+connection, it drops what it has not read yet, also between two frames of one message, and then aborts the process
+("Assertion failed: !_more (src/fq.cpp:80)"; `tests/ipc/test_killed_cores.py`).
 
 Invariant: `decode` returns a record whose every field has its declared type, or raises `ProtocolError`; whatever
 bytes come in, it does nothing else. Extension types are refused, nothing is ever unpickled, all lengths are bounded.
@@ -16,6 +23,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import IntEnum
+from itertools import accumulate, pairwise
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -32,74 +40,102 @@ from ipc.messages import (
 )
 
 MAX_FRAME_BYTES = 64 * 2**20
-"""Limit of every frame that a client takes: its ZMQ_MAXMSGSIZE."""
-MAX_CLIENT_FRAME_BYTES = 16 * 2**20
-"""Limit of every frame that the core takes; a prompt of four million tokens fits."""
-MAX_FRAMES = 16
+"""Limit of a message that a client takes: its ZMQ_MAXMSGSIZE. libzmq never connects again after a larger one."""
+MAX_CLIENT_FRAME_BYTES = 20 * 2**20
+"""Limit of a message that the core takes; a prompt of four million tokens fits, whatever its parameters."""
+MAX_PARTS = 15
 MAX_STRING_BYTES = 2**20
 MAX_ITEMS = 2**16
 
 _HEADER = struct.Struct("<BBQ")
+_NUM_PARTS = struct.Struct("<I")
+_LENGTHS = [struct.Struct(f"<{num_parts}I") for num_parts in range(MAX_PARTS + 1)]
+"""By the number of parts."""
 _BIG_ENDIAN = sys.byteorder == "big"
 
-Frames = list[bytes]
 _Decoder = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first frame."""
+    """What every message begins with, in every protocol version."""
 
     kind: int
     version: int
     epoch: int
 
 
-def encode(message: ClientMessage | CoreMessage, epoch: int) -> Frames:
-    """Write a message as frames, ready for `send_multipart`."""
+def encode(message: ClientMessage | CoreMessage, epoch: int) -> bytes:
+    """Write a message as the one frame that it is sent in."""
     record = _RECORDS[type(message)]
     body, buffers = record.encode(message)
-    header = _HEADER.pack(record.kind, PROTOCOL_VERSION, epoch)
-    return [header, msgpack.packb(body, use_bin_type=True), *buffers]
+    return join_parts(record.kind, epoch, [msgpack.packb(body, use_bin_type=True), *buffers])
 
 
-def decode_header(frames: Sequence[bytes]) -> Header:
-    """Read the first frame, whose layout is the same in every protocol version.
+def join_parts(kind: int, epoch: int, parts: Sequence[bytes], version: int = PROTOCOL_VERSION) -> bytes:
+    """A message of these parts, up to `MAX_PARTS`; only tests write parts that no record has."""
+    lengths = _LENGTHS[len(parts)].pack(*map(len, parts))
+    return b"".join((_HEADER.pack(kind, version, epoch), _NUM_PARTS.pack(len(parts)), lengths, *parts))
+
+
+def decode_header(data: bytes | memoryview) -> Header:
+    """Read the beginning, whose layout is the same in every protocol version.
 
     Raises:
-        ProtocolError: there is none, or it has another length.
+        ProtocolError: there are fewer bytes.
     """
-    if not frames or len(frames[0]) != _HEADER.size:
+    if len(data) < _HEADER.size:
         raise ProtocolError("no header")
-    return Header(*_HEADER.unpack(frames[0]))
+    return Header(*_HEADER.unpack_from(data))
 
 
-def decode_client_message(frames: Sequence[bytes]) -> ClientMessage:
+def decode_client_message(data: bytes | memoryview) -> ClientMessage:
     """Read what a client sent; raises `ProtocolError` for anything else."""
-    message: ClientMessage = _decode(frames, CLIENT_MESSAGES)
+    message: ClientMessage = _decode(data, CLIENT_MESSAGES)
     return message
 
 
-def decode_core_message(frames: Sequence[bytes]) -> CoreMessage:
+def decode_core_message(data: bytes | memoryview) -> CoreMessage:
     """Read what the core sent; raises `ProtocolError` for anything else."""
-    message: CoreMessage = _decode(frames, CORE_MESSAGES)
+    message: CoreMessage = _decode(data, CORE_MESSAGES)
     return message
 
 
-def _decode(frames: Sequence[bytes], known: dict[MessageKind, Any]) -> Any:
-    header = decode_header(frames)
+def split_parts(data: bytes | memoryview) -> list[memoryview]:
+    """The parts of a message, not copied.
+
+    Raises:
+        ProtocolError: there is no part, there are too many, or their lengths are not those of the message.
+    """
+    view, begin = memoryview(data), _HEADER.size + _NUM_PARTS.size
+    if len(view) < begin:
+        raise ProtocolError("no parts")
+    [num_parts] = _NUM_PARTS.unpack_from(view, _HEADER.size)
+    if not 1 <= num_parts <= MAX_PARTS:
+        raise ProtocolError(f"{num_parts} parts")
+    lengths = _LENGTHS[num_parts]
+    if len(view) < begin + lengths.size:
+        raise ProtocolError(f"no lengths of {num_parts} parts")
+    ends = list(accumulate(lengths.unpack_from(view, begin), initial=begin + lengths.size))
+    if ends[-1] != len(view):
+        raise ProtocolError(f"parts up to byte {ends[-1]} in a message of {len(view)}")
+    return [view[start:end] for start, end in pairwise(ends)]
+
+
+def _decode(data: bytes | memoryview, known: dict[MessageKind, Any]) -> Any:
+    header = decode_header(data)
     if header.version != PROTOCOL_VERSION:
         raise ProtocolError(f"protocol version {header.version}, this side speaks {PROTOCOL_VERSION}")
     if header.kind not in known:
         raise ProtocolError(f"unknown message kind {header.kind}")
-    if not 2 <= len(frames) <= MAX_FRAMES:
-        raise ProtocolError(f"{len(frames)} frames")
+    first, *buffers = split_parts(data)
+    packed = bytes(first)
     record = _RECORDS[known[MessageKind(header.kind)]]
-    check_body(frames[1])
-    max_items = min(MAX_ITEMS, len(frames[1]))  # lists are made as long as they say before their items are read
+    check_body(packed)
+    max_items = min(MAX_ITEMS, len(packed))  # lists are made as long as they say before their items are read
     try:
         body = msgpack.unpackb(
-            frames[1],
+            packed,
             use_list=True,
             strict_map_key=True,
             max_str_len=MAX_STRING_BYTES,
@@ -110,7 +146,7 @@ def _decode(frames: Sequence[bytes], known: dict[MessageKind, Any]) -> Any:
         )
     except (ValueError, msgpack.UnpackException) as error:  # also UnicodeDecodeError, ExtraData, StackError
         raise ProtocolError(f"malformed body: {type(error).__name__}") from error
-    return record.decode(body, frames[2:])
+    return record.decode(body, buffers)
 
 
 # --- typed records ---------------------------------------------------------------------------------------------
@@ -133,7 +169,7 @@ class _RecordCodec:
             else:
                 self._body.append((item.name, _decoder_for(hints[item.name]), required))
 
-    def encode(self, message: Any) -> tuple[list[Any], Frames]:
+    def encode(self, message: Any) -> tuple[list[Any], list[bytes]]:
         """Split a record into its body and its raw buffers."""
         body = [_plain(getattr(message, name)) for name, _, _ in self._body]
         buffers = [_buffer_bytes(getattr(message, name)) for name, _, _ in self._buffers]
@@ -141,7 +177,7 @@ class _RecordCodec:
             buffers.pop()
         return body, buffers
 
-    def decode(self, body: Any, buffers: Sequence[bytes]) -> Any:
+    def decode(self, body: Any, buffers: Sequence[memoryview]) -> Any:
         """Build the record; fields that an older writer does not know take their defaults."""
         if not isinstance(body, list):
             raise ProtocolError(f"{self.cls.__name__} is not an array")
@@ -181,11 +217,11 @@ def _buffer_bytes(values: "array[Any]") -> bytes:
     return values.tobytes()
 
 
-def _read_buffer(name: str, typecode: str, frame: bytes) -> "array[Any]":
+def _read_buffer(name: str, typecode: str, part: memoryview) -> "array[Any]":
     values: array[Any] = array(typecode)
-    if len(frame) % values.itemsize:
-        raise ProtocolError(f"{name}: {len(frame)} bytes are no array of {values.itemsize}-byte items")
-    values.frombytes(frame)
+    if len(part) % values.itemsize:
+        raise ProtocolError(f"{name}: {len(part)} bytes are no array of {values.itemsize}-byte items")
+    values.frombytes(part)
     if _BIG_ENDIAN:
         values.byteswap()
     return values

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from ipc.api_keys import digests_of
 from ipc.errors import ConfigError
+from ipc.metric_families import DEFAULT_PREFIX
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_MODEL_ALIAS = "fast-inference-model"
@@ -26,6 +27,7 @@ SECRET_SETTINGS = frozenset({"api_key", "admin_api_key"})
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
+_METRICS_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]{0,63})?")
 _TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
 Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
@@ -245,6 +247,19 @@ class FrontendConfig(AccessConfig, BatchApiConfig):
         "core where they stopped, 'fail' ends them in an error; those that have not begun wait for it either way",
     )
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
+    metrics_prefix: str = Field(
+        DEFAULT_PREFIX,
+        description="what the names of /metrics begin with; 'vllm:' for dashboards and tools that are made for vLLM",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_prefix_of_names(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if not _METRICS_PREFIX.fullmatch(self.metrics_prefix):
+            raise ConfigError(
+                f"--metrics-prefix: {self.metrics_prefix[:80]!r} must be letters, digits, '_' and ':', no digit first"
+            )
+        return self
 
 
 class ConnectionConfig(_Section):

@@ -38,13 +38,15 @@ class CoreLink:
         hello: Hello,
         on_change: Callable[["CoreLink"], None],
         on_reply: Callable[[Reply], None],
+        on_beat: Callable[["CoreLink"], None],
     ) -> None:
-        """Connect at once, and stay connected until `close`."""
+        """Connect at once, and stay connected until `close`. `on_beat` is called with each beat that is sent."""
         self.session = Session()
         self._hello = hello
         self._is_remote = isinstance(address, RemoteCore)
         self._on_change = on_change
         self._on_reply = on_reply
+        self._on_beat = on_beat
         self._unsent_aborts: list[int] = []
         self._owes_hello = False
         """The last HELLO could not be sent, because there is no connection yet."""
@@ -83,7 +85,7 @@ class CoreLink:
     def send(self, message: ClientMessage) -> bool:
         """Send without blocking; False while the core is away or its queue is full."""
         try:
-            self._socket.send_multipart(codec.encode(message, self.session.epoch), zmq.DONTWAIT)
+            self._socket.send(codec.encode(message, self.session.epoch), zmq.DONTWAIT)
         except zmq.Again:
             return False
         finally:
@@ -106,19 +108,19 @@ class CoreLink:
         """Take in a bounded number of messages; True if there may be more."""
         for taken in range(_MAX_MESSAGES_PER_WAKE):
             try:
-                frames = self._socket.recv_multipart(zmq.DONTWAIT)
+                data = self._socket.recv(zmq.DONTWAIT)
             except zmq.Again:
                 if taken:
                     self._on_change(self)
                 return False
-            self._on_message(frames)
+            self._on_message(data)
         self._on_change(self)
         return True
 
-    def _on_message(self, frames: list[bytes]) -> None:
+    def _on_message(self, data: bytes) -> None:
         session = self.session
         epoch_before, was_welcomed = session.epoch, session.is_welcomed
-        message = session.receive(frames)
+        message = session.receive(data)
         for answer in session.answers_to(message):
             self.send(answer)
         if isinstance(message, Welcome) and (not was_welcomed or session.epoch != epoch_before):
@@ -142,6 +144,7 @@ class CoreLink:
                     continue
                 sequence += 1
                 self.send(ClientBeat(sequence, len(self.session.requests)))
+                self._on_beat(self)
                 if self._unsent_aborts and self.send(Abort(array("Q", self._unsent_aborts))):
                     self._unsent_aborts.clear()
                 await self._nap(_BEAT_INTERVAL_S)

@@ -2,13 +2,13 @@
 
 Owns the vocabulary; `ipc.codec` owns how it is written down. A record is sent as a msgpack array in field
 order, so fields are only ever appended, each with a default: an older reader ignores what it does not know, a newer
-one fills in what is missing. Fields typed `Ids32`, `Ids64` or `Floats` travel as raw buffers in frames of their own.
+one fills in what is missing. Fields typed `Ids32`, `Ids64` or `Floats` travel as raw buffers behind it.
 
 Law: every `Add` is answered by exactly one terminal output: a `Finished` inside a `Step`, or a `Reject`.
 
 | direction | kinds |
 |---|---|
-| client → core | HELLO, ADD, ABORT, BEAT (`ClientBeat`), LIVE, CALL, BYE |
+| client → core | HELLO, ADD, ABORT, BEAT (`ClientBeat`), LIVE, CALL, METRICS, BYE |
 | core → client | WELCOME, STEP, REJECT, BEAT (`CoreBeat`), RECONCILE, REPLY, DYING, BYE |
 
 Request ids are made by the client: a counter that starts at 1 in each process and is never reused. With the
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, NewType
 
 from ipc.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 CANCELLED = "cancelled"
 """`Finished.error_code` of a request that its user ended (CANCEL); its reason is ABORT."""
@@ -32,6 +32,9 @@ CORE_RETIRED = "core_retired"
 
 STOP_STRING = "stop_string"
 """`Abort.reason` where the client has the whole answer: only clients look for stop strings."""
+
+DISCONNECT = "disconnect"
+"""`Abort.reason` where nobody reads the answer any more."""
 
 RequestId = NewType("RequestId", int)
 """A client's own number for one of its requests: u64, from 1, never reused."""
@@ -43,11 +46,11 @@ else:  # array.array takes no type arguments before Python 3.12
     _IntArray = _FloatArray = array
 
 Ids32 = Annotated[_IntArray, "i"]
-"""Signed 32-bit integers (token ids), little-endian in a frame of their own."""
+"""Signed 32-bit integers (token ids), sent as a little-endian buffer."""
 Ids64 = Annotated[_IntArray, "Q"]
-"""Unsigned 64-bit integers (request ids), little-endian in a frame of their own."""
+"""Unsigned 64-bit integers (request ids), sent as a little-endian buffer."""
 Floats = Annotated[_FloatArray, "f"]
-"""32-bit floats (embeddings), little-endian in a frame of their own."""
+"""32-bit floats (embeddings), sent as a little-endian buffer."""
 
 
 class MessageKind(IntEnum):
@@ -66,6 +69,7 @@ class MessageKind(IntEnum):
     REPLY = 11
     DYING = 12
     BYE = 13
+    METRICS = 14
 
 
 class ClientRole(IntEnum):
@@ -184,6 +188,16 @@ class Live:
     request_ids: Ids64
 
 
+@dataclass(frozen=True, slots=True)
+class ClientMetrics:
+    """What a client has counted; about once a second. Keys are those of `ipc/metric_series.py`."""
+
+    counters: dict[str, int | float]
+    """What has come to each since the last such message, whatever core that was for."""
+    gauges: dict[str, int | float] = field(default_factory=dict)
+    """As of now; those of a client that leaves are gone."""
+
+
 class CallMethod(IntEnum):
     """Control calls that the core answers; nothing else can be called."""
 
@@ -203,6 +217,8 @@ class CallMethod(IntEnum):
     yet end when they come, and are not counted. For frontends too."""
     RETIRE = 8
     """Another core has taken the place of this one: finish what runs, hand back the rest, and end the process."""
+    METRICS = 9
+    """Answers all series of `ipc/metric_series.py` that the core knows, at once, whatever the step loop does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,7 +413,7 @@ class Dying:
     suspects: Ids64 = field(default_factory=lambda: array("Q"))
 
 
-ClientMessage = Hello | Add | Abort | ClientBeat | Live | Call | Bye
+ClientMessage = Hello | Add | Abort | ClientBeat | Live | Call | ClientMetrics | Bye
 CoreMessage = Welcome | Step | Reject | CoreBeat | Reconcile | Reply | Dying | Bye
 
 CLIENT_MESSAGES: dict[MessageKind, type[ClientMessage]] = {
@@ -407,6 +423,7 @@ CLIENT_MESSAGES: dict[MessageKind, type[ClientMessage]] = {
     MessageKind.BEAT: ClientBeat,
     MessageKind.LIVE: Live,
     MessageKind.CALL: Call,
+    MessageKind.METRICS: ClientMetrics,
     MessageKind.BYE: Bye,
 }
 CORE_MESSAGES: dict[MessageKind, type[CoreMessage]] = {

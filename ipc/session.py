@@ -1,7 +1,7 @@
 """One client's side of the conversation with the core, without any I/O: what arrived and what it means.
 
 Owns the table of live requests and what is known of the core. `ipc.core_link` (async) and `ipc.sync_client` own the
-socket, feed frames to `Session.receive` and send what the session's users ask for.
+socket, feed messages to `Session.receive` and send what the session's users ask for.
 Invariant: a request leaves the table exactly once: with its `Finished`, with an error, or as an orphan, which this core
 will not answer and `ipc.recovery` may bring to another.
 """
@@ -11,7 +11,6 @@ import os
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
 
 from ipc import codec
 from ipc.counted_warning import CountedWarning
@@ -92,7 +91,7 @@ class Session:
 
     @property
     def epoch(self) -> int:
-        """Epoch for outgoing frames; 0 before the first welcome."""
+        """Epoch for outgoing messages; 0 before the first welcome."""
         return self.welcome.epoch if self.welcome is not None else 0
 
     @property
@@ -100,11 +99,11 @@ class Session:
         """Seconds since the core was last heard."""
         return time.monotonic() - self._heard_at
 
-    def receive(self, frames: Sequence[bytes]) -> CoreMessage | None:
+    def receive(self, data: bytes) -> CoreMessage | None:
         """Take in one message; returns it for what is the caller's to do, None if it was dropped."""
         try:
-            message = codec.decode_core_message(frames)
-            epoch = codec.decode_header(frames).epoch
+            message = codec.decode_core_message(data)
+            epoch = codec.decode_header(data).epoch
         except ProtocolError as error:
             self._dropped.add(error.message)
             return None

@@ -139,7 +139,7 @@ class SyncEngineClient:
     def send(self, message: ClientMessage) -> bool:
         """Send without blocking; False while the core is away or its queue is full."""
         try:
-            self._socket.send_multipart(codec.encode(message, self.session.epoch), zmq.DONTWAIT)
+            self._socket.send(codec.encode(message, self.session.epoch), zmq.DONTWAIT)
         except zmq.Again:
             return False
         return True
@@ -151,7 +151,10 @@ class SyncEngineClient:
             self.send(ClientBeat(0, len(self.session.requests)))
         messages: list[CoreMessage] = []
         while self._socket.poll(0 if messages else int(timeout_s * 1000)):
-            message = self.session.receive(self._socket.recv_multipart())
+            try:
+                message = self.session.receive(self._socket.recv(zmq.DONTWAIT))
+            except zmq.Again:  # its connection ended meanwhile, and took it along
+                break
             for answer in self.session.answers_to(message):
                 self.send(answer)
             if self.session.lost_request_ids and self.send(Abort(array("Q", self.session.lost_request_ids))):

@@ -4,15 +4,18 @@
     scripts/bench_batch.py throughput --concurrency 32 --rounds 3     # over the online closed loop, in turn
     scripts/bench_batch.py fairness --rate 2 --seconds 60             # TTFT of online requests with and without a job
     scripts/bench_batch.py memory --lines 1000000                     # the runner's memory and speed, fake model
+    scripts/bench_batch.py peer --peer-model m --peer 'vllm run-batch -i {input} -o {output} --model DIR …'
 
 `throughput` and `fairness` start a server (flags of `fast-inference serve` after `--`) and attach jobs to it. `memory`
-checks an input, runs a job on it for some seconds, and resumes one of which all but a few lines are done. Exit status 1
-if a goal is missed. Nothing else should run on the machine.
+checks an input, runs a job on it for some seconds, and resumes one of which all but a few lines are done. `peer` gives
+the same chats to a whole command of ours and of somebody else, in turn, and compares what they take from start to end.
+Exit status 1 if a goal is missed. Nothing else should run on the machine.
 """
 
 import argparse
 import json
 import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -38,12 +41,14 @@ from ipc.errors import ConfigError
 
 OVER_ONLINE = 1.15
 TTFT_FACTOR = 1.5
+OVER_PEER = 2.5
 PEAK_SHARE = 0.95
 RUNNER_MIB = 150.0
 CHECKED_PER_S = 5000.0
 _LEFT_LINES = 100
 _SPEED = re.compile(r"output tokens in [0-9.]+ s: ([0-9.,]+) tokens/s")
 _CHECKED = re.compile(r"\(([0-9,]+) lines/s\)")
+_FILE_FLAGS = " -i {input} -o {output}"
 _COMMAND = (sys.executable, "-P", "-m", "fast_inference")
 
 
@@ -94,14 +99,14 @@ def batch_rate(server: OwnServer, arguments: argparse.Namespace, folder: Path, n
 
 
 def throughput(arguments: argparse.Namespace, server: OwnServer, folder: Path) -> list[Figure]:
-    """Online and batch in turn, with the same lengths and as many at once."""
+    """Online and batch in turn, with the same lengths, and as many at once as the server has seats."""
     ratios = []
     for turn in range(arguments.rounds):
         concurrency = str(arguments.concurrency)
         load = ("--concurrency", concurrency, "--num-prompts", str(arguments.num_prompts))
         before = online(server, arguments, folder, 2 * turn, *load)["output_throughput"]
         write_lines(folder / f"{turn}.jsonl", arguments.model, arguments.num_prompts, arguments, 2 * turn + 1)
-        batch = batch_rate(server, arguments, folder, str(turn), "--max-in-flight", concurrency)
+        batch = batch_rate(server, arguments, folder, str(turn))
         print(f"round {turn + 1}: online {before:.1f} tokens/s, batch {batch:.1f} tokens/s", flush=True)
         ratios.append(batch / before)
     return [Figure("batch over the online closed loop", statistics.median(ratios), OVER_ONLINE, "x", is_minimum=True)]
@@ -175,6 +180,45 @@ def memory(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
     ]
 
 
+def peer(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
+    """Whole commands, with the start of the engine, on the same chats."""
+    ratios = []
+    for turn in range(arguments.rounds):
+        seconds = {}
+        for name, model, template in (
+            ("ours", arguments.model, shlex.join([*_COMMAND, "run-batch", "--model", arguments.model]) + _FILE_FLAGS),
+            ("peer", arguments.peer_model, arguments.peer),
+        ):
+            source, output = folder / f"{name}-{turn}.jsonl", folder / f"{name}-{turn}-out.jsonl"
+            write_chats(source, model, arguments, turn)
+            command = [word.format(input=source, output=output) for word in shlex.split(template)]
+            began_at = time.monotonic()
+            done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
+            seconds[name] = time.monotonic() - began_at
+            if done.returncode or num_output_tokens(output) != arguments.num_prompts * arguments.output_len:
+                raise ConfigError(f"{shlex.join(command)} has not answered all lines: {done.stderr[-2000:]}")
+        print(f"round {turn + 1}: ours {seconds['ours']:.1f} s, peer {seconds['peer']:.1f} s", flush=True)
+        ratios.append(seconds["peer"] / seconds["ours"])
+    return [Figure("time of the peer over ours", statistics.median(ratios), OVER_PEER, "x", is_minimum=True)]
+
+
+def write_chats(path: Path, model: str, arguments: argparse.Namespace, seed: int) -> None:
+    """Chats of the same random words for every model name."""
+    load = Load(arguments.num_prompts, arguments.input_len, arguments.output_len, concurrency=1)
+    with path.open("w") as file:
+        for number, prompt in enumerate(RandomPrompts(seed).prompts(load, arguments.num_prompts, 0)):
+            body = {"model": model, "messages": [{"role": "user", "content": prompt.content}], "temperature": 0.0}
+            body |= {"max_tokens": prompt.output_len, "ignore_eos": True}
+            line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": body}
+            file.write(json.dumps(line) + "\n")
+
+
+def num_output_tokens(path: Path) -> int:
+    """In all answers of an output file."""
+    with path.open() as file:
+        return sum(json.loads(line)["response"]["body"]["usage"]["completion_tokens"] for line in file)
+
+
 def peak_mib(folder: Path, name: str, seconds: float | None) -> tuple[float, int]:
     """The most memory of a job until it ends or for so long, and the lines that it has in the end."""
     peak, deadline = 0, time.monotonic() + (seconds or float("inf"))
@@ -189,18 +233,20 @@ def peak_mib(folder: Path, name: str, seconds: float | None) -> tuple[float, int
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="what a batch job comes to")
-    parser.add_argument("what", choices=("throughput", "fairness", "memory"))
+    parser.add_argument("what", choices=("throughput", "fairness", "memory", "peer"))
     parser.add_argument("--model", default="smollm2-135m-instruct", help="as `serve` takes it")
     parser.add_argument("--concurrency", type=int, default=64, help="requests at once, online and in the job")
     parser.add_argument("--num-prompts", type=int, default=256, help="of the online closed loop, and lines of the job")
     parser.add_argument("--input-len", type=int, default=100, help="words of each prompt")
     parser.add_argument("--output-len", type=int, default=64, help="tokens of each answer")
-    parser.add_argument("--rounds", type=int, default=3, help="of throughput")
+    parser.add_argument("--rounds", type=int, default=3, help="of throughput, and of peer")
     parser.add_argument("--rate", type=float, default=2.0, help="online requests per second, of fairness")
     parser.add_argument("--seconds", type=float, default=60.0, help="of online requests, or of the job of memory")
     parser.add_argument("--num-endless", type=int, default=20_000, help="lines of the job beside online requests")
     parser.add_argument("--head-start", type=float, default=5.0, help="seconds of that job before them")
     parser.add_argument("--lines", type=int, default=1_000_000, help="of the input of memory")
+    parser.add_argument("--peer", default="", metavar="COMMAND", help="with {input} and {output} for the files")
+    parser.add_argument("--peer-model", default="m", help="name of the model in the requests of the peer")
     own_flags, server_flags = split_at_dashes(sys.argv[1:])
     arguments = parser.parse_args(own_flags)
     with (
@@ -211,8 +257,11 @@ def main() -> None:
         folder = Path(name)
         if arguments.what == "memory":
             figures = memory(arguments, folder)
+        elif arguments.what == "peer":
+            figures = peer(arguments, folder)
         else:
-            with own_server([arguments.model, *server_flags]) as server:
+            seats = ["--max-num-seqs", str(arguments.concurrency)] if arguments.what == "throughput" else []
+            with own_server([arguments.model, *seats, *server_flags]) as server:
                 measure = throughput if arguments.what == "throughput" else fairness
                 figures = measure(arguments, server, folder)
     for figure in figures:

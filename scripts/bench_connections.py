@@ -341,7 +341,7 @@ async def num_running(target: Target) -> int:
     async with target.client(RequestOptions()) as client:
         while True:
             load = orjson.loads((await client.exchange(b"GET /load HTTP/1.1\r\nhost: localhost\r\n\r\n")).body)
-            number = int(load["running"]) + int(load["waiting"])
+            number = int(load["server_load"])
             if not number or time.monotonic() > deadline:
                 return number
             await asyncio.sleep(0.1)

@@ -125,9 +125,10 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
 - **Files and batches** (`/v1/files`, `/v1/batches`) have OpenAI's objects; what their states and limits are:
   [batch.md](batch.md#over-http-v1files-and-v1batches). `POST /v1/files` is a form with a `file` and the fields below.
   Lists come in pages, with `has_more`, `first_id` and `last_id`.
-- **`GET /load`** describes the whole server, whichever frontend answers: `running`, `waiting`, `queued_tokens`,
-  `kv_usage` (0 to 1), `is_full` and what there is room for (`capacity`), as the core published it `age_s` ago.
-  **`GET /server_info`** has versions, model, precision, device and limits; no paths and no keys.
+- **`GET /load`** describes the whole server, whichever frontend answers: `num_requests_running`,
+  `num_requests_waiting`, both together as `server_load`, `num_queued_tokens`, `kv_cache_usage` (0 to 1), `is_full` and
+  what there is room for (`capacity`), as the core published it `age_s` ago. **`GET /server_info`** has versions, model,
+  precision, device and limits; no paths and no keys. **`GET /metrics`** is for Prometheus: [metrics.md](metrics.md).
 
 ## Other APIs
 

@@ -12,11 +12,13 @@ from engine_core.admission import Admission
 from engine_core.core import EngineCore, EngineCoreOutputs
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.metrics.engine_metrics import EngineMetrics
 from engine_core.model.fake_runner import FakeModelRunner
 from engine_core.outputs import ModelRunner, RequestKey
 from engine_core.quarantine import Quarantine
 from engine_core.request import ClientSlot, Request
 from engine_core.request_intake import RequestIntake
+from engine_core.request_times import RequestTimes
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
 from engine_core.stop_check import StopCheck
@@ -33,7 +35,7 @@ def make_params(**fields) -> SamplingParams:
     return SamplingParams(**{"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **fields})
 
 
-def make_request(prompt: Sequence[int] | int = 20, **fields) -> Request:
+def make_request(prompt: Sequence[int] | int = 20, *, arrived_at: float | None = None, **fields) -> Request:
     """A request with this prompt, or with this many tokens."""
     key = next(_keys)
     token_ids = array("i", range(prompt) if isinstance(prompt, int) else prompt)
@@ -45,6 +47,7 @@ def make_request(prompt: Sequence[int] | int = 20, **fields) -> Request:
         "sampling_params": make_params(),
         "token_ids": token_ids,
         "num_prompt_tokens": len(token_ids),
+        "times": RequestTimes() if arrived_at is None else RequestTimes(arrived_at),
     }
     return Request(**{**defaults, **fields})
 
@@ -113,7 +116,10 @@ class CoreHarness:
         grammars = GrammarCompiler(
             Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *result: compiled.put(result)
         )
-        self.core = EngineCore(runner, self.scheduler, self.kv_cache, stop_check, admission, grammars, self.quarantine)
+        self.metrics = EngineMetrics(self.scheduler, adapters=info.adapters)
+        self.core = EngineCore(
+            runner, self.scheduler, self.kv_cache, stop_check, admission, grammars, self.quarantine, self.metrics
+        )
         self.keys: dict[int, RequestKey] = {}
         self.token_ids: dict[int, list[int]] = {}
         self.finished: dict[int, Finished] = {}

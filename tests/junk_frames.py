@@ -1,7 +1,9 @@
 """Messages that nobody should send: for tests of both ends of the socket, and for whoever torments a running core.
 
-`junk_messages` gives lists of frames that every receiver must drop and count. `send_junk` sends any number of them to
-a core; `send_oversized` and `send_raw_bytes` do what libzmq does not let a client do, over plain sockets.
+`junk_messages` gives lists of frames that a core must drop and count, as one message each: one frame that cannot be
+read, or several, which no message has (a client takes each frame for a message of its own). `send_junk` sends any
+number of them to a core; `send_oversized` and `send_raw_bytes` do what libzmq does not let a client do, over plain
+sockets.
 """
 
 import random
@@ -23,8 +25,13 @@ Frames = list[bytes]
 _ADD = Add(RequestId(1), array("i", [1, 2, 3]), SamplingParams(max_tokens=5, stop_token_ids=(1, 2)))
 
 
-def _header(kind: int = MessageKind.ADD, version: int = PROTOCOL_VERSION, epoch: int = 1) -> bytes:
-    return bytes([kind, version]) + epoch.to_bytes(8, "little")
+def _of(*parts: bytes, kind: int = MessageKind.ADD, version: int = PROTOCOL_VERSION) -> Frames:
+    """A message of these parts."""
+    return [codec.join_parts(kind, 1, parts, version)]
+
+
+def _add_parts() -> list[bytes]:
+    return [bytes(part) for part in codec.split_parts(codec.encode(_ADD, 1))]
 
 
 def _random_frames(generator: random.Random) -> Frames:
@@ -32,52 +39,71 @@ def _random_frames(generator: random.Random) -> Frames:
 
 
 def _random_body(generator: random.Random) -> Frames:
-    return [_header(), b"\xc1" + generator.randbytes(generator.randrange(200)), b""]
+    return _of(b"\xc1" + generator.randbytes(generator.randrange(200)), b"")
+
+
+def _truncated_body(generator: random.Random) -> Frames:
+    body, prompt = _add_parts()
+    return _of(body[: generator.randrange(len(body))], prompt)
 
 
 def _truncated(generator: random.Random) -> Frames:
-    header, body, prompt = codec.encode(_ADD, 1)
-    return [header, body[: generator.randrange(len(body))], prompt]
+    data = codec.encode(_ADD, 1)
+    return [data[: generator.randrange(len(data))]]
+
+
+def _other_lengths(generator: random.Random) -> Frames:
+    """One of the numbers of parts and bytes is another."""
+    data, position = codec.encode(_ADD, 1), generator.choice([10, 14, 18])
+    number = int.from_bytes(data[position : position + 4], "little")
+    other = (number + generator.randrange(1, 2**32)) % 2**32
+    return [data[:position] + other.to_bytes(4, "little") + data[position + 4 :]]
 
 
 def _odd_buffer(generator: random.Random) -> Frames:
-    header, body, prompt = codec.encode(_ADD, 1)
-    return [header, body, prompt + b"\0" * generator.randrange(1, 4)]
+    body, prompt = _add_parts()
+    return _of(body, prompt + b"\0" * generator.randrange(1, 4))
 
 
 def _deep(generator: random.Random) -> Frames:
-    return [_header(), generator.choice([b"\x91", b"\x81\xa1x"]) * generator.randrange(20, 5000) + b"\x01"]
+    return _of(generator.choice([b"\x91", b"\x81\xa1x"]) * generator.randrange(20, 5000) + b"\x01")
 
 
 def _lists_in_lists(generator: random.Random) -> Frames:
-    return [_header(), generator.choice([b"\xdc\xff\xff", b"\xdd\x00\x00\xff\xff"]) * generator.randrange(10, 1000)]
+    return _of(generator.choice([b"\xdc\xff\xff", b"\xdd\x00\x00\xff\xff"]) * generator.randrange(10, 1000))
 
 
 def _extension(generator: random.Random) -> Frames:
-    return [_header(), msgpack.packb([msgpack.ExtType(generator.randrange(128), generator.randbytes(16))])]
+    return _of(msgpack.packb([msgpack.ExtType(generator.randrange(128), generator.randbytes(16))]))
 
 
 def _declared_length(generator: random.Random) -> Frames:
     code = generator.choice([b"\xdb", b"\xc6", b"\xdd", b"\xdf", b"\xc9"])
-    return [_header(), code + generator.randrange(2**31, 2**32).to_bytes(4, "big") + b"x"]
+    return _of(code + generator.randrange(2**31, 2**32).to_bytes(4, "big") + b"x")
 
 
 def _wrong_version(generator: random.Random) -> Frames:
-    _, *rest = codec.encode(_ADD, 1)
-    return [_header(version=generator.randrange(PROTOCOL_VERSION + 1, 256)), *rest]
+    return _of(*_add_parts(), version=generator.randrange(PROTOCOL_VERSION + 1, 256))
 
 
 def _stale(generator: random.Random) -> Frames:
     """Whole, but of another life of the core."""
-    return codec.encode(_ADD, generator.randrange(2**64))
+    return [codec.encode(_ADD, generator.randrange(2**64))]
 
 
 def _unknown_kind(generator: random.Random) -> Frames:
-    return [_header(kind=generator.randrange(max(MessageKind) + 1, 256)), b"\x90"]
+    return _of(b"\x90", kind=generator.randrange(max(MessageKind) + 1, 256))
 
 
 def _many_frames(generator: random.Random) -> Frames:
-    return [_header(), b"\x90"] + [b"x"] * generator.randrange(codec.MAX_FRAMES, 200)
+    return [codec.encode(_ADD, 1)] + [b"x"] * generator.randrange(1, 200)
+
+
+def _cut_into_frames(generator: random.Random) -> Frames:
+    """Whole only for who joins them, as nobody does."""
+    data = codec.encode(_ADD, 1)
+    position = generator.randrange(1, len(data))
+    return [data[:position], data[position:]]
 
 
 def _empty(generator: random.Random) -> Frames:
@@ -85,21 +111,22 @@ def _empty(generator: random.Random) -> Frames:
 
 
 def _long_string(generator: random.Random) -> Frames:
-    return [_header(), msgpack.packb(["x" * (codec.MAX_STRING_BYTES + generator.randrange(1, 100))])]
+    return _of(msgpack.packb(["x" * (codec.MAX_STRING_BYTES + generator.randrange(1, 100))]))
 
 
 def _map_keys(generator: random.Random) -> Frames:
-    return [_header(), msgpack.packb([{generator.randrange(100): "a key that is no string"}])]
+    return _of(msgpack.packb([{generator.randrange(100): "a key that is no string"}]))
 
 
 _KINDS: list[Callable[[random.Random], Frames]] = [
-    *(_random_frames, _random_body, _truncated, _odd_buffer, _deep, _lists_in_lists, _extension, _declared_length),
-    *(_wrong_version, _unknown_kind, _many_frames, _empty, _map_keys, _stale),
+    *(_random_frames, _random_body, _truncated_body, _truncated, _other_lengths, _odd_buffer, _deep, _lists_in_lists),
+    *(_extension, _declared_length, _wrong_version, _unknown_kind, _many_frames, _cut_into_frames, _empty, _map_keys),
+    _stale,
 ]
 
 
 def junk_messages(seed: int, count: int) -> Iterator[Frames]:
-    """So many messages that neither a core nor a client takes; equal ones for equal seeds.
+    """So many messages that no core takes; equal ones for equal seeds.
 
     Each kind comes in turn; one in a thousand has a string of a megabyte.
     """
@@ -177,7 +204,7 @@ def _until_refused(connection: socket.socket, start: bytes, num_more: int) -> No
         return
 
 
-def hello_of_version(version: int) -> Frames:
+def hello_of_version(version: int) -> bytes:
     """A HELLO of another protocol version."""
-    _, *rest = codec.encode(Hello("old", 1, 0, 0, 0), 0)  # type: ignore[arg-type]
-    return [_header(MessageKind.HELLO, version, 0), *rest]
+    parts = codec.split_parts(codec.encode(Hello("old", 1, 0, 0, 0), 0))  # type: ignore[arg-type]
+    return codec.join_parts(MessageKind.HELLO, 0, [bytes(part) for part in parts], version)

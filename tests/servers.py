@@ -48,11 +48,20 @@ class StartingServer:
         command += ["--run-dir", str(self.run_dir), *flags]
         self._start(command, folder, environment)
 
+    preexec_fn: Callable[[], None] | None = None
+    """What its process does before it becomes the server; for subclasses."""
+
     def _start(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
         env = {**os.environ, **environment}
         with self.stderr_file.open("w") as stderr:
             self.process = subprocess.Popen(
-                command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True
+                command,
+                cwd=folder,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                preexec_fn=type(self).preexec_fn,
             )
 
     def wait_ready(self) -> re.Match[str]:

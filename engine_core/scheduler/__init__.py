@@ -8,8 +8,8 @@ before batch.
   the policy (`fcfs`, `priority`, `memory_aware`), with ageing so that nobody waits without bound.
 - **Batch** runs where online leaves room, and never takes a place from online. What it is owed while online wants
   everything is a debt (`BatchShare`): while there is one, batch is admitted before online up to the seats that the
-  debt is worth. Without one it is left out of steps that compute online prompts, so that a job hardly shows in the
-  time to an online request's first token.
+  debt is worth. Without one it is left out of steps that compute online prompts, and its own steps are short while
+  online requests come (`BatchTurns`), so that a job hardly shows in the time to an online request's first token.
 - **Places** (a seat and blocks) change hands where the next request has none: online takes those of batch beyond what
   batch keeps, a flow with few seats those of a flow with many, in each case at most what it needs, at once, and never
   so that the other could take it back (`Places`). The blocks that were given up stay in the prefix cache.
@@ -32,5 +32,5 @@ Batch does not starve beside endless online requests either: its debt grows unti
 go to online only after the next batch request has one.
 
 Reading order: `admission_order`, `request_queue`, `virtual_counters`, `batch_share`, `fair_queue`, `places`,
-`prefill_budget`, `step_builder`, `prefill_chunks`, `drafts`, `scheduler`.
+`prefill_budget`, `step_builder`, `prefill_chunks`, `batch_turns`, `drafts`, `scheduler`.
 """

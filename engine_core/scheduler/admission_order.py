@@ -34,7 +34,7 @@ def admission_order(config: SchedulerConfig, num_cache_tokens: int) -> Admission
     def order(request: Request) -> OrderKey:
         static = 0.0
         if policy != "fcfs":
-            static = request.arrived_at + request.priority * level_s
+            static = request.times.arrived_at + request.priority * level_s
         if policy == "memory_aware" and num_cache_tokens:
             share = min(1.0, _max_tokens_of_life(request) / num_cache_tokens)
             static += share * LEVELS_OF_WHOLE_CACHE * level_s

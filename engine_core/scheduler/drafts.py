@@ -30,6 +30,7 @@ class Drafts:
         self._times = StepTimes()
         self._row_cost = 0.0
         """Of the last step."""
+        self.num_drafts = 0
         self.num_draft_tokens = 0
         self.num_accepted_tokens = 0
 
@@ -69,6 +70,7 @@ class Drafts:
         """So many tokens of a request's draft in the last observed step were right."""
         assert request.drafter is not None
         request.drafter.observe(num_accepted, self._row_cost * num_drafted)
+        self.num_drafts += 1
         self.num_draft_tokens += num_drafted
         self.num_accepted_tokens += num_accepted
 

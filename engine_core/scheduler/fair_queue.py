@@ -81,6 +81,11 @@ class FairQueue:
         """Seats that batch holds."""
         return self._classes[RequestClass.BATCH].num_running
 
+    @property
+    def has_online(self) -> bool:
+        """True while an online request runs or waits."""
+        return bool(self._classes[RequestClass.ONLINE].flows)
+
     def add(self, request: Request) -> None:
         """Queue a request."""
         group = self._classes[request.request_class]

@@ -16,8 +16,12 @@ MAX_TARGET_S = 0.25
 """All together may not make a step longer than this, but for the first."""
 UNDISTURBED_TARGET_S = 0.1
 """Of a step that holds up no decode; it ends so soon that those who come meanwhile wait little."""
+BESIDE_ONLINE_TARGET_S = 0.05
+"""Of a step with batch requests while online requests come: whoever comes meanwhile waits for its end."""
+MIN_DECODES_BESIDE_ONLINE = 16
+"""Such a step computes so many decodes at least, if there are as many: each step reads the weights."""
 MIN_SHARE = 4.0
-"""Such a step takes at least so many times as long as a decode step, which mostly reads the weights."""
+"""A step that holds up no decode takes at least so many times as long as a decode step, which reads the weights too."""
 SMOOTHING = 0.3
 MIN_TOKEN_S = 1e-9
 MAX_CHANGE = 2.0
@@ -57,6 +61,24 @@ class PrefillBudget:
         decodes_s = self._decode_times.seconds(num_decodes)
         num_tokens = (self._target(num_decodes, decodes_s, num_prompts) - (decodes_s or 0.0)) / self._token_s
         return max(min(MIN_TOKENS, self._max_tokens), int(min(self._max_tokens, num_tokens)))
+
+    def num_tokens_beside_online(self, num_decodes: int) -> int:
+        """Prompt tokens of batch requests that a step with so many decodes may compute while online requests come."""
+        if self._token_s is None:
+            return min(MIN_TOKENS, self._max_tokens)
+        seconds = BESIDE_ONLINE_TARGET_S - (self._decode_times.seconds(num_decodes) or 0.0)
+        return max(min(MIN_TOKENS, self._max_tokens), int(min(self._max_tokens, seconds / self._token_s)))
+
+    def num_decodes_beside_online(self, num_decodes: int) -> int:
+        """How many of so many decodes a step with batch requests may compute while online requests come.
+
+        A step has a part that does not depend on its rows, so a step of this number takes at most that part longer.
+        """
+        seconds = self._decode_times.seconds(num_decodes)
+        if not seconds or seconds <= BESIDE_ONLINE_TARGET_S:
+            return num_decodes
+        num_short = int(num_decodes * BESIDE_ONLINE_TARGET_S / seconds)
+        return min(num_decodes, max(MIN_DECODES_BESIDE_ONLINE, num_short))
 
     def _target(self, num_decodes: int, decodes_s: float | None, num_prompts: int) -> float:
         """Seconds of a step whose decodes take so long; None where it has none, or none were ever seen."""

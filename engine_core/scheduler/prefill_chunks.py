@@ -32,6 +32,10 @@ class PrefillChunks:
         """Prompt tokens that a step with so many decodes may compute now."""
         return self._budget.num_tokens(num_decodes)
 
+    def num_decodes_beside_online(self, num_decodes: int) -> int:
+        """How many of so many decodes a step with batch requests may compute while online requests come."""
+        return self._budget.num_decodes_beside_online(num_decodes)
+
     def observe(self, seconds: float, step: StepBuilder) -> None:
         """A step took so long."""
         self._budget.observe(seconds, step.num_prefill_tokens, step.num_decodes)
@@ -71,6 +75,8 @@ class PrefillChunks:
 
     def _num_step_tokens(self, step: StepBuilder) -> int:
         """Prompt tokens that the whole step may compute beside its decodes."""
+        if step.is_batch_short and not self._are_whole:
+            return self._budget.num_tokens_beside_online(step.num_decodes)
         num_prompts = 1 + min(self._queue.num_waiting, self._num_free_seats)
         num_tokens = self._budget.num_tokens(step.num_decodes, num_prompts)
         return max(num_tokens, MIN_WHOLE_TOKENS) if self._are_whole else num_tokens

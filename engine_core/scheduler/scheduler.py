@@ -14,6 +14,7 @@ from engine_core.outputs import RequestKey, SchedulerOutput
 from engine_core.request import Request, RequestStatus
 from engine_core.scheduler.admission_order import admission_order
 from engine_core.scheduler.batch_share import BatchShare
+from engine_core.scheduler.batch_turns import BatchTurns
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.fair_queue import FairQueue
 from engine_core.scheduler.places import Places, least_important
@@ -60,6 +61,7 @@ class Scheduler:
         self._queue = FairQueue(order, self._batch_share)
         self._places = Places(self._queue, kv_cache, self._batch_share)
         self._chunks = PrefillChunks(config, self._queue, are_whole=has_whole_prompts)
+        self._batch_turns = BatchTurns()
         self._dropped: list[RequestKey] = []
         self._last_step = StepBuilder(0)
         self._step = 0
@@ -86,6 +88,11 @@ class Scheduler:
     def num_prefill_budget_tokens(self, num_decodes: int) -> int:
         """Prompt tokens that a step with so many decodes may compute now."""
         return self._chunks.num_budget_tokens(num_decodes)
+
+    @property
+    def num_drafts(self) -> int:
+        """Drafts that were computed."""
+        return self._drafts.num_drafts if self._drafts is not None else 0
 
     @property
     def num_draft_tokens(self) -> int:
@@ -154,6 +161,7 @@ class Scheduler:
         else:
             self._schedule_classes(step, _ONLINE)
             if not step.num_online_prefill_tokens:  # else a person waits for the first token: batch is left out
+                step.is_batch_short = self._has_online
                 self._schedule_classes(step, _BATCH)
         if self._drafts is not None:
             is_anybody_waiting_for_blocks = self._queue.num_waiting > 0 and self._has_free_seat
@@ -215,6 +223,9 @@ class Scheduler:
         for request in self._queue.running(classes):
             is_decode = len(request.token_ids) - request.num_computed_tokens == 1
             (decodes if is_decode else prefills).append(request)
+        if step.is_batch_short and decodes:
+            num_decodes = self._chunks.num_decodes_beside_online(step.num_decodes + len(decodes))
+            decodes = self._batch_turns.take(decodes, max(1, num_decodes - step.num_decodes))
         self._decode(step, decodes)
         prefills.sort(key=_batch_first)  # both classes are here only where batch is owed
         for request in prefills:
@@ -295,8 +306,8 @@ class Scheduler:
         request.status = RequestStatus.RUNNING
         request.num_computed_tokens = num_cached_tokens
         request.num_times_skipped = 0
-        if request.first_scheduled_at is None:
-            request.first_scheduled_at = time.monotonic()
+        if request.times.first_scheduled_at is None:
+            request.times.on_scheduled()
             request.num_cached_tokens = min(num_cached_tokens, request.num_prompt_tokens)
         step.add_new(request, self._kv_cache.block_ids(request))
         return True
@@ -309,6 +320,14 @@ class Scheduler:
         """
         other = self._kv_cache.computing_request(request)
         return other is not None and other.request_class <= request.request_class
+
+    @property
+    def _has_online(self) -> bool:
+        """True while online requests are here, or may come at any moment."""
+        now = time.monotonic()
+        if self._queue.has_online:
+            self._batch_turns.note_online(now)
+        return self._batch_turns.has_online(now)
 
     @property
     def _has_free_seat(self) -> bool:

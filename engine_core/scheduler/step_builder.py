@@ -20,6 +20,8 @@ class StepBuilder:
         """Who was preempted must not come back in this step: only those for whom it was done are admitted."""
         self.is_online_waiting_for_room = False
         """An online request that could run does not fit."""
+        self.is_batch_short = False
+        """What batch adds must end soon, since online requests come."""
         self.num_decodes = 0
         self.num_draft_tokens = 0
         self.num_prefill_tokens = 0

@@ -16,6 +16,7 @@ from engine_core.admission import Admission
 from engine_core.core import ClientOutputs, EngineCore
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
+from engine_core.metrics.engine_metrics import EngineMetrics
 from engine_core.model.model_runner import TorchModelRunner
 from engine_core.outputs import ModelInfo, ModelRunner, ModelRunnerOutput, RequestKey, SchedulerOutput
 from engine_core.quarantine import Quarantine
@@ -98,6 +99,7 @@ class DecodeBatch:
             admission,
             GrammarCompiler(Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *_: None),
             quarantine := Quarantine(),
+            EngineMetrics(self.scheduler),
         )
         intake = RequestIntake(info, hasher, admission, config, quarantine)
         self._keys: list[RequestKey] = []
@@ -124,7 +126,7 @@ class DecodeBatch:
         self.core.step()
 
 
-def encode_step(outputs: ClientOutputs) -> list[bytes]:
+def encode_step(outputs: ClientOutputs) -> bytes:
     """The STEP message of these outputs, as the core's I/O thread makes it."""
     return codec.encode(Step(1, 1, outputs.request_ids, outputs.token_ids, tuple(outputs.finished)), 1)
 

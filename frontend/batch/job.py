@@ -129,6 +129,7 @@ class BatchJob:
         Raises:
             ConfigError: a file cannot be read or written, or the engine serves another model now.
         """
+        self._metrics = state.metrics
         beginnings = self._checkpoint.load() if self._checkpoint is not None else {}
         executor = BatchExecutor(state, self._caller, self._max_in_flight, beginnings, self._slots)
         working = asyncio.create_task(executor.run(self._source, self._write))
@@ -155,11 +156,13 @@ class BatchJob:
         if isinstance(result, LineResult) and result.is_ok:
             self._output.append(result_line(result))
             self.counts.num_ok += 1
+            self._metrics.count("batch_lines_total", "ok")
             self._count_tokens(result.body.get("usage"))
         else:
             errors = self._errors or self._open_errors(self._exits)
             errors.append(wrong_line(result) if isinstance(result, WrongLine) else result_line(result))
             self.counts.num_failed += 1
+            self._metrics.count("batch_lines_total", "failed")
         if self._num_unsynced >= SYNC_LINES:
             self._has_many_unsynced.set()
 

@@ -46,7 +46,7 @@ async def serve(config_file: Path, created_at: int) -> None:
     state_dir = StateDir(config.state_dir)
     lock = state_dir.lock("batch runner")
     client = EngineClient(RunDir(config_file.parent).core_socket, name="batch-runner", role=ClientRole.BATCH)
-    state = FrontendState(config, client, created_at=created_at, config_file=config_file)
+    state = FrontendState(config, client, created_at=created_at, config_file=config_file, role="batch")
     store = StoreThread(state_dir)
     await state.start()
     try:

@@ -109,6 +109,11 @@ class StateStore:
                 for statement in _SCHEMA:
                     self._db.execute(statement)
 
+    def num_batches_by_status(self) -> dict[str, int]:
+        """Of all keys; statuses without a batch are left out."""
+        rows = self._db.execute("SELECT status, count(*) AS num FROM batches GROUP BY status")
+        return {str(row["status"]): int(row["num"]) for row in rows}
+
     # --- files ---
 
     def add_file(self, record: FileRecord) -> None:

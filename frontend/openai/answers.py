@@ -302,10 +302,13 @@ class ServerLoad(BaseModel):
     """Answer of `GET /load`, for the whole server."""
 
     status: str
-    running: int
-    waiting: int
-    queued_tokens: int
-    kv_usage: float
+    server_load: int
+    """Requests that run or wait."""
+    num_requests_running: int
+    num_requests_waiting: int
+    num_queued_tokens: int
+    """Prompt tokens of the waiting requests."""
+    kv_cache_usage: float
     """Part of the KV cache that running requests hold, from 0 to 1."""
     is_full: bool
     """Requests are refused with 429."""

@@ -55,7 +55,7 @@ class Operation:
 
     summary: str
     answer: type[BaseModel] | None
-    """None for bytes."""
+    """None for what is no JSON."""
     body: type[BaseModel] | None = None
     event: type[BaseModel] | None = None
     """Data of the events that are sent instead where the body asks for a stream."""
@@ -72,6 +72,8 @@ class Operation:
     """Parameters in the query."""
     statuses: tuple[int, ...] = ()
     """Of errors that other routes do not have."""
+    media_type: str = "application/octet-stream"
+    """Of an answer that is no JSON."""
 
 
 _MODEL = "fast-inference-model"
@@ -227,6 +229,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("post", "/v1/batches/{batch_id}/cancel"): Operation(
         "End a batch; what is done of it is kept", BatchObject, needs_model=False, statuses=(*_STORAGE, 409)
+    ),
+    ("get", "/metrics"): Operation(
+        "Metrics of the whole server for Prometheus", None, needs_model=False, media_type="text/plain"
     ),
     ("get", "/load"): Operation("How busy the server is", ServerLoad),
     ("get", "/server_info"): Operation("Versions, model, device and limits", ServerDescription),

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from frontend.disconnect import wait_for_disconnect
 from frontend.edge import edge_settings
-from frontend.errors import ShuttingDownError, error_body, internal_error_body
+from frontend.errors import ERROR_CODE_SCOPE_KEY, ShuttingDownError, error_body, internal_error_body
 from frontend.openai.keep_alive import KeepAlive
 from ipc.errors import FastInferenceError
 
@@ -104,7 +104,7 @@ class EventStreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
-        sending = asyncio.create_task(self._send(send, edge_settings(scope).sse_ping_interval_s))
+        sending = asyncio.create_task(self._send(scope, send))
         watching = asyncio.create_task(wait_for_disconnect(receive))
         try:
             await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,20 +123,22 @@ class EventStreamResponse(Response):
             await self._events.aclose()
             self._close()
 
-    async def _send(self, send: Send, ping_interval_s: float) -> None:
+    async def _send(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         self._is_started = True
         last = b""
-        keep_alive = KeepAlive(send, ping_interval_s)
+        keep_alive = KeepAlive(send, edge_settings(scope).sse_ping_interval_s)
         try:
             async for item in self._events:
                 await send({"type": "http.response.body", "body": item, "more_body": True})
                 keep_alive.touch()
         except FastInferenceError as error:
             log.warning("a stream failed: %s (%s)", error.message, error.code)
+            scope[ERROR_CODE_SCOPE_KEY] = error.code
             last = self._write_error(error_body(error))
         except Exception:
             log.exception("a stream failed")
+            scope[ERROR_CODE_SCOPE_KEY] = FastInferenceError.code
             last = self._write_error(internal_error_body())
         finally:
             await keep_alive.stop()

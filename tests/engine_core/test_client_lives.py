@@ -6,7 +6,7 @@ from queue import SimpleQueue
 import pytest
 import zmq
 
-from engine_core.client_lives import ClientLives
+from engine_core.client_lives import CLIENT_LOST, ClientLives
 from engine_core.client_registry import ClientRegistry
 from engine_core.client_sender import LEASE_S, ClientSender
 from engine_core.events import AbortRequests
@@ -43,7 +43,7 @@ def test_who_is_silent_for_too_long_is_evicted_with_its_requests(house):
     assert house.lives.forgive_own_sleep() == 0
     house.lives.evict_silent(house.sender)
     assert house.clients.all() == []
-    assert house.inbox.get_nowait() == AbortRequests((RequestKey(7),))
+    assert house.inbox.get_nowait() == AbortRequests((RequestKey(7),), reason=CLIENT_LOST)
 
 
 def test_silence_while_this_process_slept_is_held_against_nobody(house):

@@ -30,7 +30,7 @@ class Pair:
             self.router = endpoints.make_core_socket(context)
             self.router.bind(f"ipc://{path}")
             self.dealer = endpoints.connect_to_core(context, path)
-        self.dealer.send_multipart(codec.encode(HELLO, 0))
+        self.dealer.send(codec.encode(HELLO, 0))
         assert self.router.poll(5000)
         identity = self.router.recv_multipart()[0]
         clients = ClientRegistry()
@@ -42,7 +42,7 @@ class Pair:
         """Every message that has arrived."""
         messages = []
         while self.dealer.poll(100):
-            messages.append(codec.decode_core_message(self.dealer.recv_multipart()))
+            messages.append(codec.decode_core_message(self.dealer.recv()))
         return messages
 
     def deliver(self, outputs):

@@ -16,7 +16,9 @@ from tests.processes import core_process, stats
 from tests.waiting import wait_until
 
 LONG = make_params(max_tokens=2000)
-FOR_ADMINISTRATORS = sorted(set(CallMethod) - {CallMethod.PING, CallMethod.STATS, CallMethod.CANCEL})
+FOR_ADMINISTRATORS = sorted(
+    set(CallMethod) - {CallMethod.PING, CallMethod.STATS, CallMethod.METRICS, CallMethod.CANCEL}
+)
 
 
 @pytest.fixture(scope="module")

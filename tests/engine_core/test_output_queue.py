@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from engine_core.core import ClientOutputs
 from engine_core.output_queue import MAX_PORTION_BYTES, OutputQueue, _num_bytes
+from engine_core.request_intake import MAX_PROMPT_LOGPROB_ENTRIES
 from ipc.codec import MAX_FRAME_BYTES, MAX_ITEMS, encode
 from ipc.messages import Finished, FinishReason, RequestId, Started, Step
 
@@ -114,7 +115,16 @@ def test_what_goes_into_one_message_is_below_the_limits_of_the_codec():
     """Records with the longest error message that there is, as many as a portion takes."""
     finished = Finished(RequestId(1), FinishReason.ERROR, 1, 1, error_message="\U0001f600" * 1000)
     outputs = ClientOutputs(finished=[finished] * 10)
-    assert len(encode(Step(1, 1, array("Q"), array("i"), tuple(outputs.finished)), 1)[1]) < _num_bytes(outputs)
+    assert len(encode(Step(1, 1, array("Q"), array("i"), tuple(outputs.finished)), 1)) < _num_bytes(outputs)
     most_records = MAX_PORTION_BYTES * 10 // _num_bytes(outputs)
     assert most_records < MAX_ITEMS
     assert MAX_PORTION_BYTES <= MAX_FRAME_BYTES // 4
+
+
+def test_all_that_a_prompt_may_ask_for_fits_into_one_message():
+    """One entry for each position makes the most bytes."""
+    outputs, count = ClientOutputs(), MAX_PROMPT_LOGPROB_ENTRIES
+    outputs.logprob_request_ids.frombytes(bytes(8 * count))
+    for column in (outputs.logprob_counts, outputs.logprob_ranks, outputs.logprob_token_ids, outputs.logprobs):
+        column.frombytes(bytes(4 * count))
+    assert _num_bytes(outputs) < MAX_FRAME_BYTES * 4 // 5

@@ -34,6 +34,7 @@ from ipc.messages import (
 from ipc.process import pid_namespace
 from ipc.sync_client import SyncEngineClient
 from tests.factories import make_params
+from tests.junk_frames import hello_of_version
 from tests.processes import core_process, stats
 from tests.waiting import wait_until
 
@@ -240,10 +241,9 @@ def test_another_protocol_version_is_told_to_leave(core):
     core.connect()
     with zmq.Context() as context:
         socket = connect_to_core(context, core.run_dir.core_socket)
-        header, *rest = codec.encode(Hello("old", ClientRole.FRONTEND, 0, 0, 0), epoch=0)
-        socket.send_multipart([bytes([header[0], PROTOCOL_VERSION + 1]) + header[2:], *rest])
+        socket.send(hello_of_version(PROTOCOL_VERSION + 1))
         assert socket.poll(5000)
-        answer = codec.decode_core_message(socket.recv_multipart())
+        answer = codec.decode_core_message(socket.recv())
         socket.close()
     assert isinstance(answer, Bye)
     assert answer.reason == "protocol_mismatch"
@@ -254,9 +254,9 @@ def test_a_client_that_never_said_hello_is_told_to(core):
     with zmq.Context() as context:
         socket = connect_to_core(context, core.run_dir.core_socket)
         add = Add(RequestId(1), array("i", [1]), make_params())
-        socket.send_multipart(codec.encode(add, client.session.epoch))
+        socket.send(codec.encode(add, client.session.epoch))
         assert socket.poll(5000)
-        answer = codec.decode_core_message(socket.recv_multipart())
+        answer = codec.decode_core_message(socket.recv())
         socket.close()
     assert answer == Bye("unknown_client", "say HELLO first")
 

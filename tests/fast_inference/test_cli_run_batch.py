@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.permissions import obey_permissions
 from tests.processes import stats
 from tests.servers import ROOT, Server, is_running
 from tests.waiting import wait_until
@@ -139,6 +140,30 @@ def test_a_full_disk_ends_the_job_and_no_other(server: Server, tmp_path: Path):
     assert sorted(job.ids()) == sorted(f"id-{number}" for number in range(50))
     with server.openai() as client:
         assert client.completions.create(model="fake", prompt="x", max_tokens=2).usage.completion_tokens == 2
+
+
+def test_a_folder_that_cannot_be_written_ends_the_job_and_no_other(server: Server, tmp_path: Path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    job = Job(folder, [completion(number, max_tokens=60) for number in range(60)])
+    attach = ("--attach", str(server.run_dir), "--max-in-flight", "8")
+    folder.chmod(0o555)
+    status, _, stderr = job.run(*attach, preexec_fn=obey_permissions)
+    assert (status, job.output.exists()) == (1, False)
+    assert stderr.splitlines()[-1] == f"error: cannot write {job.output}: Permission denied"
+    folder.chmod(0o755)
+    process = job.start(*attach, preexec_fn=obey_permissions)
+    wait_until(lambda: job.output.exists() and job.output.stat().st_size)
+    folder.chmod(0o555)  # the job keeps what has begun in a file beside the output
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert f"error: cannot write {job.output}.inflight: Permission denied" in stderr
+    assert 0 < len(job.ids()) < 60
+    with server.openai() as client:
+        assert client.completions.create(model="fake", prompt="x", max_tokens=2).usage.completion_tokens == 2
+    folder.chmod(0o755)
+    assert job.run(*attach, preexec_fn=obey_permissions)[0] == 0
+    assert sorted(job.ids()) == sorted(f"id-{number}" for number in range(60))
 
 
 def test_a_server_that_ends_ends_the_job(tmp_path: Path):

@@ -14,12 +14,12 @@ def test_the_file_has_the_documented_fields(tmp_path):
     assert json.loads((tmp_path / "status.json").read_text()) == {
         "state": "ready",
         "launcher": {"pid": 1},
-        "core": {"pid": 2, "epoch": 7, "state": "ready", "last_exit": ""},
-        "frontends": [{"pid": 3, "port": 80, "state": "ready"}],
+        "core": {"pid": 2, "epoch": 7, "state": "ready", "last_exit": "", "restarts": {}},
+        "frontends": [{"pid": 3, "port": 80, "state": "ready", "restarts": 0}],
         "url": "http://h:80",
         "reload": None,
-        "batch_runner": {"pid": None, "state": "stopped"},
-        "restarts": {"core": 0, "frontends": [], "batch_runner": 0},
+        "batch_runner": {"pid": None, "state": "stopped", "restarts": 0},
+        "frontend_restarts": 0,
     }
 
 

@@ -32,9 +32,16 @@ def test_an_idle_server_holds_nothing(core: CoreProcess):
             return await get(served, "/load")
 
     load = asyncio.run(run())
-    numbers = {name: load[name] for name in ("status", "running", "waiting", "queued_tokens", "kv_usage", "is_full")}
-    expected = {"status": "ready", "running": 0, "waiting": 0, "queued_tokens": 0, "kv_usage": 0, "is_full": False}
-    assert numbers == expected
+    expected = {
+        "status": "ready",
+        "server_load": 0,
+        "num_requests_running": 0,
+        "num_requests_waiting": 0,
+        "num_queued_tokens": 0,
+        "kv_cache_usage": 0,
+        "is_full": False,
+    }
+    assert {name: load[name] for name in expected} == expected
     assert load["capacity"] == {
         "running": 2,
         "waiting": 1024,
@@ -50,14 +57,15 @@ def test_the_load_is_that_of_all_frontends(core: CoreProcess):
             body = {"model": "fake", "prompt": "x" * 40, "max_tokens": 900, "ignore_eos": True, "n": 3}
             generating = asyncio.create_task(served.http.post("/v1/completions", json=body))
             async with asyncio.timeout(10):
-                while (load := await get(other, "/load"))["waiting"] == 0:  # noqa: ASYNC110
+                while (load := await get(other, "/load"))["num_requests_waiting"] == 0:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
             generating.cancel()
             return load
 
     load = asyncio.run(run())
-    assert (load["running"], load["waiting"], load["queued_tokens"]) == (2, 1, 40)
-    assert load["kv_usage"] > 0
+    assert (load["num_requests_running"], load["num_requests_waiting"], load["num_queued_tokens"]) == (2, 1, 40)
+    assert load["server_load"] == 3
+    assert load["kv_cache_usage"] > 0
 
 
 @pytest.mark.parametrize(
@@ -70,7 +78,7 @@ def test_the_load_is_that_of_all_frontends(core: CoreProcess):
 )
 def test_usage_is_the_part_that_is_not_free(load: Load, usage: float, is_full: bool):
     described = load_of(load, make_welcome(num_blocks=4))
-    assert (described["kv_usage"], described["is_full"]) == (usage, is_full)
+    assert (described["kv_cache_usage"], described["is_full"]) == (usage, is_full)
     assert described["retry_after_s"] == load.retry_after_ms / 1000
 
 

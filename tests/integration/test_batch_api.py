@@ -13,6 +13,7 @@ import openai
 import pytest
 from openai.types import Batch
 
+from tests.permissions import obey_permissions
 from tests.servers import Server, is_running
 from tests.waiting import wait_until
 
@@ -117,7 +118,7 @@ def test_a_cancelled_batch_leaves_the_core_to_others(server, api):
     assert cancelled.status == "cancelled"
     assert cancelled.request_counts.completed < 200
     with server.http() as http:
-        wait_until(lambda: http.get("/load").json()["running"] == 0)
+        wait_until(lambda: http.get("/load").json()["num_requests_running"] == 0)
 
 
 def test_a_full_disk_pauses_the_batch_with_a_reason_and_nothing_else(server, api):
@@ -138,6 +139,30 @@ def test_a_full_disk_pauses_the_batch_with_a_reason_and_nothing_else(server, api
     assert (complete.status, complete.errors) == ("completed", None)
     assert len(texts(api, complete)) == 300
     assert server.status["batch_runner"]["pid"] == runner
+
+
+class ObeyingServer(Server):
+    preexec_fn = staticmethod(obey_permissions)
+
+
+def test_a_folder_that_cannot_be_written_pauses_the_batch_with_a_reason(tmp_path):
+    state = tmp_path / "state"
+    server = ObeyingServer(tmp_path, "fake", "--fake-step-ms", "10", "--frontends", "1", "--state-dir", str(state))
+    try:
+        with server.openai() as api:
+            batch = begin(api, lines(60, max_tokens=80, ignore_eos=True))
+            wait_until(lambda: is_at(api, batch, num_completed=0))
+            [folder] = (state / "jobs").iterdir()
+            folder.chmod(0o555)
+            wait_until(lambda: api.batches.retrieve(batch.id).errors)
+            assert api.batches.retrieve(batch.id).status == "in_progress"
+            assert api.completions.create(model="fake", prompt="online", max_tokens=3).choices
+            folder.chmod(0o755)
+            complete = ended(api, batch)
+            assert (complete.status, complete.errors) == ("completed", None)
+            assert len(texts(api, complete)) == 60
+    finally:
+        server.close()
 
 
 def test_whatever_is_killed_the_batch_goes_on_and_is_exact(tmp_path):

@@ -135,5 +135,5 @@ def test_the_server_says_what_it_is(http, server):
     info = http.get("/server_info").json()
     assert info["model"]["can_generate"] is False
     assert (info["model"]["pooling"], info["model"]["dtype"], info["model"]["max_model_len"]) == ("mean", "float32", 48)
-    assert http.get("/load").json()["kv_usage"] == 0
+    assert http.get("/load").json()["kv_cache_usage"] == 0
     assert server.num_blocks == 0

@@ -299,5 +299,5 @@ def test_the_stage_of_loading_is_known():
 
 def test_junk_is_counted_and_dropped():
     session, _ = make_session()
-    session.receive([b"junk"])
+    session.receive(b"junk")
     assert (session.num_bad_messages, session.is_ready) == (1, True)

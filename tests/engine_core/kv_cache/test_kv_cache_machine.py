@@ -69,7 +69,7 @@ class KVCacheMachine(RuleBasedStateMachine):
         if request in self.in_step:
             return
         if request.num_computed_tokens == request.num_tokens:
-            request.append_output_token(request.num_tokens)
+            request.append_output_token(request.num_tokens, 0.0)
             if self.kv_cache.num_missing_blocks([request]) > self.kv_cache.num_free_blocks:
                 self.stop(request)
                 return

@@ -89,10 +89,10 @@ def test_a_table_grows_by_whole_blocks():
     kv_cache = make_kv_cache()
     request = make_request(BLOCK_SIZE)
     admit(kv_cache, request)
-    request.append_output_token(1)
+    request.append_output_token(1, 0.0)
     assert kv_cache.num_missing_blocks([request]) == 1
     assert len(kv_cache.extend(request)) == 1
-    request.append_output_token(1)
+    request.append_output_token(1, 0.0)
     assert kv_cache.num_missing_blocks([request]) == 0
     assert kv_cache.extend(request) == ()
 

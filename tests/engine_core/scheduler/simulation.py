@@ -90,7 +90,7 @@ class Simulation:
         self.num_served_tokens[item.key] += item.num_scheduled_tokens - num_drafted
         assert item.is_last_chunk == (self.positions[item.key] == request.num_tokens)
         if item.is_last_chunk:
-            request.append_output_token(sampled_token(request.num_tokens))
+            request.append_output_token(sampled_token(request.num_tokens), 0.0)
             if num_drafted:
                 self._accept(request, item.draft_token_ids)
             if request.num_output_tokens == request.sampling_params.max_tokens:
@@ -100,7 +100,7 @@ class Simulation:
     def _accept(self, request, draft_token_ids):
         num_accepted = 0
         while num_accepted < len(draft_token_ids) and request.token_ids[-1] == draft_token_ids[num_accepted]:
-            request.append_output_token(sampled_token(request.num_tokens))
+            request.append_output_token(sampled_token(request.num_tokens), 0.0)
             num_accepted += 1
         self.scheduler.accept_draft(request, len(draft_token_ids), num_accepted)
         self.positions[request.key] += num_accepted

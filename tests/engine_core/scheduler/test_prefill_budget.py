@@ -3,7 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine_core.scheduler.prefill_budget import (
+    BESIDE_ONLINE_TARGET_S,
     MAX_TARGET_S,
+    MIN_DECODES_BESIDE_ONLINE,
     MIN_TOKENS,
     SLOWDOWN,
     UNDISTURBED_TARGET_S,
@@ -34,6 +36,30 @@ def test_where_many_have_prompts_these_get_more():
     assert make_budget().num_tokens(8, 2) == make_budget().num_tokens(8)
     assert make_budget().num_tokens(8, 4) == pytest.approx(3 * make_budget().num_tokens(8), abs=6)
     assert make_budget(100_000).num_tokens(8, 1000) == pytest.approx((MAX_TARGET_S - DECODE_S) / TOKEN_S, abs=2)
+
+
+def test_beside_online_as_many_decodes_of_batch_are_computed_as_end_soon():
+    budget = make_budget()
+    assert budget.num_decodes_beside_online(8) == 8
+    for _ in range(3):
+        budget.observe(2 * BESIDE_ONLINE_TARGET_S, 0, 200)
+    assert budget.num_decodes_beside_online(200) == 100
+
+
+def test_beside_online_some_decodes_of_batch_are_computed_however_slow_they_are():
+    budget = make_budget()
+    for _ in range(3):
+        budget.observe(100 * BESIDE_ONLINE_TARGET_S, 0, 200)
+    assert budget.num_decodes_beside_online(200) == MIN_DECODES_BESIDE_ONLINE
+    assert budget.num_decodes_beside_online(9) == 9
+
+
+def test_beside_online_prompts_of_batch_have_what_the_decodes_leave():
+    budget = make_budget()
+    assert budget.num_tokens_beside_online(8) == pytest.approx((BESIDE_ONLINE_TARGET_S - DECODE_S) / TOKEN_S, abs=2)
+    for _ in range(3):
+        budget.observe(2 * BESIDE_ONLINE_TARGET_S, 0, 200)
+    assert budget.num_tokens_beside_online(200) == MIN_TOKENS
 
 
 def test_a_target_in_seconds_takes_the_place_of_the_factor():

@@ -1,6 +1,7 @@
 import pytest
 
 from engine_core.request import RequestStatus
+from engine_core.scheduler.prefill_budget import BESIDE_ONLINE_TARGET_S
 from engine_core.scheduler.scheduler import LOOK_AHEAD, MAX_TIMES_SKIPPED
 from ipc.errors import ConfigError
 from ipc.messages import RequestClass
@@ -16,7 +17,7 @@ def step(scheduler, requests):
     by_key = {request.key: request for request in requests}
     for item in plan.scheduled:
         if item.is_last_chunk:
-            by_key[item.key].append_output_token(1)
+            by_key[item.key].append_output_token(1, 0.0)
     return [(item.key, item.num_scheduled_tokens) for item in plan.scheduled]
 
 
@@ -109,7 +110,7 @@ def test_a_preempted_request_is_dropped_by_the_runner_and_comes_back_as_new():
         dropped = plan.dropped_request_keys
         for request in (long, short):
             if request.num_computed_tokens == request.num_tokens:
-                request.append_output_token(1)
+                request.append_output_token(1, 0.0)
     assert dropped == (short.key,)
     scheduler.finish(long)
     plan = scheduler.schedule()
@@ -200,7 +201,7 @@ def test_the_few_requests_of_a_small_flow_are_not_behind_the_many_of_a_large_one
     large = [make_request([number] * 20, flow="large") for number in range(60)]
     small = [make_request([100 + number] * 20, flow="small") for number in range(4)]
     simulation.add(*large, *small)
-    while any(request.first_scheduled_at is None for request in small):
+    while any(request.times.first_scheduled_at is None for request in small):
         simulation.step()
     assert len(simulation.admissions) <= 10
 
@@ -232,7 +233,7 @@ def test_a_flow_that_fills_the_cache_makes_room_for_another():
     simulation.step()
     simulation.step()
     [late] = simulation.add(make_request([50] * 40, flow="b"))
-    while late.first_scheduled_at is None:
+    while late.times.first_scheduled_at is None:
         simulation.step()
     assert simulation.scheduler.num_fairness_preemptions <= 2
     assert all(request.num_output_tokens < 10 for request in first)
@@ -290,6 +291,20 @@ def test_batch_is_left_out_of_a_step_that_computes_an_online_prompt():
     [online] = simulation.add(make_request(30))
     assert [item.key for item in simulation.step().scheduled] == [online.key]
     assert {item.key for item in simulation.step().scheduled} == {online.key, batch.key}
+
+
+def test_a_job_has_short_steps_while_online_requests_come():
+    simulation = Simulation(max_num_seqs=64, num_blocks=256)
+    batch = simulation.add(*make_batch(64, sampling_params=LONG))
+    for _ in range(8):
+        plan = simulation.step(seconds=2 * BESIDE_ONLINE_TARGET_S)
+    assert len(plan.scheduled) == 64
+    simulation.abort(batch[0])
+    simulation.add(make_request(4, sampling_params=LONG))
+    simulation.step()  # the prompt
+    plans = [simulation.step(seconds=BESIDE_ONLINE_TARGET_S) for _ in range(4)]
+    assert all(len(plan.scheduled) < 40 for plan in plans)
+    assert {item.key for plan in plans for item in plan.scheduled} == set(simulation.requests)
 
 
 def make_batch(count, length=1, **fields):
@@ -379,7 +394,7 @@ def test_a_light_online_load_owes_batch_nothing():
             simulation.step()
         [online] = simulation.add(make_request([number] * 20, sampling_params=make_params(max_tokens=2)))
         simulation.step()
-        assert online.first_scheduled_at is not None
+        assert online.times.first_scheduled_at is not None
         assert not simulation.scheduler._batch_share.is_owed
 
 
@@ -390,7 +405,7 @@ def test_classes_that_are_both_saturated_seldom_preempt_each_other():
     simulation.add(*(make_request([n] * 20, sampling_params=params) for n in range(300)))
     for _ in range(400):
         simulation.step()
-    num_started = sum(request.first_scheduled_at is not None for request in batch)
+    num_started = sum(request.times.first_scheduled_at is not None for request in batch)
     assert simulation.scheduler.num_preemptions <= num_started / 10
 
 

@@ -169,9 +169,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             return request.key < other.key
         if self.policy == "priority":
             head_start_s = (request.priority - other.priority) * AGEING_S
-            return other.arrived_at - request.arrived_at > head_start_s
+            return other.times.arrived_at - request.times.arrived_at > head_start_s
         head_start_s = (request.priority - other.priority + LEVELS_OF_WHOLE_CACHE) * AGEING_S
-        return other.arrived_at - request.arrived_at > head_start_s
+        return other.times.arrived_at - request.times.arrived_at > head_start_s
 
 
 SchedulerMachine.TestCase.settings = settings(stateful_step_count=40)

@@ -66,7 +66,7 @@ def test_without_a_complete_round_there_is_one_line(server, signum, status):
 
 def num_running(server: Server) -> int:
     with urllib.request.urlopen(f"{server.url}/load") as answer:
-        return int(json.load(answer)["running"])
+        return int(json.load(answer)["num_requests_running"])
 
 
 @BOTH_SIGNALS
