@@ -104,7 +104,8 @@ def add_setting_flags(
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help=f"YAML file with settings; flags and environment win over it (env {environment_name('config')})",
+        help="YAML file with settings; flags and environment win over it (default: none; env "
+        f"{environment_name('config')})",
     )
     for section in sections:
         group = parser.add_argument_group((section.__doc__ or section.__name__).splitlines()[0].rstrip("."))

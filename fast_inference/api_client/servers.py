@@ -48,7 +48,7 @@ def add_server_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) 
         "--run-dir",
         type=Path,
         metavar="DIR",
-        help=f"or the run dir of a server on this machine (env {RUN_DIR_VARIABLE})",
+        help=f"or the run dir of a server on this machine (default: none; env {RUN_DIR_VARIABLE})",
     )
 
 

@@ -21,6 +21,7 @@ DOCUMENTS = [
     "docs/access.md",
     "docs/extending.md",
     "docs/batch.md",
+    "docs/cli.md",
     "docs/minimal_llm.md",
     "docs/performance.md",
     "docs/reliability.md",
