@@ -9,7 +9,7 @@ import logging
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from engine_core.admission import Admission
@@ -86,6 +86,11 @@ class ClientOutputs:
 
 
 EngineCoreOutputs = dict[ClientSlot, ClientOutputs]
+OnFinished = Callable[[Request, Finished], None]
+
+
+def ignore(_request: Request, _finished: Finished) -> None:
+    """For an `EngineCore` of whose ended requests nobody wants to know."""
 
 
 class EngineCore:
@@ -101,8 +106,13 @@ class EngineCore:
         grammar_compiler: GrammarCompiler,
         quarantine: Quarantine,
         metrics: EngineMetrics,
+        on_finished: OnFinished = ignore,
     ) -> None:
-        """`grammar_compiler` tells its owner when it is done, who then calls `on_grammar` on this thread."""
+        """`grammar_compiler` tells its owner when it is done, who then calls `on_grammar` on this thread.
+
+        `on_finished` is told of each request that leaves in a `Finished`.
+        """
+        self._on_finished = on_finished
         self._admission = admission
         self._grammar_compiler = grammar_compiler
         self._quarantine = quarantine
@@ -347,7 +357,7 @@ class EngineCore:
         if request.times.first_token_at is None:
             prompt_logprobs = result.prompt_logprobs.get(key)
             num_rows = 0 if prompt_logprobs is None else len(prompt_logprobs.ranks)
-            client.started.append(Started(request.request_id, request.num_cached_tokens, num_rows))
+            client.started.append(request.started(now, num_rows))
             self._metrics.on_first_token(request, now)
             if prompt_logprobs is not None:
                 client.add_logprobs(request, prompt_logprobs)
@@ -411,6 +421,7 @@ class EngineCore:
         is_innocent = finished.reason in (FinishReason.STOP, FinishReason.LENGTH)
         self._forget(request, is_trusted=is_trusted, is_innocent=is_innocent)
         outputs[request.client_slot].finished.append(finished)
+        self._on_finished(request, finished)
 
     def _forget(self, request: Request, *, is_trusted: bool = True, is_innocent: bool = False) -> None:
         del self._requests[request.key]

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 
 from engine_core.admission import Admission
 from engine_core.client_sender import LEASE_S
-from engine_core.core import EngineCore
+from engine_core.core import EngineCore, ignore
 from engine_core.core_socket import RemoteAccess
 from engine_core.crash_journal import CrashJournal
 from engine_core.events import Drain, DrainBegun, Event, GrammarCompiled
@@ -41,6 +41,7 @@ from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
 from engine_core.tokenizer_export import content_fingerprint
+from engine_core.tracing import RequestSpans
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
@@ -49,11 +50,13 @@ from ipc.config import (
     LauncherConfig,
     ModelConfig,
     SchedulerConfig,
+    TracingConfig,
     load_section,
 )
 from ipc.endpoints import CORE_SLOTS, RunDir
 from ipc.messages import Welcome
 from ipc.process import start_ticks
+from ipc.tracing import SpanExport
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class CoreConfig:
     fake: FakeModelConfig
     launcher: LauncherConfig
     endpoint: EndpointConfig
+    tracing: TracingConfig
 
     @classmethod
     def read(cls, config_file: Path) -> "CoreConfig":
@@ -84,6 +88,7 @@ class CoreConfig:
             load_section(config_file, FakeModelConfig),
             load_section(config_file, LauncherConfig),
             load_section(config_file, EndpointConfig),
+            load_section(config_file, TracingConfig),
         )
 
 
@@ -150,6 +155,8 @@ class CoreServer:
         self._run_dir = self._config.run_dir
         self._loaded: _LoadedCore | None = None
         self._journal: CrashJournal | None = None
+        self._export: SpanExport | None = None
+        self._spans: RequestSpans | None = None
         self._inbox: SimpleQueue[Event] = SimpleQueue()
         self._remote = RemoteAccess.of(self._config.endpoint)
         self._lock = self._run_dir.lock_core(slot, wait_s=_LOCK_TIMEOUT_S)
@@ -172,6 +179,7 @@ class CoreServer:
             ConfigError: the model cannot be loaded, or the settings contradict each other.
         """
         cache, scheduling = self._config.cache, self._config.scheduler
+        self._export = SpanExport.of(self._config.tracing, "core")
         runner = load_runner(self._config, self._io.report_loading)
         hasher = BlockHasher(cache.block_size)
         has_prefix_cache = cache.enable_prefix_caching and runner.info.num_blocks > 0
@@ -186,7 +194,11 @@ class CoreServer:
         scheduler = Scheduler(scheduling, kv_cache, drafts, has_whole_prompts=runner.info.is_encoder)
         clocked = ClockedRunner(runner, self._clock)
         metrics = EngineMetrics(scheduler, has_prefix_cache=has_prefix_cache, adapters=runner.info.adapters)
-        core = EngineCore(clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine, metrics)
+        self._spans = RequestSpans(self._export, runner.info.model_id) if self._export is not None else None
+        on_finished = ignore if self._spans is None else self._spans.on_finished
+        core = EngineCore(
+            clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine, metrics, on_finished
+        )
         prefix_hasher = hasher if has_prefix_cache else None
         self._loaded = _LoadedCore(
             core,
@@ -238,6 +250,10 @@ class CoreServer:
         if self._journal is not None:
             self._journal.close()
         os.close(self._lock)
+        if self._spans is not None:  # last, as a collector may keep us waiting
+            self._spans.close()
+        if self._export is not None:
+            self._export.close()
 
     def _on_grammar(
         self, key: RequestKey, grammar: CompiledGrammar | None, error_code: str, error_message: str

@@ -16,7 +16,7 @@ from engine_core.outputs import RequestKey
 from engine_core.request_times import RequestTimes
 from engine_core.speculation.drafter import Drafter
 from engine_core.structured_output.grammar import CompiledGrammar
-from ipc.messages import Finished, FinishReason, RequestClass, RequestId, Task
+from ipc.messages import Finished, FinishReason, RequestClass, RequestId, Started, Task
 from ipc.sampling_params import SamplingParams
 
 ClientSlot = NewType("ClientSlot", int)
@@ -64,6 +64,8 @@ class Request:
     adapter_fingerprint: bytes = b""
     external_ids: tuple[str, ...] = ()
     """Names by which users know it."""
+    traceparent: str = ""
+    """The span that waits for it; empty where nobody traces it."""
     came_at_us: int = 0
     """Wall clock, microseconds: when it came to its client; 0 where that is not known."""
     digest: bytes = b""
@@ -107,6 +109,17 @@ class Request:
         """Record a token that was sampled `now`, on the monotonic clock."""
         self.token_ids.append(token_id)
         self.times.on_token(now)
+
+    def started(self, now: float, num_prompt_logprobs: int) -> Started:
+        """What tells the client that the first token was sampled `now`."""
+        durations = self.times.durations(now)
+        return Started(
+            request_id=self.request_id,
+            num_cached_tokens=self.num_cached_tokens,
+            num_prompt_logprobs=num_prompt_logprobs,
+            queue_time_us=_microseconds(durations.queue_s),
+            first_token_us=_microseconds(durations.total_s),
+        )
 
     def finished(
         self,

@@ -32,6 +32,7 @@ MAX_TIMEOUT_MS = 24 * 3600 * 1000
 MAX_NAME_LENGTH = 1024
 MAX_EXTERNAL_IDS = 4
 MAX_EXTERNAL_ID_LENGTH = 256
+MAX_TRACEPARENT_LENGTH = 64
 MAX_PROMPT_LOGPROB_ENTRIES = MAX_FRAME_BYTES // 32
 """Of all positions of a prompt together. They go to the client in one message, which has 8 bytes for each and 16 for
 each position, so that this leaves it below three quarters of the limit."""
@@ -89,6 +90,7 @@ class RequestIntake:
             adapter=add.adapter,
             adapter_fingerprint=self._info.adapters[add.adapter] if add.adapter else b"",
             external_ids=add.external_ids,
+            traceparent=add.traceparent,
             came_at_us=add.arrival_time_us,
             digest=digest,
         )
@@ -144,6 +146,10 @@ class RequestIntake:
             raise InvalidRequestError(
                 f"a request has at most {MAX_EXTERNAL_IDS} ids of 1 to {MAX_EXTERNAL_ID_LENGTH} characters",
                 param="request_id",
+            )
+        if len(add.traceparent) > MAX_TRACEPARENT_LENGTH:
+            raise InvalidRequestError(
+                f"a traceparent has at most {MAX_TRACEPARENT_LENGTH} characters", param="traceparent"
             )
         add.sampling_params.validate(self._info.vocab_size)
         num_entries = len(add.prompt_token_ids) * (add.sampling_params.num_prompt_logprobs + 1)

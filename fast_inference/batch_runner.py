@@ -96,7 +96,7 @@ class BatchRunnerSupervisor:
         self._on_change = on_change
         self._child: Child | None = None
         self._is_stopping = False
-        self._num_deaths = 0
+        self.num_deaths = 0
         """Runners that did not choose their end."""
         self._store: StateStore | None = None
         self._is_blind = False
@@ -110,8 +110,8 @@ class BatchRunnerSupervisor:
     def status(self) -> BatchRunnerStatus:
         """What `status.json` says."""
         if self._child is None or self._child.exited.is_set():
-            return BatchRunnerStatus(restarts=self._num_deaths)
-        return BatchRunnerStatus(self._child.pid, "running", self._num_deaths)
+            return BatchRunnerStatus()
+        return BatchRunnerStatus(self._child.pid, "running")
 
     async def run(self) -> None:
         """Start a runner whenever there is work, until cancelled."""
@@ -152,7 +152,7 @@ class BatchRunnerSupervisor:
         self._on_change()
         if child.exit_code == 0 or self._is_stopping:
             return
-        self._num_deaths += 1
+        self.num_deaths += 1
         delay_s = policy.on_death(time.monotonic() - began_at >= _STABLE_S)
         log.error("batch runner (pid %d) %s; restart in %.1f s", child.pid, child.exit_text, delay_s)
         await asyncio.sleep(delay_s)

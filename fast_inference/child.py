@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fast_inference.flags import environment_name
+from fast_inference.service_notify import SERVICE_VARIABLES
 from ipc.config import SECRET_SETTINGS
 from ipc.process import LAUNCHER_PID_VARIABLE
 
@@ -159,11 +160,13 @@ async def stop_children(children: Sequence[Child], timeout_s: float) -> None:
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Ours without keys, unbuffered, with the launcher's pid; in a checkout also with the folder of the packages.
+    """Ours, unbuffered, with the launcher's pid; in a checkout also with the folder of the packages.
 
-    Children run with `-P`, so that a folder `frontend` in the user's working directory is never taken for ours.
+    It has no keys, and no way to the service manager, who listens to the launcher alone. Children run with `-P`, so
+    that a folder `frontend` in the user's working directory is never taken for ours.
     """
-    ours = {name: value for name, value in os.environ.items() if name.upper() not in _SECRET_VARIABLES}
+    withheld = _SECRET_VARIABLES | SERVICE_VARIABLES
+    ours = {name: value for name, value in os.environ.items() if name.upper() not in withheld}
     environment = {**ours, "PYTHONUNBUFFERED": "1", LAUNCHER_PID_VARIABLE: str(os.getpid()), **(extra or {})}
     if (_CODE_ROOT / "pyproject.toml").is_file():
         paths = [str(_CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -76,11 +76,14 @@ def serve_with(settings: "Settings") -> int:
     from fast_inference.launcher import serve
     from fast_inference.settings import unused_setting_warnings
     from ipc.curve import CurveDir
+    from ipc.tracing import check_packages
 
     configure_logging(settings, "launcher")
     if settings.curve_dir is not None:  # before anything slow
         CurveDir(settings.curve_dir).server_keys()
         CurveDir(settings.curve_dir).allowed_clients()
+    if settings.otlp_traces_endpoint is not None:
+        check_packages()
     for line in unused_setting_warnings(settings):
         print(f"warning: {line}", file=sys.stderr)
     if warning := exposure_warning(settings, settings):

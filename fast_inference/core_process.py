@@ -71,6 +71,11 @@ class CoreProcess:
         return "starting" if state is None else state.name.lower()
 
     @property
+    def is_stuck(self) -> bool:
+        """True if it was killed because it hangs, and has not ended even so."""
+        return bool(self._hung_because) and not self.child.exited.is_set()
+
+    @property
     def exit_text(self) -> str:
         """How it ended, for people."""
         return f"hung ({self._hung_because}) and was killed" if self._hung_because else self.child.exit_text

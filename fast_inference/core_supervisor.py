@@ -69,6 +69,11 @@ class CoreSupervisor:
         return self.active is not None and self.active.is_ready
 
     @property
+    def is_stuck(self) -> bool:
+        """True if the active core neither works nor dies."""
+        return self.active is not None and self.active.is_stuck
+
+    @property
     def num_blocks(self) -> int:
         """Of the active core's KV cache; 0 until it was ready."""
         welcome = None if self.active is None else self.active.client.welcome

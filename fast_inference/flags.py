@@ -25,6 +25,7 @@ from ipc.config import (
     LogConfig,
     ModelConfig,
     SchedulerConfig,
+    TracingConfig,
 )
 from ipc.exit_codes import EXIT_USAGE
 
@@ -37,6 +38,7 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     SchedulerConfig,
     CacheConfig,
     EndpointConfig,
+    TracingConfig,
     LogConfig,
     FakeModelConfig,
 )

@@ -1,6 +1,6 @@
-"""The launcher: starts one engine core and N frontends on one port, tells when they serve, and keeps them running.
+"""The launcher: starts one engine core and N frontends, tells when they serve, and keeps them running.
 
-Called by `cli.py` with resolved settings. It owns the listening socket, the run dir with its lock and `status.json`,
+Called by `cli.py` with resolved settings. It owns the listening sockets, the run dir with its lock and `status.json`,
 and the frontends: one that dies is replaced. The core is the business of `core_supervisor.py`, the process that runs
 batches that of `batch_runner.py`. SIGTERM and SIGINT drain the frontends, then the core; a second signal ends all
 within two seconds. SIGHUP replaces the core (`core_reload.py`).
@@ -15,6 +15,8 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 from fast_inference.batch_runner import BatchRunnerSupervisor, open_state_dir
 from fast_inference.child import FRONTEND_ENVIRONMENT, Child, stop_children
@@ -22,13 +24,14 @@ from fast_inference.config_file import write_config
 from fast_inference.core_reload import CoreReload
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
 from fast_inference.drain_progress import show_drain
-from fast_inference.listener import bind_listener, local_url_of, port_of, url_of
+from fast_inference.listener import bind_listeners, local_url_of, port_of, url_of
 from fast_inference.model_store import resolve_model
 from fast_inference.progress import StartProgress
 from fast_inference.ready_message import example_request, ready_line
 from fast_inference.restart_policy import FrontendRestartPolicy
+from fast_inference.service_notify import ServiceNotifier
 from fast_inference.settings import Settings, served_names
-from fast_inference.status import FrontendStatus, LauncherStatus, ServerState, Status, StatusFile
+from fast_inference.status import FrontendStatus, LauncherStatus, Restarts, ServerState, Status, StatusFile
 from frontend.batch_api.state_dir import StateDir
 from ipc.endpoints import RunDir
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
@@ -56,8 +59,14 @@ def serve(settings: Settings) -> int:
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     raise_descriptor_limit()  # children inherit it
-    with bind_listener(settings.host, settings.port) as listener, StartProgress() as progress:
-        port = port_of(listener)
+    with ExitStack() as exits:
+        num_listeners = settings.frontends if settings.frontend_ports else 1
+        listeners = bind_listeners(settings.host, settings.port, num_listeners)
+        for listener in listeners:
+            exits.enter_context(listener)
+        progress = exits.enter_context(StartProgress())
+        notifier = ServiceNotifier.from_environment(os.environ)
+        port = port_of(listeners[0])
         run_dir = RunDir(settings.run_dir) if settings.run_dir else RunDir.default(port)
         run_dir.create()
         run_dir.lock_launcher()
@@ -67,11 +76,12 @@ def serve(settings: Settings) -> int:
             state_dir = open_state_dir(settings, port, run_dir)
             names = served_names(settings)
             progress(f"looking for the model {settings.model}")
-            model = resolve_model(settings.model, progress, rope=settings.rope)
+            with notifier.extending():
+                model = resolve_model(settings.model, progress, rope=settings.rope)
             resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
             resolved["state_dir"] = state_dir.path if state_dir is not None else None
             write_config(settings.model_copy(update=resolved), run_dir.config_file)
-            return asyncio.run(Launcher(settings, names[0], run_dir, listener, progress, state_dir).run())
+            return asyncio.run(Launcher(settings, names[0], run_dir, listeners, progress, notifier, state_dir).run())
         finally:
             run_dir.remove_files()
 
@@ -84,27 +94,30 @@ class Launcher:
         settings: Settings,
         model_name: str,
         run_dir: RunDir,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         progress: StartProgress,
+        notifier: ServiceNotifier,
         state_dir: StateDir | None = None,
     ) -> None:
+        """`listeners` are one that the frontends share, or one for each."""
         self._settings = settings
         self._model_name = model_name
         self._run_dir = run_dir
-        self._listener = listener
-        self._port = port_of(listener)
-        self._url = url_of(settings.host, self._port)
+        self._listeners = listeners
+        self._ports = [port_of(listener) for listener in listeners]
+        self._url = url_of(settings.host, self._ports[0])
         self._launcher_pid = os.getpid()
         self._had_terminal = _has_terminal()
         self._outlives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # `nohup` started us
         self._progress = progress
+        self._notifier = notifier
         self._status_file = StatusFile(run_dir.status_file)
         self._cores = CoreSupervisor(run_dir, settings.hang_timeout, self._refresh, self._fail)
         self._reload = CoreReload(settings, run_dir, self._cores, self._refresh)
         self._reload_asked = asyncio.Event()
         self._batch_runner = BatchRunnerSupervisor(run_dir, state_dir, lambda: self._was_ready, self._refresh)
         self._frontends: list[Child | None] = [None] * settings.frontends
-        self._frontend_restarts = [0] * settings.frontends
+        self._num_frontend_restarts = [0] * settings.frontends
         self._stopping = asyncio.Event()
         self._was_ready = False
         self._exit_code = 0
@@ -120,6 +133,7 @@ class Launcher:
                 tasks = [group.create_task(self._cores.run())]
                 tasks.append(group.create_task(self._serve_reloads()))
                 tasks.append(group.create_task(self._batch_runner.run()))
+                tasks.append(group.create_task(self._notifier.run(lambda: not self._cores.is_stuck)))
                 tasks += [group.create_task(self._supervise_frontend(index)) for index in range(len(self._frontends))]
                 await self._stopping.wait()
                 await self._stop_children()
@@ -161,8 +175,8 @@ class Launcher:
                 if num_early_deaths == _MAX_EARLY_FRONTEND_DEATHS:
                     return self._fail(f"{frontend.name} {frontend.exit_text} before it was ready")
             delay_s = policy.on_death(has_served)
-            self._frontend_restarts[index] += 1
             log.error("%s (pid %d) %s; restart in %.1f s", frontend.name, frontend.pid, frontend.exit_text, delay_s)
+            self._num_frontend_restarts[index] += 1
             await self._sleep(delay_s)
 
     async def _head_start_for_core(self) -> None:
@@ -174,7 +188,7 @@ class Launcher:
             return
 
     def _start_frontend(self, index: int) -> Child | None:
-        listener_fd = self._listener.fileno()
+        listener_fd = self._listeners[index % len(self._listeners)].fileno()
         arguments = ["--config", str(self._run_dir.config_file), "--fd", str(listener_fd), "--index", str(index)]
         try:
             return Child(
@@ -234,7 +248,8 @@ class Launcher:
 
         Whoever takes too long is killed.
         """
-        self._listener.close()  # frontends accept until they are drained; after that, connections are refused at once
+        for listener in self._listeners:
+            listener.close()  # frontends accept until they are drained; after that, connections are refused at once
         self._progress.close()
         self._refresh()
         if not self._was_ready or self._exit_code == EXIT_CONFIG_ERROR:
@@ -269,12 +284,12 @@ class Launcher:
 
     def _refresh(self) -> None:
         """Write `status.json` if anything changed, and the ready line the first time that all is ready."""
+        stage = "starting the frontends" if self._cores.is_ready else self._cores.stage or "starting the core"
         if not self._was_ready and not self._stopping.is_set():
-            self._progress(
-                "starting the frontends" if self._cores.is_ready else self._cores.stage or "starting the core"
-            )
+            self._progress(stage)
         status = self._status()
         self._status_file.write(status)
+        self._notifier.follow(status, stage)
         if status.state is ServerState.READY and not self._was_ready:
             self._was_ready = True
             self._announce()
@@ -290,22 +305,22 @@ class Launcher:
         else:
             state = ServerState.RESTARTING if self._was_ready else ServerState.STARTING
         launcher, batch_runner = LauncherStatus(self._launcher_pid), self._batch_runner.status()
-        reload, num_restarts = self._reload.status, sum(self._frontend_restarts)
-        return Status(state, launcher, core, frontends, self._url, reload, batch_runner, num_restarts)
+        restarts = Restarts((*self._num_frontend_restarts,), self._batch_runner.num_deaths)
+        return Status(state, launcher, core, frontends, self._url, self._reload.status, batch_runner, restarts)
 
     def _frontend_status(self, index: int) -> FrontendStatus:
-        frontend, restarts = self._frontends[index], self._frontend_restarts[index]
+        frontend, port = self._frontends[index], self._ports[index % len(self._ports)]
         if frontend is None or frontend.exited.is_set():
-            return FrontendStatus(port=self._port, restarts=restarts)
+            return FrontendStatus(port=port)
         state = "draining" if self._stopping.is_set() else "ready" if frontend.ready.is_set() else "starting"
-        return FrontendStatus(frontend.pid, self._port, state, restarts)
+        return FrontendStatus(frontend.pid, port, state)
 
     def _announce(self) -> None:
         self._progress.close()
         try:
             line = ready_line(self._url, self._model_name, len(self._frontends), self._cores.num_blocks)
             sys.stdout.write(line + "\n")
-            url = local_url_of(self._settings.host, self._port)
+            url = local_url_of(self._settings.host, self._ports[0])
             can_generate, needs_key = self._cores.can_generate, bool(self._settings.api_key)
             example = example_request(url, self._model_name, can_generate=can_generate, needs_key=needs_key)
             sys.stdout.write(example + "\n")

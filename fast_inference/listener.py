@@ -1,12 +1,16 @@
-"""The listening socket of a server: bound once by the launcher, before anything slow, and inherited by every frontend.
+"""The listening sockets of a server: bound once by the launcher, before anything slow, and inherited by the frontends.
+
+There is one that all of them share, or with `--frontend-ports` one for each.
 
 There is no SO_REUSEPORT: a second server on the same port is refused instead of sharing it, and no connection is
-stranded on a frontend that stopped. The launcher's own copy keeps the port while frontends are replaced.
+stranded on a frontend that stopped. The launcher's own copy keeps the port while frontends are replaced: connections
+that come meanwhile wait for the next one.
 """
 
 import errno
 import socket
 import time
+from contextlib import ExitStack
 
 from ipc.errors import ConfigError
 
@@ -14,6 +18,19 @@ BACKLOG = 2048
 _RETRY_S = 1.0
 """How long a taken port is tried again: the children of a killed launcher need a moment to let go of it."""
 _WILDCARDS = ("0.0.0.0", "::", "")
+
+
+def bind_listeners(host: str, port: int, count: int) -> list[socket.socket]:
+    """Bind and listen on so many ports, `port` and those after it; port 0 takes free ones.
+
+    Raises:
+        ConfigError: as `bind_listener`; none of them is bound then.
+    """
+    with ExitStack() as bound:
+        ports = range(port, port + count) if port else [0] * count
+        listeners = [bound.enter_context(bind_listener(host, one)) for one in ports]
+        bound.pop_all()
+    return listeners
 
 
 def bind_listener(host: str, port: int) -> socket.socket:

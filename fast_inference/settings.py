@@ -39,6 +39,7 @@ from ipc.config import (
     LogConfig,
     ModelConfig,
     SchedulerConfig,
+    TracingConfig,
 )
 from ipc.errors import ConfigError
 from ipc.process import LAUNCHER_PID_VARIABLE
@@ -90,6 +91,7 @@ class Settings(
     SchedulerConfig,
     CacheConfig,
     EndpointConfig,
+    TracingConfig,
     LogConfig,
     FakeModelConfig,
 ):

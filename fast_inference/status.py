@@ -49,14 +49,12 @@ class CoreStatus:
 
 @dataclass(frozen=True, slots=True)
 class FrontendStatus:
-    """One frontend; all share `port`."""
+    """One frontend; all have the same `port`, unless each has its own."""
 
     pid: int | None = None
     port: int = 0
     state: str = "stopped"
     """starting, ready, draining or stopped."""
-    restarts: int = 0
-    """Processes in this place that died and were replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +64,14 @@ class BatchRunnerStatus:
     pid: int | None = None
     state: str = "stopped"
     """running or stopped."""
-    restarts: int = 0
-    """Runners that died and were replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """How often each process was started again after it had died; those of the core are with it."""
+
+    frontends: tuple[int, ...] = ()
+    batch_runner: int = 0
 
 
 class ReloadState(StrEnum):
@@ -102,8 +106,7 @@ class Status:
     url: str
     reload: ReloadStatus | None = None
     batch_runner: BatchRunnerStatus = BatchRunnerStatus()
-    frontend_restarts: int = 0
-    """Frontends that died and were replaced."""
+    restarts: Restarts = Restarts()
 
 
 class StatusFile:
@@ -130,7 +133,7 @@ class StatusFile:
         if self._written is None:
             return
         last = self._written
-        frontends = tuple(replace(frontend, pid=None, state="stopped") for frontend in last.frontends)
+        frontends = tuple(FrontendStatus(port=frontend.port) for frontend in last.frontends)
         core = CoreStatus(epoch=last.core.epoch, last_exit=last.core.last_exit, restarts=last.core.restarts)
         stopped = replace(last, state=ServerState.STOPPED, core=core, frontends=frontends)
         self.write(replace(stopped, batch_runner=BatchRunnerStatus()))

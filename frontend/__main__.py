@@ -1,9 +1,9 @@
 """The frontend process: `python -m frontend --config RUN_DIR/config.json --fd N --index I [--ready-fd N]`.
 
-Started by the launcher, which owns the listening socket and hands it down as a descriptor, so that all frontends share
-one port. It dies with the launcher. With `--ready-fd` it writes `ready` to that descriptor, once, when it serves HTTP
-and the model's tokenizer is loaded. SIGTERM drains (`draining.py`): running requests get `drain_timeout` seconds, then
-exit code 0; a second one ends them at once.
+Started by the launcher, which owns the listening socket and hands it down as a descriptor: all frontends share one
+port, unless each has its own. It dies with the launcher. With `--ready-fd` it writes `ready` to that descriptor, once,
+when it serves HTTP and the model's tokenizer is loaded. SIGTERM drains (`draining.py`): running requests get
+`drain_timeout` seconds, then exit code 0; a second one ends them at once.
 A configuration that cannot work is one `error:` line and exit code 1; anything unforeseen is a logged trace and 70.
 Next: `app.py`.
 """
@@ -33,8 +33,9 @@ from frontend.draining import Drain, close_after_answer
 from frontend.host_header import HostPolicy
 from frontend.http_protocol import ConnectionGuards, HttpProtocol
 from frontend.state import FrontendState
+from frontend.tracing import Tracing
 from ipc.client import EngineClient
-from ipc.config import ConnectionConfig, FrontendConfig, LauncherConfig, LogConfig, load_section
+from ipc.config import ConnectionConfig, FrontendConfig, LauncherConfig, LogConfig, TracingConfig, load_section
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_INTERNAL_ERROR
@@ -152,9 +153,18 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
     )
     launcher_config = load_section(config_file, LauncherConfig)
     counts = ConnectionCounts(
-        RunDir(config_file.parent).connections_file, index, max(launcher_config.frontends, index + 1)
+        RunDir(config_file.parent).connections_file,
+        index,
+        max(launcher_config.frontends, index + 1),
+        shares_port=not launcher_config.frontend_ports,
     )
-    state = FrontendState(frontend_config, client, created_at=int(config_file.stat().st_mtime), config_file=config_file)
+    state = FrontendState(
+        frontend_config,
+        client,
+        created_at=int(config_file.stat().st_mtime),
+        config_file=config_file,
+        tracing=Tracing.of(load_section(config_file, TracingConfig)),
+    )
     config = uvicorn.Config(
         create_app(state),
         http=HttpProtocol,

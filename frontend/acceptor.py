@@ -1,4 +1,4 @@
-"""Accepts connections from the listening socket that all frontends share, so that each of them gets its part.
+"""Accepts connections from a listening socket; where all frontends share it, so that each of them gets its part.
 
 An event loop's own server accepts whatever waits in one go, so that the first frontend to wake takes a whole burst.
 Here one connection is accepted per turn of the event loop, and a frontend that has more connections than another lets

@@ -1,9 +1,10 @@
 """Who makes a request: API keys, what each of them opens, and what a key changes about a request.
 
-`ApiKeyMiddleware` stands before every route and lets nothing pass without a key but `PUBLIC_ROUTES`, compared with the
-path by which the router itself finds routes: an unknown route is protected as well, and no other spelling of a public
-one is public. Where no keys are configured, everybody is `ANYBODY`. Endpoints ask `caller_of` who calls; a route with
-`dependencies=[Depends(require_admin)]` is a control route, which opens to an admin key alone.
+`ApiKeyMiddleware` stands before every route and lets nothing pass without a key but `PUBLIC_ROUTES` and the static
+files of `webui.py`, compared with the path by which the router itself finds routes: an unknown route is protected as
+well, and no other spelling of a public one is public. Where no keys are configured, everybody is `ANYBODY`. Endpoints
+ask `caller_of` who calls; a route with `dependencies=[Depends(require_admin)]` is a control route, which opens to an
+admin key alone.
 Invariant: keys are compared as digests, all of them each time, and are written nowhere.
 """
 
@@ -91,8 +92,16 @@ class ApiKeys:
 class ApiKeyMiddleware:
     """Answers 401 to whatever comes without a key, before any of it is read."""
 
-    def __init__(self, app: ASGIApp, *, config: AccessConfig) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        config: AccessConfig,
+        public_routes: frozenset[tuple[str, str]] = PUBLIC_ROUTES,
+    ) -> None:
+        """`public_routes` are methods and paths, below the prefix of a proxy."""
         self.app = app
+        self._public_routes = public_routes
         self._keys = ApiKeys(config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,7 +111,7 @@ class ApiKeyMiddleware:
             return
         headers = Headers(scope=scope)
         caller = self._keys.caller(headers)
-        if caller is None and (scope.get("method"), get_route_path(scope)) in PUBLIC_ROUTES:
+        if caller is None and (scope.get("method"), get_route_path(scope)) in self._public_routes:
             caller = ANYBODY
         if caller is not None:
             scope[_SCOPE_KEY] = caller

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from frontend.access import ApiKeyMiddleware
+from frontend.access import PUBLIC_ROUTES, ApiKeyMiddleware
 from frontend.anthropic_api.error_envelope import AnthropicEnvelopeMiddleware
 from frontend.anthropic_api.protocol import CountTokensRequest, MessagesRequest
 from frontend.anthropic_api.serving import ServingCountTokens, ServingMessages
@@ -55,6 +55,7 @@ from frontend.responses_api.protocol import ResponsesRequest
 from frontend.responses_api.serving import ServingResponses
 from frontend.server_info import ServerInfo
 from frontend.state import FrontendState
+from frontend.webui import WebUI
 from ipc.errors import FastInferenceError, InvalidRequestError
 
 BodyEndpoint = Callable[[Request], Awaitable[Response]]
@@ -83,11 +84,15 @@ def create_app(state: FrontendState, engine: AbstractAsyncContextManager[None] |
         openapi_url="/openapi.json" if state.config.docs else None,
         docs_url=None,
         redoc_url=None,
+        telemetry=state.tracing.telemetry,
     )
     app.state.edge = EdgeSettings.of(state.config)
+    app.state.frontend = state  # for routes that a user adds
     uploads = {("POST", "/v1/files"): state.config.max_file_bytes + FORM_ROOM_BYTES}
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=state.config.max_body_bytes, streamed_routes=uploads)
-    app.add_middleware(ApiKeyMiddleware, config=state.config)
+    webui = WebUI() if state.config.webui else None
+    public_routes = PUBLIC_ROUTES | webui.public_routes if webui else PUBLIC_ROUTES
+    app.add_middleware(ApiKeyMiddleware, config=state.config, public_routes=public_routes)
     app.add_middleware(DrainMiddleware, drain=state.drain)
     if state.config.allowed_origins:
         app.add_middleware(CrossOriginMiddleware, config=state.config)
@@ -101,6 +106,8 @@ def create_app(state: FrontendState, engine: AbstractAsyncContextManager[None] |
     app.add_api_route("/metrics", metrics.metrics, methods=["GET"], tags=["server"], response_model=None)
     if state.config.docs:
         add_docs_pages(app)
+    if webui is not None:
+        webui.add_to(app)
     install_openapi(app, needs_key=bool(state.config.api_key))
     return app
 

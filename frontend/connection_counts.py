@@ -14,8 +14,10 @@ _COUNT = struct.Struct("<I")
 class ConnectionCounts:
     """This frontend's count, and a view of the others'."""
 
-    def __init__(self, file_path: Path, index: int, num_frontends: int) -> None:
+    def __init__(self, file_path: Path, index: int, num_frontends: int, *, shares_port: bool = True) -> None:
+        """Where no port is shared, no connection could go to another frontend."""
         self._index = index
+        self._shares_port = shares_port
         self._num_frontends = num_frontends
         size = _COUNT.size * num_frontends
         with file_path.open("a+b") as file:
@@ -28,6 +30,8 @@ class ConnectionCounts:
         _COUNT.pack_into(self._map, self._index * _COUNT.size, count)
 
     def is_above_another(self, count: int) -> bool:
-        """True if another frontend has fewer connections than `count`."""
+        """True if another frontend, which could take the next connection, has fewer than `count`."""
+        if not self._shares_port:
+            return False
         others = (index for index in range(self._num_frontends) if index != self._index)
         return any(_COUNT.unpack_from(self._map, index * _COUNT.size)[0] < count for index in others)

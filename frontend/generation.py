@@ -17,11 +17,12 @@ from frontend.errors import RequestCancelledError
 from frontend.input_processor import EngineInput
 from frontend.output_processor import ABORT, Finish, OutputProcessor, TextDelta, TextOptions
 from frontend.state import ServedModel
-from ipc.client import EngineClient, RequestStream
-from ipc.errors import RequestFailedError
+from frontend.tracing import MAX_TRACED_ANSWERS, AnswerSpan
+from ipc.client import EngineClient, Output, RequestStream
+from ipc.errors import FastInferenceError, RequestFailedError
 from ipc.messages import DISCONNECT, STOP_STRING
 from ipc.request_options import RequestOptions
-from ipc.request_outputs import TokenLogprobs
+from ipc.request_outputs import PhaseTimes, TokenLogprobs
 
 
 @dataclass(slots=True)
@@ -42,6 +43,10 @@ class Answer:
     """The tokens, where `TextOptions.has_tokens`; filled by `Generation.collect` only."""
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     """Of each token of the prompt but the first, where asked for; known with the first output."""
+    times: PhaseTimes | None = None
+    """How long it took; known once it is finished."""
+    num_resumed_tokens: int = 0
+    """Tokens of it that an earlier process has left, which took no time now."""
 
     @property
     def text(self) -> str:
@@ -64,6 +69,8 @@ class _AnswerStream:
         """`token_ids_before` come before all that the stream gives."""
         self.answer = answer
         self.stream = stream
+        self.failure: FastInferenceError | None = None
+        """What the answer ended in."""
         self._processor = processor
         self._has_prompt_logprobs = has_prompt_logprobs
         self._unread_token_ids = token_ids_before
@@ -79,9 +86,15 @@ class _AnswerStream:
         if self.answer.finish is not None:
             return None
         try:
-            output = await anext(self.stream)
+            return self._take(await anext(self.stream))
         except StopAsyncIteration:
-            raise RequestFailedError("the stream ended without a terminal output") from None
+            self.failure = RequestFailedError("the stream ended without a terminal output")
+            raise self.failure from None
+        except FastInferenceError as error:
+            self.failure = error
+            raise
+
+    def _take(self, output: Output) -> TextDelta:
         if self._unread_token_ids:
             output.token_ids[:0] = self._unread_token_ids
             self._unread_token_ids = ()
@@ -96,6 +109,7 @@ class _AnswerStream:
         if is_cancelled and self._has_prompt_logprobs and not self.answer.prompt_logprobs:
             raise RequestCancelledError()
         if delta.finish is not None:
+            self.answer.times = self.stream.phase_times(output.finished)
             self.stream.abort(STOP_STRING)  # does nothing where the engine itself finished
         return delta
 
@@ -110,14 +124,18 @@ class Generation:
         inputs: Sequence[EngineInput],
         text_options: TextOptions,
         beginning: Beginning | None = None,
+        span: AnswerSpan | None = None,
         **options: Unpack[RequestOptions],
     ) -> None:
         """Submit every input, all with the same options; one that `beginning` is of goes on behind it.
+
+        `span` ends with the last answer.
 
         Raises:
             EngineUnavailableError: the core takes no requests; what was submitted is stopped again.
         """
         self._streams: list[_AnswerStream] = []
+        self._span = span or AnswerSpan()
         self._model, self._inputs, self._adapter = model, inputs, options.get("adapter", "")
         self._beginning: Beginning | None = None
         self._digest = b""
@@ -129,8 +147,9 @@ class Generation:
                 if beginning is not None and before:
                     params = replace(params, seed=beginning.seed)
                     options["num_resumed_tokens"] = len(before)
+                options["traceparent"] = self._span.traceparent if index < MAX_TRACED_ANSWERS else ""
                 stream = client.submit([*item.prompt_token_ids, *before], params, model=model.welcome, **options)
-                answer = Answer(index, len(item.prompt_token_ids))
+                answer = Answer(index, len(item.prompt_token_ids), num_resumed_tokens=len(before))
                 processor = OutputProcessor(model.tokenizer, text_options, model.welcome.eos_token_ids)
                 has_prompt_logprobs = item.sampling_params.num_prompt_logprobs >= 0 and answer.num_prompt_tokens > 1
                 self._streams.append(
@@ -142,7 +161,8 @@ class Generation:
                         token_ids_before=before,
                     )
                 )
-        except BaseException:
+        except BaseException as error:
+            self._span.end((), error)
             self.close()
             raise
 
@@ -211,6 +231,7 @@ class Generation:
                 yield 0, self._primed
             while (delta := await self._streams[0].next_delta()) is not None:
                 yield 0, delta
+            self._span.end(self.answers)
             return
         if not self._readers:
             for stream in self._streams:
@@ -223,6 +244,7 @@ class Generation:
                 if delta is not None:
                     yield stream.answer.index, delta
                     self._read(stream)
+        self._span.end(self.answers)
 
     async def collect(self) -> list[Answer]:
         """Wait for all answers, whole."""
@@ -243,6 +265,7 @@ class Generation:
         self._readers.clear()
         for stream in self._streams:
             stream.stream.abort(DISCONNECT)
+        self._span.end(self.answers, next((stream.failure for stream in self._streams if stream.failure), None))
 
     def _read(self, stream: _AnswerStream) -> None:
         self._readers[asyncio.create_task(stream.next_delta())] = stream

@@ -60,6 +60,7 @@ _RANGES: dict[str, Document] = {
     "top_p": {"exclusiveMinimum": 0, "maximum": 1},
     "top_k": {"minimum": -1, "maximum": 2**31 - 1},
     "min_p": {"minimum": 0, "maximum": 1},
+    "top_n_sigma": {"minimum": 0, "maximum": 100},
     "seed": {"minimum": -(2**63), "maximum": 2**63 - 1},
 }
 """Of sampling parameters, which `ipc/sampling_params.py` checks and the bodies' own schemas do not know."""

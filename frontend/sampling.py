@@ -43,6 +43,7 @@ async def sampling_params_of(model: ServedModel, body: GenerationBody) -> Sampli
         num_logprobs=body.num_logprobs if body.num_logprobs is not None else NO_LOGPROBS,
         num_prompt_logprobs=max(prompt_logprobs, default=NO_LOGPROBS),
         structured_output=grammar_of(body),
+        top_n_sigma=body.top_n_sigma,
     )
     params.validate(model.vocab_size)
     return params

@@ -15,6 +15,7 @@ from frontend.draining import Drain
 from frontend.metrics.frontend_metrics import FrontendMetrics
 from frontend.model_tokenizers import ModelTokenizers
 from frontend.tokenizer import FrontendTokenizer
+from frontend.tracing import Tracing
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig, load_section
 from ipc.endpoints import RunDir
@@ -98,15 +99,17 @@ class FrontendState:
         created_at: int,
         config_file: Path | None = None,
         role: str = "frontend",
+        tracing: Tracing | None = None,
     ) -> None:
         """`created_at` (seconds since the epoch) is what /v1/models shows; equal in all frontends of one server.
         `role` is what metrics call this kind of process.
 
-        A later model may have other names: they are read from `config_file`.
+        A later model may have other names: they are read from `config_file`. Without `tracing` nothing is traced.
         """
         self.config = config
         self.client = client
         self.created_at = created_at
+        self.tracing = tracing or Tracing()
         self.drain = Drain()
         self.metrics = FrontendMetrics(role)
         self.became_ready = asyncio.Event()
@@ -143,6 +146,8 @@ class FrontendState:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
         await self.client.close()
+        if self.tracing.is_on:
+            await asyncio.to_thread(self.tracing.close)
 
     async def wait_until_ready(self, timeout_s: float | None = None) -> None:
         """Wait until the first model can be served, or the time is over; raises what makes it impossible."""

@@ -25,6 +25,7 @@ from frontend.openai.chat_completions import OpenAIServingChat
 from frontend.openai.protocol import Body, ChatCompletionRequest
 from frontend.openai.serving import INLINE_TOKENS, BegunAnswer
 from frontend.openai.streaming import Events, EventStreamResponse, named_event
+from frontend.openai.timings import timings_of
 from frontend.openai.usage import usage_of
 from frontend.request_body import INLINE_BODY_BYTES, check_fields, checked_body, read_body, validate_body
 from frontend.state import FrontendState, ServedModel
@@ -42,8 +43,8 @@ class EventTranslator(Protocol):
     def choice(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
         """The events of a chunk's choice."""
 
-    def finish(self, usage: dict[str, Any]) -> list[dict[str, Any]]:
-        """The events after the last choice."""
+    def finish(self, usage: dict[str, Any], extra: dict[str, Any]) -> list[dict[str, Any]]:
+        """The events after the last choice; `extra` fields say more about the answer (`timings`)."""
 
     def fail(self, error_body: dict[str, Any]) -> list[dict[str, Any]]:
         """The last event of a stream that cannot go on; takes the body of an error answer."""
@@ -67,7 +68,7 @@ class TranslatedServing(ABC, Generic[BodyT]):
 
     @abstractmethod
     def whole_answer(self, body: BodyT, completion: dict[str, Any]) -> dict[str, Any]:
-        """The answer for a whole chat completion."""
+        """The answer for a whole chat completion, with its `timings` where it has them."""
 
     @abstractmethod
     def events_of(self, body: BodyT, head: dict[str, Any]) -> EventTranslator:
@@ -82,10 +83,11 @@ class TranslatedServing(ABC, Generic[BodyT]):
         call = call_of(request)
         with renamed_params(self.param_name):
             if not chat_body.stream:
-                completion = await run_while_connected(request, self._chat.complete(call, model, chat_body))
-                is_long = chat_body.logprobs and completion["usage"]["completion_tokens"] > INLINE_TOKENS
+                answer = await run_while_connected(request, self._chat.whole(call, model, chat_body))
+                is_long = chat_body.logprobs and answer.fields["usage"]["completion_tokens"] > INLINE_TOKENS
+                headers |= answer.headers
                 return await _in_turn(
-                    is_long, lambda: json_response(self.whole_answer(body, completion), headers=headers)
+                    is_long, lambda: json_response(self.whole_answer(body, answer.fields), headers=headers)
                 )
             begun = await run_while_connected(request, self._chat.begin(call, model, chat_body, is_kept=True))
         translator = self.events_of(body, begun.head)
@@ -148,7 +150,8 @@ async def _events(begun: BegunAnswer, translator: EventTranslator, *, has_logpro
             item = await _in_turn(is_long, partial(_encoded_choices, translator, choices))
             if item:
                 yield item
-    yield await _in_turn(is_long, lambda: _encoded(translator.finish(usage_of(answers, 1))))
+    extra = {"timings": timings_of(answers, 1)} if begun.has_timings else {}
+    yield await _in_turn(is_long, lambda: _encoded(translator.finish(usage_of(answers, 1), extra)))
 
 
 async def _in_turn(is_long: bool, work: Callable[[], ResultT]) -> ResultT:

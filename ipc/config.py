@@ -11,6 +11,7 @@ import json
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -24,10 +25,12 @@ FAKE_MODEL = "fake"
 """The value of `--model` that means no model at all."""
 SECRET_SETTINGS = frozenset({"api_key", "admin_api_key"})
 """Settings whose values are never repeated, not even in an error about them."""
+MAX_PORT = 65535
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
 _METRICS_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]{0,63})?")
+_HTTP_URL = re.compile(r"https?://([^\s/?#@]+@)?([\w.-]+|\[[0-9a-fA-F:]+\])(:[1-9]\d{0,4})?(/[^\s#]*)?")
 _TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
 Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
@@ -247,6 +250,10 @@ class FrontendConfig(AccessConfig, BatchApiConfig):
         "core where they stopped, 'fail' ends them in an error; those that have not begun wait for it either way",
     )
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
+    webui: bool = Field(True, description="serve the chat page at / and the charts at /dashboard")
+    enable_timings: bool = Field(
+        False, description="add `timings` to every answer; else to those whose request says `timings: true`"
+    )
     metrics_prefix: str = Field(
         DEFAULT_PREFIX,
         description="what the names of /metrics begin with; 'vllm:' for dashboards and tools that are made for vLLM",
@@ -307,6 +314,33 @@ class EndpointConfig(_Section):
         return self
 
 
+class TracingConfig(_Section):
+    """Traces of requests, for an OpenTelemetry collector."""
+
+    otlp_traces_endpoint: str | None = Field(
+        None,
+        description="URL where a collector takes traces by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; "
+        "where not set, nothing is traced; needs fast-inference[otel]",
+    )
+
+    @property
+    def traces_url(self) -> str | None:
+        """The URL with its path, which is /v1/traces where none is given; None: nothing is traced."""
+        if self.otlp_traces_endpoint is None:
+            return None
+        url = urlsplit(self.otlp_traces_endpoint)
+        return self.otlp_traces_endpoint if url.path.strip("/") else url._replace(path="/v1/traces").geturl()
+
+    @model_validator(mode="after")
+    def _has_a_url(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.otlp_traces_endpoint is not None and not _HTTP_URL.fullmatch(self.otlp_traces_endpoint):
+            raise ConfigError(
+                f"--otlp-traces-endpoint: {self.otlp_traces_endpoint!r} is not like http://HOST:4318/v1/traces"
+            )
+        return self
+
+
 class LogConfig(_Section):
     """Logging of every process."""
 
@@ -318,8 +352,12 @@ class LauncherConfig(_Section):
     """What the launcher starts, and where."""
 
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    port: int = Field(8000, ge=0, le=MAX_PORT, description="port to listen on; 0 takes a free one")
     frontends: int = Field(2, ge=1, le=64, description="frontend processes")
+    frontend_ports: bool = Field(
+        False,
+        description="give each frontend a port of its own, for a load balancer: --port, the one after it, and so on",
+    )
     run_dir: Path | None = Field(None, description="private folder of sockets and status.json, made if missing")
     drain_timeout: float = Field(30.0, ge=0, description="seconds that running requests get after SIGTERM")
     hang_timeout: float = Field(
@@ -328,6 +366,13 @@ class LauncherConfig(_Section):
         description="seconds of silence after which the core is killed and started anew; a step that hangs is given as "
         "many, and more the more it computes",
     )
+
+    @model_validator(mode="after")
+    def _has_a_port_for_each(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.frontend_ports and self.port + self.frontends - 1 > MAX_PORT:
+            raise ConfigError(f"--frontend-ports: {self.frontends} ports from {self.port} on end above {MAX_PORT}")
+        return self
 
     @property
     def is_local(self) -> bool:

@@ -71,8 +71,7 @@ class CoreLink:
         """Hand a request to the core, whole or from where it stopped; False if it could not be sent."""
         if not self.send(request.next_add()):
             return False
-        request.core = self.session.welcome
-        request.num_cores += 1
+        request.on_sent(self.session.welcome)
         self.session.requests[request.request_id] = request
         return True
 

@@ -162,6 +162,8 @@ class Add:
     """Names by which users know it; several requests may share one. Only CANCEL looks at them."""
     adapter: str = ""
     """Name of the LoRA adapter that computes it beside the model's own weights; empty for none."""
+    traceparent: str = ""
+    """W3C's header of the span that waits for it, to which the core's spans belong; empty where nobody traces it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +333,9 @@ class Started:
     """Prompt tokens whose keys and values came from the prefix cache."""
     num_prompt_logprobs: int = 0
     """How many of the request's logprob rows in this STEP, the first ones, are for its prompt."""
+    queue_time_us: int = 0
+    """As in `Finished`, which a client that ends a request itself does not hear."""
+    first_token_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

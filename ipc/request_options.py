@@ -36,6 +36,8 @@ class RequestOptions(TypedDict, total=False):
     """When it came to this client, on the wall clock in microseconds; now where not given."""
     adapter: str
     """Name of the LoRA adapter that computes it; none where not given or empty."""
+    traceparent: str
+    """W3C's header of the span that waits for it; not traced where not given or empty."""
 
 
 def new_add(
@@ -60,4 +62,5 @@ def new_add(
         timeout_ms=math.ceil(options.get("timeout_s", 0.0) * 1000),
         external_ids=options.get("external_ids", ()),
         adapter=options.get("adapter", ""),
+        traceparent=options.get("traceparent", ""),
     )

@@ -63,6 +63,18 @@ class Output:
         self.num_cached_tokens = later.num_cached_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class PhaseTimes:
+    """How long the phases of a request took, in microseconds; what no core worked on, because it was lost, counts."""
+
+    queue_us: int
+    """From the beginning until it was first scheduled, by the core that gave the first token."""
+    first_token_us: int
+    """From the beginning to the first token; to the end where there was none."""
+    total_us: int
+    """From the beginning to the end."""
+
+
 class RequestOutputs:
     """Outputs of one request on their way to a reader; deltas merge while the reader is slow, so memory is bounded."""
 
@@ -78,6 +90,10 @@ class RequestOutputs:
         """When it was first sent."""
         self.num_cores = 0
         """How many cores it was sent to."""
+        self._lost_us = 0
+        """From when it was first sent until it was sent to the core that gave the first token."""
+        self._started: Started | None = None
+        self._first_token_at = 0.0
         self._pending = Output()
         self._error: FastInferenceError | None = None
         self.is_terminated = False
@@ -107,10 +123,33 @@ class RequestOutputs:
             self.add, prompt_token_ids=token_ids, num_resumed_tokens=num_resumed_tokens, timeout_ms=timeout_ms
         )
 
+    def on_sent(self, core: Welcome | None) -> None:
+        """It was handed to this core."""
+        self.core = core
+        self.num_cores += 1
+        if self.num_cores > 1 and not self.is_started:
+            self._lost_us = _microseconds(time.monotonic() - self.sent_at)
+
     def start(self, started: Started) -> None:
         """Record what comes with the first token; a later core knows less of the prompt than the first one did."""
         if not self.is_started:
             self._pending.num_cached_tokens = started.num_cached_tokens
+            self._started, self._first_token_at = started, time.monotonic()
+
+    def phase_times(self, finished: Finished | None) -> PhaseTimes:
+        """How long its phases took, at its end; `finished` is None where its reader ended it.
+
+        One core's own times, where it saw all of it. Else what follows the first token is measured here.
+        """
+        if finished is not None and self.num_cores <= 1:
+            return PhaseTimes(finished.queue_time_us, finished.first_token_us, finished.total_time_us)
+        if self._started is not None:
+            first_token_us = self._lost_us + self._started.first_token_us
+            decode_us = _microseconds(time.monotonic() - self._first_token_at)
+            return PhaseTimes(self._lost_us + self._started.queue_time_us, first_token_us, first_token_us + decode_us)
+        total_us = _microseconds(time.monotonic() - self.sent_at)
+        queue_us = total_us if finished is None else self._lost_us + finished.queue_time_us
+        return PhaseTimes(queue_us, total_us, total_us)
 
     def push_token(self, token_id: int) -> None:
         """Append one token."""
@@ -179,3 +218,7 @@ def error_of_reject(reject: Reject) -> FastInferenceError:
     if reject.code == "request_lost":
         return RequestFailedError(reject.message, code=reject.code)
     return InvalidRequestError(reject.message, param=reject.param or None, code=reject.code)
+
+
+def _microseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000)

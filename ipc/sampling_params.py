@@ -69,6 +69,8 @@ class SamplingParams:
     """The same for each token of the prompt but the first."""
     structured_output: StructuredOutput = NO_STRUCTURE
     """The grammar that the answer must follow."""
+    top_n_sigma: float = 0.0
+    """Drop tokens whose logits are more than this many standard deviations below the largest; 0 keeps all."""
 
     @property
     def has_penalties(self) -> bool:
@@ -105,6 +107,7 @@ class SamplingParams:
         check_range("logprobs", self.num_logprobs, NO_LOGPROBS, MAX_LOGPROBS)
         check_range("prompt_logprobs", self.num_prompt_logprobs, NO_LOGPROBS, MAX_LOGPROBS)
         self.structured_output.validate()
+        check_range("top_n_sigma", self.top_n_sigma, 0.0, 100.0)
 
 
 def _check_token_ids(param: str, token_ids: Iterable[int], max_count: int, vocab_size: int) -> None:

@@ -91,6 +91,15 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
   `reasoning_effort` is given to templates that read it; `none` also switches off the thinking of those that have
   `enable_thinking`. Any other effort is refused.
 - **`service_tier`**: `flex` adds 10 to `priority`, `priority` subtracts 10; `auto` is `default`.
+- **`timings`** (llama.cpp's name) say how long an answer took, in milliseconds: `queue_ms` until it was first
+  scheduled, `prefill_ms` from there to the first token, `ttft_ms` both together, `decode_ms` from there to its end;
+  `decode_tokens_per_second` of the tokens behind the first one, `prompt_tokens_per_second` of `prompt_n`, the prompt
+  tokens that were computed, without `cached_tokens`; `predicted_n` tokens were generated. A speed is 0 where there is
+  no time to divide by. They come where the body says `timings: true`, or everywhere with `--enable-timings`; a stream
+  has them in its last chunk, a Response in itself, a streamed Message in `message_delta`. The engine's clock begins
+  when it takes the request in: reading and tokenizing the body is not in it. Several answers together begin with the
+  first one and end with the last. After the loss of a core time goes on: what passed before the first token is in
+  `queue_ms`, what passed after it in `decode_ms`. Whole answers say the same in the header `Server-Timing`.
 - **`timeout`**, or the shorter one of it and the header `X-Request-Timeout`: 504 `timeout`, in a stream that has begun
   an error event.
 - **Messages** have text, refusals, reasoning (`reasoning_content` or `reasoning`), tool calls and their results; other

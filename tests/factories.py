@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from engine_core.admission import Admission
-from engine_core.core import EngineCore, EngineCoreOutputs
+from engine_core.core import EngineCore, EngineCoreOutputs, OnFinished, ignore
 from engine_core.kv_cache.block_hash import BlockHasher
 from engine_core.kv_cache.kv_cache_manager import KVCacheManager
 from engine_core.metrics.engine_metrics import EngineMetrics
@@ -99,7 +99,13 @@ class CoreHarness:
     """An engine core around any model runner, stepped by the test; one client."""
 
     def __init__(
-        self, runner: ModelRunner, *, block_size: int = BLOCK_SIZE, quarantine: Quarantine | None = None, **settings
+        self,
+        runner: ModelRunner,
+        *,
+        block_size: int = BLOCK_SIZE,
+        quarantine: Quarantine | None = None,
+        on_finished: OnFinished = ignore,
+        **settings,
     ) -> None:
         config = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 64, **settings})
         hasher = BlockHasher(block_size)
@@ -118,7 +124,15 @@ class CoreHarness:
         )
         self.metrics = EngineMetrics(self.scheduler, adapters=info.adapters)
         self.core = EngineCore(
-            runner, self.scheduler, self.kv_cache, stop_check, admission, grammars, self.quarantine, self.metrics
+            runner,
+            self.scheduler,
+            self.kv_cache,
+            stop_check,
+            admission,
+            grammars,
+            self.quarantine,
+            self.metrics,
+            on_finished,
         )
         self.keys: dict[int, RequestKey] = {}
         self.token_ids: dict[int, list[int]] = {}
@@ -135,10 +149,11 @@ class CoreHarness:
         task: Task = Task.GENERATE,
         num_resumed_tokens: int = 0,
         adapter: str = "",
+        traceparent: str = "",
         **params,
     ) -> int:
         """Add a request; returns its id."""
-        add = Add(RequestId(0), array("i", prompt), make_params(**params), task)
+        add = Add(RequestId(0), array("i", prompt), make_params(**params), task, traceparent=traceparent)
         return self.submit(replace(add, num_resumed_tokens=num_resumed_tokens, adapter=adapter))
 
     def submit(self, add: Add, role: ClientRole = ClientRole.FRONTEND) -> int:

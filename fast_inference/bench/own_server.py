@@ -41,6 +41,11 @@ class OwnServer:
         """Of each frontend; None for one that is being replaced."""
         return [frontend["pid"] for frontend in json.loads(self.run_dir.status_file.read_text())["frontends"]]
 
+    @property
+    def frontend_ports(self) -> list[int]:
+        """Of each frontend; all the same without `--frontend-ports`."""
+        return [frontend["port"] for frontend in json.loads(self.run_dir.status_file.read_text())["frontends"]]
+
 
 @contextlib.contextmanager
 def own_server(flags: Sequence[str]) -> Iterator[OwnServer]:

@@ -30,6 +30,8 @@ class SamplingParams:
     """Sample from this many most probable tokens; 0 or -1 for all."""
     min_p: float = 0.0
     """Drop tokens less probable than this times the most probable one; 0 to 1."""
+    top_n_sigma: float = 0.0
+    """Drop tokens whose logits are more than this many standard deviations below the largest; 0 to 100, 0 is off."""
     seed: int | None = None
     """Answers with equal seeds draw alike; random where not given."""
     presence_penalty: float = 0.0

@@ -30,22 +30,18 @@ class ProcessRow:
 
 def process_rows(status: Mapping[str, Any]) -> list[ProcessRow]:
     """A row for each process that `status.json` names; one that never ran and need not is left out."""
+    restarts = status.get("restarts") or {}
     launcher_state = "stopped" if status["state"] == "stopped" else "running"
     rows = [_row("launcher", launcher_state, status["launcher"]["pid"], None)]
-    rows.append(
-        _row(
-            "engine core",
-            status["core"]["state"],
-            status["core"]["pid"],
-            sum(status["core"].get("restarts", {}).values()),
-        )
-    )
+    core = status["core"]
+    rows.append(_row("engine core", core["state"], core["pid"], sum(core.get("restarts", {}).values())))
+    counts = restarts.get("frontends", ())
     for index, frontend in enumerate(status["frontends"]):
-        name, count = f"frontend {index}", frontend.get("restarts", 0)  # a server of an older version counts none
-        rows.append(_row(name, frontend["state"], frontend["pid"], count, frontend["port"]))
-    runner = status["batch_runner"]
-    if runner["pid"] is not None:
-        rows.append(_row("batch runner", runner["state"], runner["pid"], runner.get("restarts", 0)))
+        count = counts[index] if index < len(counts) else 0
+        rows.append(_row(f"frontend {index}", frontend["state"], frontend["pid"], count, frontend["port"]))
+    runner = status.get("batch_runner") or {}
+    if runner.get("pid") is not None:
+        rows.append(_row("batch runner", runner["state"], runner["pid"], restarts.get("batch_runner", 0)))
     return rows
 
 

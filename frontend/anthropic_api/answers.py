@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from frontend.openai.answers import Timings
+
 
 class MessageUsage(BaseModel):
     """Token counts; `input_tokens` leaves out what came from the cache."""
@@ -28,6 +30,7 @@ class MessageObject(BaseModel):
     stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"] | None
     stop_sequence: str | None
     usage: MessageUsage
+    timings: Timings | None = None
 
 
 class MessageEvent(BaseModel):

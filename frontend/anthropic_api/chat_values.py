@@ -36,7 +36,18 @@ _PARAM_NAMES = {
     "continue_final_message": "messages",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
 }
-_PASSED_ON = ("temperature", "top_p", "top_k", "seed", "min_p", "ignore_eos", "priority", "cache_salt", "timeout")
+_PASSED_ON = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "min_p",
+    "ignore_eos",
+    "priority",
+    "cache_salt",
+    "timeout",
+    "timings",
+)
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 Message = dict[str, Any]

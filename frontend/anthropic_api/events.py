@@ -49,10 +49,11 @@ class MessageEvents:
             events += self._close()
         return events
 
-    def finish(self, usage: dict[str, Any]) -> list[Event]:
-        """The last events, after the choice has finished."""
+    def finish(self, usage: dict[str, Any], extra: dict[str, Any]) -> list[Event]:
+        """The last events, after the choice has finished; `extra` fields stand beside the usage."""
         assert self._stop
-        return [{"type": "message_delta", "delta": self._stop, "usage": usage_of(usage)}, {"type": "message_stop"}]
+        delta = {"type": "message_delta", "delta": self._stop, "usage": usage_of(usage), **extra}
+        return [delta, {"type": "message_stop"}]
 
     def fail(self, error_body: dict[str, Any]) -> list[Event]:
         """The last event of a stream that cannot go on; takes the body of an error answer."""

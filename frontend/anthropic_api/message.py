@@ -56,12 +56,13 @@ def whole_message(completion: dict[str, Any]) -> dict[str, Any]:
             )
         elif choice["finish_reason"] != "length":
             raise RequestFailedError("the input of a tool is no JSON object", code="invalid_tool_call")
-    return {
+    whole = {
         **message_base(message_id_of(completion["id"]), completion["model"]),
         "content": content,
         **stop,
         "usage": usage_of(completion["usage"]),
     }
+    return {**whole, "timings": completion["timings"]} if "timings" in completion else whole
 
 
 def stop_fields(choice: dict[str, Any]) -> dict[str, Any]:

@@ -183,3 +183,5 @@ class MessagesRequest(PromptBody):
     """As in chat completions."""
     timeout: float | None = None
     """As in chat completions."""
+    timings: bool | None = None
+    """As in chat completions; in a stream in `message_delta`, beside the usage."""

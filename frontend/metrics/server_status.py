@@ -22,7 +22,7 @@ def values_of_status(status_file: Path | None) -> SeriesValues:
             series_key("core_restarts_total", reason): int(restarts.get(reason, 0)) for reason in RESTART_REASONS
         }
         values["frontends"] = sum(frontend["state"] == "ready" for frontend in status["frontends"])
-        values["frontend_restarts_total"] = int(status["frontend_restarts"])
+        values["frontend_restarts_total"] = sum(map(int, status["restarts"]["frontends"]))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there, or of another version
         return {}
     return values

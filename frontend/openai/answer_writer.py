@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from frontend.generation import Answer
 from frontend.openai.protocol import GenerationBody
 from frontend.openai.streaming import DONE, ChunkEncoder
+from frontend.openai.timings import timings_of
 from frontend.openai.usage import usage_of
 from frontend.output_processor import Finish, TextDelta
 
@@ -49,11 +50,19 @@ class AnswerEvents:
     """The events of one stream."""
 
     def __init__(
-        self, writer: AnswerWriter, answers: Sequence[Answer], body: GenerationBody, head: dict[str, Any]
+        self,
+        writer: AnswerWriter,
+        answers: Sequence[Answer],
+        body: GenerationBody,
+        head: dict[str, Any],
+        *,
+        has_timings: bool = False,
     ) -> None:
-        """`head` has the fields that all chunks share."""
+        """`head` has the fields that all chunks share; `has_timings`: the last one says how long it all took."""
         self._writer = writer
         self._answers = answers
+        self._num_open = len(answers)
+        self._has_timings = has_timings
         self._answers_per_prompt = body.answers_per_prompt
         options = body.stream_options
         self._has_usage = options is not None and options.include_usage
@@ -79,13 +88,20 @@ class AnswerEvents:
             choices = self._writer.delta_choices(index, delta)
             events = b"".join(self._encoder.choice(index, choice, usage) for choice in choices)
         if delta.finish is not None:
-            events += self._encoder.choice(index, self._writer.last_choice(index, delta.finish), usage)
+            self._num_open -= 1
+            extra = {} if self._num_open or self._has_usage else self._timings()
+            events += self._encoder.choice(index, self._writer.last_choice(index, delta.finish), usage, extra=extra)
         return events
 
     def end(self) -> bytes:
         """What comes after the last answer."""
-        usage = self._encoder.usage(usage_of(self._answers, self._answers_per_prompt)) if self._has_usage else b""
-        return usage + DONE
+        if not self._has_usage:
+            return DONE
+        usage = usage_of(self._answers, self._answers_per_prompt)
+        return self._encoder.usage(usage, extra=self._timings()) + DONE
+
+    def _timings(self) -> dict[str, Any]:
+        return {"timings": timings_of(self._answers, self._answers_per_prompt)} if self._has_timings else {}
 
 
 def choices_of(writer: AnswerWriter, index: int, delta: TextDelta) -> list[dict[str, Any]]:

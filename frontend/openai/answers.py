@@ -32,6 +32,22 @@ class Usage(BaseModel):
     """Of models that think."""
 
 
+class Timings(BaseModel):
+    """How long the answer took in the engine; speeds are 0 where there is nothing to divide by."""
+
+    queue_ms: float
+    prefill_ms: float
+    ttft_ms: float
+    """Queue and prefill together."""
+    decode_ms: float
+    decode_tokens_per_second: float
+    prompt_tokens_per_second: float
+    cached_tokens: int
+    prompt_n: int
+    """Prompt tokens that were computed, without the cached ones."""
+    predicted_n: int
+
+
 class _Choice(BaseModel):
     index: int
     logprobs: dict[str, Any] | None = None
@@ -44,6 +60,8 @@ class _Completion(BaseModel):
     created: int
     model: str
     system_fingerprint: str | None = None
+    timings: Timings | None = None
+    """Where asked for; in the last chunk of a stream."""
 
 
 class FunctionCall(BaseModel):

@@ -28,6 +28,7 @@ class OpenAIServingChat(OpenAIServing[ChatCompletionRequest]):
     id_prefix = "chatcmpl-"
     object_name = "chat.completion"
     chunk_object_name = "chat.completion.chunk"
+    operation = "chat"
 
     def __init__(self, state: FrontendState) -> None:
         super().__init__(state, ChatCompletionRequest)

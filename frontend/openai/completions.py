@@ -21,6 +21,7 @@ class OpenAIServingCompletion(OpenAIServing[CompletionRequest]):
     id_prefix = "cmpl-"
     object_name = "text_completion"
     chunk_object_name = "text_completion"
+    operation = "text_completion"
 
     def __init__(self, state: FrontendState) -> None:
         super().__init__(state, CompletionRequest)

@@ -29,11 +29,13 @@ from frontend.openai.grammars import INVALID_GRAMMAR, named_grammar_error
 from frontend.openai.protocol import GenerationBody
 from frontend.openai.request_options import named_priority_error, request_options, used_tier
 from frontend.openai.streaming import Events, EventStreamResponse
+from frontend.openai.timings import AnswerTimings, timings_of
 from frontend.openai.usage import usage_of
 from frontend.output_processor import TextOptions
 from frontend.request_body import checked_body, read_body
 from frontend.request_limits import check_limits
 from frontend.state import FrontendState, ServedModel
+from frontend.tracing import AnswerSpan
 from ipc.errors import InvalidRequestError
 from ipc.request_options import RequestOptions
 
@@ -53,6 +55,23 @@ class BegunAnswer:
     """The fields that all chunks have."""
     generation: Generation
     writer: AnswerWriter
+    has_timings: bool
+    """The last chunk says how long it took."""
+
+    def events(self, body: GenerationBody) -> Events:
+        """The stream itself."""
+        answers = self.generation.answers
+        events = AnswerEvents(self.writer, answers, body, self.head, has_timings=self.has_timings)
+        return _events(self.generation, events, body)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeAnswer:
+    """An answer that is not streamed."""
+
+    fields: dict[str, Any]
+    headers: dict[str, str]
+    """How long it took (`timings.py`)."""
 
 
 class OpenAIServing(ABC, Generic[BodyT]):
@@ -61,6 +80,8 @@ class OpenAIServing(ABC, Generic[BodyT]):
     id_prefix: ClassVar[str]
     object_name: ClassVar[str]
     chunk_object_name: ClassVar[str]
+    operation: ClassVar[str]
+    """`gen_ai.operation.name` of its spans."""
 
     def __init__(self, state: FrontendState, body_type: type[BodyT]) -> None:
         self._state = state
@@ -98,10 +119,9 @@ class OpenAIServing(ABC, Generic[BodyT]):
         call = call_of(request)
         if body.stream:
             begun = await run_while_connected(request, self.begin(call, model, body))
-            events = AnswerEvents(begun.writer, begun.generation.answers, body, begun.head)
-            return EventStreamResponse(_events(begun.generation, events, body), begun.generation.close, headers)
-        answer = await run_while_connected(request, self.complete(call, model, body))
-        return json_response(answer, headers=headers)
+            return EventStreamResponse(begun.events(body), begun.generation.close, headers)
+        answer = await run_while_connected(request, self.whole(call, model, body))
+        return json_response(answer.fields, headers=headers | answer.headers)
 
     async def answer_to(self, call: ApiCall, values: dict[str, Any]) -> dict[str, Any]:
         """The whole answer to a body, given as the values of its JSON; raises as `complete` and `read_body` do."""
@@ -115,19 +135,25 @@ class OpenAIServing(ABC, Generic[BodyT]):
         body, _ = checked_body(values, self._body_type, is_strict=self._state.config.strict_params)
         begun = await self.begin(call, model, body)
         try:
-            events = AnswerEvents(begun.writer, begun.generation.answers, body, begun.head)
-            async with aclosing(_events(begun.generation, events, body)) as items:
+            async with aclosing(begun.events(body)) as items:
                 async for item in items:
                     yield item
         finally:
             begun.generation.close()
 
     async def complete(self, call: ApiCall, model: ServedModel, body: BodyT) -> dict[str, Any]:
+        """The fields of the whole answer to a body; raises `FastInferenceError` as `serve` does."""
+        return (await self.whole(call, model, body)).fields
+
+    async def whole(self, call: ApiCall, model: ServedModel, body: BodyT) -> WholeAnswer:
         """The whole answer to a body; raises `FastInferenceError` as `serve` does."""
         model.check_name(body.model)
         model.check_can_generate()
         head = self._head(model, body)
-        return {**head, **await self._whole(call, model, body, self.options(call, model, body, head["id"]))}
+        answers, fields = await self._whole(call, model, body, self.options(call, model, body, head["id"]))
+        if self._has_timings(body):
+            fields["timings"] = timings_of(answers, body.answers_per_prompt)
+        return WholeAnswer({**head, **fields}, AnswerTimings.of(answers).header)
 
     async def begin(self, call: ApiCall, model: ServedModel, body: BodyT, *, is_kept: bool = False) -> BegunAnswer:
         """An answer to be streamed, once it has begun; raises as `complete` does. The caller closes its generation.
@@ -139,7 +165,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         head = self._head(model, body)
         options = self.options(call, model, body, head["id"])
         generation, writer = await self._start(call, model, body, options, is_kept)
-        return BegunAnswer(head, generation, writer)
+        return BegunAnswer(head, generation, writer, self._has_timings(body))
 
     def options(self, call: ApiCall, model: ServedModel, body: BodyT, answer_id: str) -> RequestOptions:
         """How the engine is to treat the requests of a body; raises `InvalidRequestError` where that is wrong."""
@@ -147,6 +173,18 @@ class OpenAIServing(ABC, Generic[BodyT]):
         if adapter := model.adapter_of(body.model):
             options["adapter"] = adapter
         return options
+
+    def _span(self, call: ApiCall, body: BodyT, answer_id: str) -> AnswerSpan:
+        attributes = {
+            "gen_ai.request.max_tokens": body.num_max_tokens,
+            "gen_ai.request.temperature": body.temperature,
+            "gen_ai.request.top_p": body.top_p,
+            "gen_ai.request.n": body.num_answers,
+            "gen_ai.request.stream": body.stream,
+            "gen_ai.response.id": answer_id,
+            "fast_inference.request_id": call.request_id or None,
+        }
+        return self._state.tracing.begin(self.operation, body.model, attributes, body.answers_per_prompt)
 
     def _head(self, model: ServedModel, body: BodyT) -> dict[str, Any]:
         """The fields that an answer and all its chunks have."""
@@ -160,16 +198,21 @@ class OpenAIServing(ABC, Generic[BodyT]):
         tier = used_tier(body)
         return head if tier is None else {**head, "service_tier": tier}
 
+    def _has_timings(self, body: BodyT) -> bool:
+        return self._state.config.enable_timings if body.timings is None else body.timings
+
     async def _submit(
         self, call: ApiCall, model: ServedModel, body: BodyT, options: RequestOptions, *, is_kept: bool
     ) -> tuple[Generation, AnswerWriter]:
         check_num_answers(body)
         self._state.check_admission(model, body.num_answers)
-        inputs = await self.engine_inputs(model, body)
-        check_limits(body, inputs, is_kept=is_kept)
-        writer = await self.writer(model, body, inputs)
-        text_options = self.text_options(model, body, inputs)
-        generation = Generation(self._state.client, model, inputs, text_options, call.beginning, **options)
+        span = self._span(call, body, options["external_ids"][-1])
+        with span.ended_on_error():
+            inputs = await self.engine_inputs(model, body)
+            check_limits(body, inputs, is_kept=is_kept)
+            writer = await self.writer(model, body, inputs)
+            text_options = self.text_options(model, body, inputs)
+            generation = Generation(self._state.client, model, inputs, text_options, call.beginning, span, **options)
         if call.on_generation is not None:
             call.on_generation(generation)
         return generation, writer
@@ -195,7 +238,9 @@ class OpenAIServing(ABC, Generic[BodyT]):
         except TimeoutError:
             log.debug("a stream begins before its answers")
 
-    async def _whole(self, call: ApiCall, model: ServedModel, body: BodyT, options: RequestOptions) -> dict[str, Any]:
+    async def _whole(
+        self, call: ApiCall, model: ServedModel, body: BodyT, options: RequestOptions
+    ) -> tuple[list[Answer], dict[str, Any]]:
         generation, writer = await self._submit(call, model, body, options, is_kept=True)
         try:
             with _named_errors(body):
@@ -203,8 +248,8 @@ class OpenAIServing(ABC, Generic[BodyT]):
         finally:
             generation.close()
         if sum(len(answer.tokens) + len(answer.prompt_logprobs) for answer in answers) > INLINE_TOKENS:
-            return await asyncio.to_thread(_whole_answer, writer, answers, body)
-        return _whole_answer(writer, answers, body)
+            return answers, await asyncio.to_thread(_whole_answer, writer, answers, body)
+        return answers, _whole_answer(writer, answers, body)
 
 
 def _whole_answer(writer: AnswerWriter, answers: list[Answer], body: GenerationBody) -> dict[str, Any]:

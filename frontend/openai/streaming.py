@@ -75,9 +75,9 @@ class ChunkEncoder:
             chunk["usage"] = usage
         return event(chunk)
 
-    def usage(self, usage: dict[str, Any]) -> bytes:
-        """The chunk after the last choice: usage alone."""
-        return event({**self._head, "choices": [], "usage": usage})
+    def usage(self, usage: dict[str, Any], *, extra: Mapping[str, Any] = MappingProxyType({})) -> bytes:
+        """The chunk after the last choice: usage alone, and `extra` fields."""
+        return event({**self._head, **extra, "choices": [], "usage": usage})
 
 
 class EventStreamResponse(Response):

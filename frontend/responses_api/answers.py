@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from frontend.openai.answers import Timings
+
 
 class InputTokensDetails(BaseModel):
     """Where the tokens of a prompt came from."""
@@ -50,6 +52,7 @@ class ResponseObject(BaseModel):
     incomplete_details: dict[str, Any] | None
     output: list[OutputItem]
     usage: ResponseUsage | None
+    timings: Timings | None = None
 
 
 class ResponseEvent(BaseModel):

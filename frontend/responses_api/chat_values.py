@@ -36,6 +36,7 @@ _PASSED_ON = (
     "priority",
     "cache_salt",
     "timeout",
+    "timings",
 )
 _TEXT_PART_TYPES = frozenset({"input_text", "output_text", "text", "reasoning_text", "summary_text"})
 

@@ -78,10 +78,10 @@ class ResponseEvents:
             events += self._close(item_status(self._finish_reason, is_last=True))
         return events
 
-    def finish(self, usage: dict[str, Any]) -> list[Event]:
-        """The last event, after the choice has finished."""
+    def finish(self, usage: dict[str, Any], extra: dict[str, Any]) -> list[Event]:
+        """The last event, after the choice has finished; the Response in it has the `extra` fields too."""
         assert self._finish_reason
-        response = finished_response(self._base, self._output, self._finish_reason, usage, int(self._clock()))
+        response = finished_response(self._base, self._output, self._finish_reason, usage, int(self._clock())) | extra
         kind = "completed" if response["status"] == "completed" else "incomplete"  # no event is named after `cancelled`
         return [self._event(f"response.{kind}", response=response)]
 

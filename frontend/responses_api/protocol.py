@@ -203,3 +203,5 @@ class ResponsesRequest(Body):
     """As in chat completions."""
     timeout: float | None = None
     """As in chat completions."""
+    timings: bool | None = None
+    """As in chat completions; a part of the Response."""

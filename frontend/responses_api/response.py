@@ -85,7 +85,8 @@ def whole_response(base: dict[str, Any], completion: dict[str, Any], completed_a
         output_item(kind, base["id"], index, item_status(choice["finish_reason"], is_last=index == last), **values)
         for index, (kind, values) in enumerate(items)
     ]
-    return finished_response(base, output, choice["finish_reason"], completion["usage"], completed_at)
+    response = finished_response(base, output, choice["finish_reason"], completion["usage"], completed_at)
+    return {**response, "timings": completion["timings"]} if "timings" in completion else response
 
 
 def finished_response(

@@ -44,6 +44,7 @@ def accept(tmp_path):
         ({"external_ids": ("a",) * 5}, "request_id"),
         ({"external_ids": ("",)}, "request_id"),
         ({"external_ids": ("a" * 257,)}, "request_id"),
+        ({"traceparent": "0" * 65}, "traceparent"),
         ({"params": make_params(temperature=math.nan)}, "temperature"),
     ],
 )

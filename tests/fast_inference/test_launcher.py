@@ -113,6 +113,17 @@ def test_a_taken_port_ends_in_less_than_two_seconds(start):
     assert not server.run_dir.exists()
 
 
+def test_each_frontend_may_have_a_port_of_its_own(start):
+    server = start("--frontends", "3", "--frontend-ports")
+    url = server.wait_ready()[1]
+    ports = [frontend["port"] for frontend in server.status["frontends"]]
+    assert len(set(ports)) == 3
+    assert url.endswith(f":{ports[0]}")
+    for port, pid in zip(ports, server.frontend_pids, strict=True):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/live", timeout=10) as response:
+            assert json.load(response)["pid"] == pid
+
+
 def test_sigterm_ends_everything_in_order(start):
     server = start()
     server.wait_ready()

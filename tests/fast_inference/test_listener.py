@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fast_inference.listener import bind_listener, local_url_of, port_of, url_of
+from fast_inference.listener import bind_listener, bind_listeners, local_url_of, port_of, url_of
 from ipc.errors import ConfigError
 
 
@@ -36,6 +36,22 @@ def test_a_host_that_is_not_here_is_one_line(host):
     with pytest.raises(ConfigError, match="cannot listen on") as caught:
         bind_listener(host, 0)
     assert "\n" not in caught.value.message
+
+
+def test_several_ports_follow_one_another_or_are_free_ones():
+    free = bind_listeners("127.0.0.1", 0, 3)
+    ports = [port_of(listener) for listener in free]
+    for listener in free:
+        listener.close()
+    assert len(set(ports)) == 3
+
+
+def test_where_one_of_several_ports_is_taken_none_is_kept():
+    with bind_listener("127.0.0.1", 0) as taken:
+        port = port_of(taken)
+        with pytest.raises(ConfigError, match=f"^port {port} on 127.0.0.1 is in use$"):
+            bind_listeners("127.0.0.1", port - 1, 2)
+    bind_listener("127.0.0.1", port - 1).close()
 
 
 def test_urls():

@@ -159,6 +159,7 @@ def test_adapters_without_a_name_a_folder_or_a_difference_are_refused(lora):
     ("flags", "named"),
     [
         ({"max_num_batched_tokens": "16"}, ["--max-num-batched-tokens (16)", "--max-num-seqs (64)"]),
+        ({"frontend_ports": "true", "frontends": "3", "port": "65534"}, ["--frontend-ports", "3 ports from 65534"]),
         ({"num_blocks": "9", "kv_cache_memory_bytes": "9"}, ["--num-blocks", "--kv-cache-memory-bytes"]),
     ],
 )

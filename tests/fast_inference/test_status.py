@@ -15,11 +15,11 @@ def test_the_file_has_the_documented_fields(tmp_path):
         "state": "ready",
         "launcher": {"pid": 1},
         "core": {"pid": 2, "epoch": 7, "state": "ready", "last_exit": "", "restarts": {}},
-        "frontends": [{"pid": 3, "port": 80, "state": "ready", "restarts": 0}],
+        "frontends": [{"pid": 3, "port": 80, "state": "ready"}],
         "url": "http://h:80",
         "reload": None,
-        "batch_runner": {"pid": None, "state": "stopped", "restarts": 0},
-        "frontend_restarts": 0,
+        "batch_runner": {"pid": None, "state": "stopped"},
+        "restarts": {"frontends": [], "batch_runner": 0},
     }
 
 

@@ -142,6 +142,13 @@ def test_having_no_descriptors_left_is_waited_out(listening, tmp_path, caplog):
     run(scenario)
 
 
+def test_a_frontend_with_a_port_of_its_own_waits_for_no_other(tmp_path):
+    first, second = (ConnectionCounts(tmp_path / "connections", index, 2, shares_port=False) for index in (0, 1))
+    first.publish(7)
+    second.publish(0)
+    assert not first.is_above_another(7)
+
+
 def test_a_replaced_frontend_starts_from_zero(tmp_path):
     counts = ConnectionCounts(tmp_path / "connections", 0, num_frontends=2)
     ConnectionCounts(tmp_path / "connections", 1, num_frontends=2).publish(5)

@@ -17,6 +17,7 @@ from starlette.types import Message
 from frontend.access import ANYBODY, PUBLIC_ROUTES, ApiKeyMiddleware, ApiKeys, caller_of, require_admin
 from frontend.app import create_app
 from frontend.state import FrontendState
+from frontend.webui import WebUI
 from ipc.api_keys import digests_of, key_id
 from ipc.client import EngineClient
 from ipc.config import AccessConfig, FrontendConfig
@@ -59,7 +60,9 @@ def ask(tmp_path: Path, method: str, path: str, headers: dict[str, Any] | None =
     return asyncio.run(run())
 
 
-def test_every_route_but_the_probes_asks_for_a_key(tmp_path: Path):
+def test_every_route_but_probes_and_static_files_asks_for_a_key(tmp_path: Path):
+    public_routes = PUBLIC_ROUTES | WebUI().public_routes
+
     async def run() -> None:
         app = app_with(tmp_path, **KEYS)
         routes = [(method, r.path) for r in app.routes if isinstance(r, Route) for method in r.methods or ()]
@@ -67,7 +70,7 @@ def test_every_route_but_the_probes_asks_for_a_key(tmp_path: Path):
         async with client_of(app) as http:
             for method, path in routes:
                 answer = await http.request(method, path.replace("{model_id:path}", "m"))
-                assert (answer.status_code == 401) == ((method, path) not in PUBLIC_ROUTES), (method, path)
+                assert (answer.status_code == 401) == ((method, path) not in public_routes), (method, path)
 
     asyncio.run(run())
 

@@ -14,6 +14,7 @@ def test_every_option_of_a_request_is_sent():
         "external_ids": ("a", "b"),
         "arrival_time_us": 7,
         "adapter": "sql",
+        "traceparent": "00-1-2-01",
     }
     add = new_add(RequestId(3), [1, 2], make_params(), **options, queue_timeout_s=0.25, timeout_s=1e-9)
     assert {name: getattr(add, name) for name in options} == options

@@ -22,6 +22,8 @@ VOCAB_SIZE = 100
         ("top_p", math.nan),
         ("top_k", -1),
         ("min_p", 1.5),
+        ("top_n_sigma", -0.5),
+        ("top_n_sigma", math.inf),
         ("seed", 2**63),
         ("stop_token_ids", (VOCAB_SIZE,)),
         ("stop_token_ids", (-1,)),

@@ -1,7 +1,7 @@
 """Picks one token per row of logits, every row by its own parameters. Order as in vLLM:
 
 raw logprobs are taken; fp32; grammar mask; allowed ids, bad words, `min_tokens`, logit bias; repetition, frequency,
-presence penalty; argmax where greedy; temperature; `min_p`, `top_k`, `top_p`; draw.
+presence penalty; `top_n_sigma`; argmax where greedy; temperature; `min_p`, `top_k`, `top_p`; draw.
 
 Called by `batch_sampler.py` once per step. Invariants: nothing but the logits is changed, so the same call can be
 made again; every row depends on itself alone, bit for bit; a feature that no row uses costs nothing.
@@ -20,6 +20,7 @@ from engine_core.model.sampling.logprobs import logprob_columns
 from engine_core.model.sampling.penalties import Penalties
 from engine_core.model.sampling.state import SamplingState
 from engine_core.model.sampling.token_picker import TORCH_PICKER, RandomRows, TokenPicker
+from engine_core.model.sampling.top_n_sigma import TopNSigma
 from engine_core.outputs import Logprobs
 
 
@@ -54,6 +55,7 @@ def build_sampling_metadata(
         MinTokens.build(states, eos_token_ids, device),
         LogitBias.build(states, device),
         Penalties.build(states, device),
+        TopNSigma.build(states, device),
     )
     return SamplingMetadata(
         tuple(item for item in processors if item is not None),

@@ -21,6 +21,7 @@ from fast_inference.core.engine.supervised_core import SupervisedCore
 from fast_inference.settings import served_names
 from frontend.app import create_app
 from frontend.state import FrontendState
+from frontend.tracing import Tracing
 from ipc.client import EngineClient
 from ipc.endpoints import RunDir
 from ipc.messages import ClientRole
@@ -43,7 +44,8 @@ def create_server_app() -> FastAPI:
         role=ClientRole.FRONTEND,
         on_core_loss=CoreLossPolicy(settings.on_core_loss),
     )
-    state = FrontendState(frontend_config(settings), client, created_at=int(time.time()))
+    tracing = Tracing.of(settings)
+    state = FrontendState(frontend_config(settings), client, created_at=int(time.time()), tracing=tracing)
     return create_app(state, engine=SupervisedCore(settings, run_dir))
 
 

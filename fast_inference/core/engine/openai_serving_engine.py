@@ -24,6 +24,7 @@ from frontend.openai.completions import OpenAIServingCompletion
 from frontend.openai.serving import OpenAIServing
 from frontend.openai.streaming import DONE
 from frontend.state import FrontendState
+from frontend.tracing import Tracing
 from ipc.client import EngineClient
 from ipc.config import DEFAULT_MODEL_ALIAS
 from ipc.messages import ClientRole
@@ -55,7 +56,8 @@ class OpenAIServingEngine:
         )
         client = EngineClient(engine.run_dir.core_socket, name="app", role=ClientRole.FRONTEND)
         config = frontend_config(engine.settings, served_model_name=self._names)
-        self.app: FastAPI = create_app(FrontendState(config, client, created_at=int(time.time())))
+        tracing = Tracing.of(engine.settings)
+        self.app: FastAPI = create_app(FrontendState(config, client, created_at=int(time.time()), tracing=tracing))
         self._chat = OpenAIServingChat(engine.client.state)
         self._completion = OpenAIServingCompletion(engine.client.state)
 

@@ -115,6 +115,8 @@ class GenerationBody(Body):
     """Sample from this many most probable tokens; 0 or -1 for all."""
     min_p: float = 0.0
     """Drop tokens less probable than this times the most probable one; 0 to 1."""
+    top_n_sigma: float = 0.0
+    """Drop tokens whose logits are more than this many standard deviations below the largest; 0 to 100, 0 is off."""
     seed: int | None = None
     """Answers with equal seeds draw alike; the n-th answer of a request has `seed + n`."""
     frequency_penalty: float = 0.0
@@ -171,6 +173,8 @@ class GenerationBody(Body):
     """Seconds after which the request fails with 504; the header `X-Request-Timeout` says the same."""
     request_id: str | None = Field(None, pattern=REQUEST_ID)
     """Becomes part of the answer's `id`."""
+    timings: bool | None = None
+    """Add `timings` to the answer, in a stream to its last chunk; by default as `--enable-timings` says."""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "GenerationBody":

@@ -107,7 +107,7 @@ def test_there_are_no_drafts_while_more_requests_run():
 @pytest.mark.parametrize(
     ("params", "is_drafted"),
     [
-        ({"temperature": 1.0, "top_k": 3, "top_p": 0.9, "min_p": 0.1}, True),
+        ({"temperature": 1.0, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "top_n_sigma": 1.0}, True),
         ({"logit_bias": (TokenBias(1, 1.0),), "allowed_token_ids": (1, 2)}, True),
         ({"min_tokens": 1}, True),
         ({"min_tokens": 50}, False),

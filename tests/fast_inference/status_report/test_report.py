@@ -11,9 +11,10 @@ from fast_inference.status_report.report import StatusReport, duration
 STATUS = {
     "state": "restarting",
     "launcher": {"pid": os.getpid()},
-    "core": {"pid": None, "state": "stopped", "restarts": {"died": 1, "hung": 1}},
-    "frontends": [{"pid": os.getpid(), "port": 80, "state": "ready", "restarts": 1}],
-    "batch_runner": {"pid": None, "state": "stopped", "restarts": 0},
+    "core": {"pid": None, "state": "stopped", "restarts": {"signal": 1, "hang": 1}},
+    "frontends": [{"pid": os.getpid(), "port": 80, "state": "ready"}],
+    "batch_runner": {"pid": None, "state": "stopped"},
+    "restarts": {"frontends": [1], "batch_runner": 0},
 }
 
 
@@ -27,7 +28,7 @@ def test_processes_have_their_sizes_and_restarts():
 
 
 def test_a_batch_runner_is_shown_while_it_runs():
-    rows = process_rows({**STATUS, "batch_runner": {"pid": os.getpid(), "state": "running", "restarts": 0}})
+    rows = process_rows({**STATUS, "batch_runner": {"pid": os.getpid(), "state": "running"}})
     assert (rows[-1].name, rows[-1].num_restarts) == ("batch runner", 0)
 
 

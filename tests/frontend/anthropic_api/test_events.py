@@ -19,7 +19,7 @@ def stream(answer: ChatAnswer, size: int = 3):
     stream = events.start(START_USAGE)
     for choice in answer.choices(size):
         stream += events.choice(choice)
-    return stream + events.finish(USAGE)
+    return stream + events.finish(USAGE, {})
 
 
 def assembled(events):

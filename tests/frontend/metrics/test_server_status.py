@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fast_inference.status import CoreStatus, FrontendStatus, LauncherStatus, ServerState, Status, StatusFile
+from fast_inference.status import CoreStatus, FrontendStatus, LauncherStatus, Restarts, ServerState, Status, StatusFile
 from frontend.metrics.server_status import values_of_status
 from ipc.metric_series import series_key
 
@@ -14,7 +14,7 @@ STATUS = Status(
     CoreStatus(2, 7, "ready", restarts={"hang": 2}),
     (FrontendStatus(3, 80, "ready"), FrontendStatus(4, 80, "starting")),
     "http://h:80",
-    frontend_restarts=5,
+    restarts=Restarts((2, 3)),
 )
 
 

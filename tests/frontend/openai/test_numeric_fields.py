@@ -27,6 +27,7 @@ COMMON = [
     "top_p",
     "top_k",
     "min_p",
+    "top_n_sigma",
     "seed",
     "frequency_penalty",
     "presence_penalty",

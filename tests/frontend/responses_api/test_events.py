@@ -26,7 +26,7 @@ def stream(answer: ChatAnswer, size: int = 3):
     stream = events.start(USAGE)
     for choice in answer.choices(size):
         stream += events.choice(choice)
-    return stream + events.finish(USAGE)
+    return stream + events.finish(USAGE, {})
 
 
 def test_a_cancelled_answer_ends_as_incomplete_with_the_status_cancelled():

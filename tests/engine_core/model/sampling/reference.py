@@ -32,6 +32,8 @@ def processed_logits(logits, params: SamplingParams, prompt=(), output=(), eos=(
         logits[token] = logits[token] / factor if logits[token] > 0 else logits[token] * factor
     for token in set(output):
         logits[token] -= params.frequency_penalty * output.count(token) + params.presence_penalty
+    if params.top_n_sigma > 0:
+        logits[logits < logits.max() - params.top_n_sigma * logits[np.isfinite(logits)].std()] = -math.inf
     return logits
 
 

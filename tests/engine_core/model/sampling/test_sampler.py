@@ -37,6 +37,8 @@ FEATURES = {
     "bad_words": {"bad_words_token_ids": ((3,), (500, 8, 11), (8, 12), (7, 8, 13), (999, 12, 14), (8,))},
     "min_tokens": {"min_tokens": 11, "stop_token_ids": (5, 6)},
     "min_tokens_reached": {"min_tokens": 10, "stop_token_ids": (5, 6)},
+    "top_n_sigma": {"top_n_sigma": 1.0},
+    "top_n_sigma_with_filters": {"top_n_sigma": 1.5, "temperature": 1.8, "top_p": 0.9, "frequency_penalty": 0.5},
     "everything": {
         "temperature": 0.8,
         "top_k": 100,
@@ -49,6 +51,7 @@ FEATURES = {
         "allowed_token_ids": tuple(range(0, 990, 5)),
         "bad_words_token_ids": ((4,), (8, 22)),
         "min_tokens": 50,
+        "top_n_sigma": 2.5,
     },
 }
 

@@ -19,7 +19,7 @@ VOCAB_SIZE = 300
 PARAMS = (
     {"temperature": 0.0},
     {"temperature": 1.0, "seed": 3},
-    {"temperature": 1.5, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "seed": 4},
+    {"temperature": 1.5, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "top_n_sigma": 2.0, "seed": 4},
     {"temperature": 1.0, "logit_bias": (TokenBias(5, 4.0),), "allowed_token_ids": tuple(range(0, 300, 5)), "seed": 5},
 )
 
