@@ -16,9 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def call(*argv: str, module: str = "fast_inference", **environment: str) -> subprocess.CompletedProcess[str]:
+    return call_python("-m", module, *argv, **environment)
+
+
+def call_python(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("FAST_INFERENCE_")}
     return subprocess.run(
-        [sys.executable, "-m", module, *argv],
+        [sys.executable, *argv],
         cwd=ROOT,
         env=env | environment,
         capture_output=True,
@@ -80,10 +84,16 @@ def test_an_unknown_flag_is_status_2_and_names_the_nearest():
     assert done.stderr.startswith("error: unknown argument --max-num-seq, did you mean --max-num-seqs?")
 
 
+def test_an_unknown_command_is_status_2_and_names_the_nearest():
+    done = call("serv")
+    assert done.returncode == 2
+    assert done.stderr == "error: no command serv, did you mean serve? (see fast-inference --help)\n"
+
+
 def test_a_wrong_value_is_status_1_and_one_line():
     done = call("serve", "--block-size", "17")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: --block-size: Input should be a multiple of 16, not '17'\n"
+    assert done.stderr == "error: --block-size: must be a multiple of 16, not '17'\n"
 
 
 def test_print_config_shows_what_a_start_would_use():
