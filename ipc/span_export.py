@@ -24,8 +24,7 @@ class CountingExporter(SpanExporter):
     """Sends batches of spans, and counts those that are lost."""
 
     def __init__(self, url: str) -> None:
-        self.num_lost_spans = 0
-        """Spans that the collector did not take."""
+        self._num_lost_spans = 0
         self._url = url
         self._exporter = OTLPSpanExporter(endpoint=url)
         self._said = _LastWords()
@@ -37,9 +36,9 @@ class CountingExporter(SpanExporter):
         self._said.first = ""
         result = self._exporter.export(spans)
         if result is not SpanExportResult.SUCCESS:
-            self.num_lost_spans += len(spans)
+            self._num_lost_spans += len(spans)
             reason = f": {self._said.first[:_MAX_REASON_CHARS]}" if self._said.first else ""
-            self._lost.add(f"{self._url} does not take them ({self.num_lost_spans} so far){reason}")
+            self._lost.add(f"{self._url} does not take them ({self._num_lost_spans} so far){reason}")
         return result
 
     def shutdown(self) -> None:
