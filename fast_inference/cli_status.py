@@ -46,9 +46,13 @@ def add_status(commands: "argparse._SubParsersAction[FlagParser]") -> None:
     add_server_flags(parser)
     add_key_flag(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, one object in a line (default: no)")
-    parser.add_argument("--watch", action="store_true", help="look again and again, until Ctrl-C (default: no)")
     parser.add_argument(
-        "--interval", type=_seconds, default=2.0, metavar="S", help="seconds between two looks (default: 2)"
+        "--watch",
+        nargs="?",
+        const=2.0,
+        type=_seconds,
+        metavar="SECONDS",
+        help="look again after so many seconds, 2 where they are not given, until Ctrl-C (default: look once)",
     )
     parser.set_defaults(run=_run)
 
@@ -112,7 +116,7 @@ def _show(namespace: argparse.Namespace, look: Callable[[], "StatusReport"]) -> 
     while True:
         report = look()
         text = report.as_json() if namespace.json else report.as_text()
-        if not namespace.watch:
+        if namespace.watch is None:
             print(text)
             return 0 if report.is_ready else EXIT_NOT_READY
         if namespace.json:
@@ -121,7 +125,7 @@ def _show(namespace: argparse.Namespace, look: Callable[[], "StatusReport"]) -> 
             print(f"{_HOME_AND_CLEAR}{text}", flush=True)
         else:
             print(f"{text}\n", flush=True)
-        time.sleep(namespace.interval)
+        time.sleep(namespace.watch)
 
 
 def _seconds(text: str) -> float:

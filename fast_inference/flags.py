@@ -74,6 +74,12 @@ class FlagParser(argparse.ArgumentParser):
             self.error(f"unknown argument {shown}{hint}")
         return namespace, unknown
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the nearest command for one that there is not; the list of all is what --help is for."""
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            raise argparse.ArgumentError(None, f"no command {value}{nearest(str(value), action.choices)}")
+        super()._check_value(action, value)
+
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with status 2."""
         self.exit(EXIT_USAGE, f"error: {message} (see {self.prog} --help)\n")
@@ -106,7 +112,8 @@ def add_setting_flags(
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help=f"YAML file with settings; flags and environment win over it (env {environment_name('config')})",
+        help="YAML file with settings; flags and environment win over it (default: none; env "
+        f"{environment_name('config')})",
     )
     for section in sections:
         group = parser.add_argument_group((section.__doc__ or section.__name__).splitlines()[0].rstrip("."))

@@ -82,7 +82,7 @@ def local_url_of(host: str, port: int) -> str:
 
 def _reason(host: str, port: int, error_number: int | None) -> str:
     if error_number == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use"
+        return f"port {port} on {host} is in use (use another --port; `fast-inference doctor` says who has it)"
     if error_number == errno.EACCES:
-        return f"port {port} on {host} needs privileges (use one above 1023)"
-    return f"cannot listen on {host}: this machine has no such address"
+        return f"port {port} on {host} needs privileges (use --port with one above 1023)"
+    return f"cannot listen on {host}: this machine has no such address (use another --host)"

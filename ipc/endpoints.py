@@ -148,7 +148,7 @@ class RunDir:
                 raise ConfigError(f"run dir {self.path} holds files that are not of an earlier server (use another)")
             self.marker_file.touch(mode=0o600)
         except OSError as error:
-            raise ConfigError(f"cannot make run dir {self.path}: {error.strerror}") from error
+            raise ConfigError(f"cannot make run dir {self.path}: {error.strerror} (use another --run-dir)") from error
 
     def lock_core(self, slot: int, wait_s: float = 0.0) -> int:
         """Take the lock of a slot for the life of this process; returns the descriptor that holds it.

@@ -37,8 +37,8 @@ A setting can be given in four places; the first of them that names it wins:
 In files, underscores may stand for hyphens. A setting of yes and no has two flags, `--batch-api` and `--no-batch-api`;
 in the environment and in files it is `true` or `false`. One that can be *repeated* takes several values: the flag once
 for each, a list in files, JSON in the environment (`FAST_INFERENCE_API_KEY='["one", "two"]'`). A wrong value, and a
-setting that a flag or a file names and nobody knows, is refused before anything starts, in one line with the nearest
-known name; an unknown `FAST_INFERENCE_…` in the environment is a warning.
+setting that a flag, a variable `FAST_INFERENCE_…` or a file names and nobody knows, is refused before anything starts,
+in one line with the nearest known name.
 
 `fast-inference serve --print-config` prints what all of them amount to, and starts nothing. The launcher decides once
 and writes the result to `config.json` in the run dir, from which its children read. What a start would allocate with

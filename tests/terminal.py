@@ -3,9 +3,9 @@
 import os
 import pty
 import select
-import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 20
 CTRL_C, CTRL_D, ENTER, UP, ALT_ENTER = "\x03", "\x04", "\r", "\x1b[A", "\x1b\r"
+_TAKE_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C in it is a SIGINT
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and what they start too
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Terminal:
@@ -27,8 +33,8 @@ class Terminal:
         ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         env = {**os.environ, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **(environment or {})}
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdin=slave, stdout=slave, stderr=slave,
-            preexec_fn=_own_terminal, start_new_session=True,
+            [sys.executable, "-c", _TAKE_TERMINAL, *command],
+            cwd=ROOT, env=env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
         )  # fmt: skip
         os.close(slave)
         self.seen = ""
@@ -73,9 +79,3 @@ class Terminal:
             return False
         self.seen += data.decode(errors="replace")
         return bool(data)
-
-
-def _own_terminal() -> None:
-    """In the child: make its stdin the terminal of its session, from which Ctrl-C comes as SIGINT."""
-    ioctl(0, termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from fast_inference.api_client.connection import ApiError
+
 
 @dataclass(slots=True)
 class StreamedAnswer:
@@ -23,18 +25,20 @@ class StreamedAnswer:
         self.sent_at = self.clock()
 
     def pieces(self, chunks: Iterator[dict[str, Any]]) -> Iterator[tuple[str, bool]]:
-        """Take in the chunks of a chat or a completion; each piece of text, and whether it is a thought."""
+        """Take in the chunks of a chat or a completion; each piece of text, and whether it is a thought.
+
+        Of several answers to one request only the first is looked at.
+
+        Raises:
+            ApiError: as `chunks` does, or where they are not what the API promises.
+        """
         for chunk in chunks:
-            self.usage = chunk.get("usage") or self.usage
-            for choice in chunk.get("choices") or ():
-                delta = choice.get("delta") or choice
-                thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
-                said = delta.get("content") or delta.get("text") or ""
-                self.finish_reason = choice.get("finish_reason") or self.finish_reason
-                if thought or said:
-                    self._note()
-                self.text += said
-                yield from ((piece, is_thought) for piece, is_thought in ((thought, True), (said, False)) if piece)
+            try:
+                self.usage = chunk.get("usage") or self.usage
+                pieces = [piece for choice in chunk.get("choices") or () for piece in self._take(choice)]
+            except (AttributeError, TypeError) as error:
+                raise ApiError("the server's answer is no stream of completions") from error
+            yield from pieces
 
     @property
     def num_tokens(self) -> int:
@@ -66,6 +70,18 @@ class StreamedAnswer:
         if self.finish_reason == "length":
             parts.append("cut off at the limit of tokens")
         return " · ".join(parts)
+
+    def _take(self, choice: dict[str, Any]) -> list[tuple[str, bool]]:
+        if choice.get("index"):
+            return []
+        delta = choice.get("delta") or choice
+        thought: str = delta.get("reasoning_content") or delta.get("reasoning") or ""
+        said: str = delta.get("content") or delta.get("text") or ""
+        self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        if thought or said:
+            self._note()
+        self.text += said
+        return [(piece, is_thought) for piece, is_thought in ((thought, True), (said, False)) if piece]
 
     def _note(self) -> None:
         self.last_at = self.clock()

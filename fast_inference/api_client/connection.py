@@ -82,6 +82,8 @@ class ApiClient:
                 if data == _DONE:
                     return
                 chunk = _parsed(data)
+                if not isinstance(chunk, dict):
+                    raise ApiError("the server's answer is no stream of chunks")
                 if error := chunk.get("error"):
                     raise _error_of(error, response.status)
                 yield chunk
@@ -138,7 +140,7 @@ class ApiClient:
                     raise _refusal(response)
                 yield response
         except ConnectionRefusedError as error:
-            raise ApiError(f"nothing listens on {self.url}") from error
+            raise ApiError(f"nothing listens on {self.url}: is the server started?") from error
         except TimeoutError as error:
             raise ApiError(f"{self.url} does not answer") from error
         except (OSError, UnicodeError, http.client.HTTPException) as error:

@@ -48,7 +48,7 @@ def add_server_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) 
         "--run-dir",
         type=Path,
         metavar="DIR",
-        help=f"or the run dir of a server on this machine (env {RUN_DIR_VARIABLE})",
+        help=f"or the run dir of a server on this machine (default: none; env {RUN_DIR_VARIABLE})",
     )
 
 
@@ -72,8 +72,15 @@ def client_of(namespace: argparse.Namespace) -> "ApiClient":
 
 
 def first_key(text: str) -> str | None:
-    """The first key of the variable that also gives a server its keys; a digest is no key."""
-    keys = json.loads(text) if text.lstrip().startswith("[") else text.split(",")
+    """The first key of the variable that also gives a server its keys; a digest is no key.
+
+    Raises:
+        ConfigError: it is a list that cannot be read.
+    """
+    try:
+        keys = [str(key) for key in json.loads(text)] if text.lstrip().startswith("[") else text.split(",")
+    except ValueError as error:
+        raise ConfigError(f"{API_KEY_VARIABLE}: neither keys with commas nor a list in JSON") from error
     return next((key.strip() for key in keys if key.strip() and not key.strip().startswith("sha256:")), None)
 
 

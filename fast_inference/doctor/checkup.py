@@ -6,7 +6,6 @@ A check that cannot look at something is a warning about that, and the others go
 import json
 import platform
 import shutil
-import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict
@@ -65,7 +64,7 @@ def report_as_json(report: Report) -> str:
     return json.dumps({**about, "can_start": not has_failed(report), "findings": findings}, indent=2)
 
 
-def print_report(report: Report, stream: TextIO = sys.stdout) -> None:
+def print_report(report: Report, stream: TextIO) -> None:
     """All of it for people, and a last line that says how it stands."""
     stream.write(f"fast-inference {__version__} on {platform.system()} {platform.release()} {platform.machine()}\n")
     width = min(shutil.get_terminal_size().columns, _MAX_WIDTH) if stream.isatty() else _MAX_WIDTH

@@ -24,7 +24,9 @@ _FEW_DESCRIPTORS = 4096
 def check_surroundings(settings: Settings, tell: Tell) -> Findings:
     """Port, run dir, state dir, open files, locale, clock, and settings that do nothing."""
     run_dir = RunDir(settings.run_dir) if settings.run_dir else RunDir.default(settings.port)
-    yield _port(settings.host, settings.port, run_dir)
+    num_ports = settings.frontends if settings.frontend_ports else 1
+    for port in range(settings.port, settings.port + num_ports) if settings.port else [0]:
+        yield _port(settings.host, port, run_dir)
     yield _run_dir(run_dir)
     yield _state_dir(settings)
     yield _open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))

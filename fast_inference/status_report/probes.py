@@ -134,7 +134,7 @@ class ApiProbe:
         """See `Probe`."""
         info, load = self._client.get("/server_info"), self._client.get("/load")
         tokens = self._num_tokens()
-        num_running = int(load["num_running_requests"] if "num_running_requests" in load else load["running"])
+        num_running = int(load["num_requests_running"])
         if tokens is not None and not self._rate.has_begun and num_running:
             self._rate.take(tokens)
             time.sleep(FIRST_LOOK_S)
@@ -150,9 +150,9 @@ class ApiProbe:
             ),
             ServerLoad(
                 num_running=num_running,
-                num_waiting=int(load["waiting"]),
-                num_queued_tokens=int(load["queued_tokens"]),
-                kv_cache_usage=float(load["kv_usage"]),
+                num_waiting=int(load["num_requests_waiting"]),
+                num_queued_tokens=int(load["num_queued_tokens"]),
+                kv_cache_usage=float(load["kv_cache_usage"]),
                 tokens_per_second=None if tokens is None else self._rate.take(tokens),
             ),
         )

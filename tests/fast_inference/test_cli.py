@@ -1,22 +1,29 @@
 """The command lines as processes: exit statuses and single lines."""
 
 import os
+import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from fast_inference import __version__
+from fast_inference.cli import main
 
 ROOT = Path(__file__).parents[2]
 
 
 def call(*argv: str, module: str = "fast_inference", **environment: str) -> subprocess.CompletedProcess[str]:
+    return call_python("-m", module, *argv, **environment)
+
+
+def call_python(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("FAST_INFERENCE_")}
     return subprocess.run(
-        [sys.executable, "-m", module, *argv],
+        [sys.executable, *argv],
         cwd=ROOT,
         env=env | environment,
         capture_output=True,
@@ -31,19 +38,51 @@ def test_version():
     assert (done.returncode, done.stdout) == (0, f"fast-inference {__version__}\n")
 
 
-def test_the_version_is_that_of_the_package():
-    assert f'\nversion = "{__version__}"\n' in (ROOT / "pyproject.toml").read_text()
+def test_the_version_is_kept_in_one_place():
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["version"]["path"] == "ipc/version.py"
+    sources = [
+        path
+        for package in ("ipc", "frontend", "engine_core", "fast_inference")
+        for path in (ROOT / package).rglob("*.py")
+    ]
+    assert [path.name for path in sources if f'"{__version__}"' in path.read_text()] == ["version.py"]
+
+
+HEAVY = ("torch", "transformers", "fastapi", "starlette", "zmq", "pydantic_settings", "rich", "prompt_toolkit", "yaml")
+VERBS = (
+    "serve", "chat", "complete", "run-batch", "pull", "models", "plan", "status", "doctor", "reload", "bench", "keys",
+    "completion",
+)  # fmt: skip
 
 
 def test_help_imports_nothing_heavy():
+    """In one process for all verbs: what one of them imports shows."""
     code = (
-        "import sys; from fast_inference.cli import main\n"
-        "try: main(['serve', '--help'])\n"
-        "except SystemExit: pass\n"
-        "print(sorted({'torch', 'transformers', 'fastapi', 'zmq', 'pydantic_settings', 'rich'} & set(sys.modules)))"
+        "import contextlib, io, sys; from fast_inference.cli import main\n"
+        f"for argv in [[], *([verb] for verb in {VERBS})]:\n"
+        "    try:\n"
+        "        with contextlib.redirect_stdout(io.StringIO()): main([*argv, '--help'])\n"
+        "    except SystemExit: pass\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stdout == "[]\n"
+
+
+def test_help_lists_every_verb():
+    done = call("--help")
+    assert [line.split()[0] for line in done.stdout.splitlines() if re.match(r"    [a-z]", line)] == [*VERBS]
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "bench serve", "bench latency", "bench throughput"])
+def test_help_of_each_verb_shows_what_each_flag_does_and_its_default(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([*verb.split(), "--help"])
+    options = re.split(r"\n(?=  -)", capsys.readouterr().out)[1:]
+    assert options
+    for option in options:
+        text = " ".join(option.split("\n\n")[0].split())
+        assert re.match(r"(-h, --help|--version)\b", text) or re.search(r"\((default|required)|\(default\)", text), text
 
 
 def test_an_unknown_flag_is_status_2_and_names_the_nearest():
@@ -52,10 +91,16 @@ def test_an_unknown_flag_is_status_2_and_names_the_nearest():
     assert done.stderr.startswith("error: unknown argument --max-num-seq, did you mean --max-num-seqs?")
 
 
+def test_an_unknown_command_is_status_2_and_names_the_nearest():
+    done = call("serv")
+    assert done.returncode == 2
+    assert done.stderr == "error: no command serv, did you mean serve? (see fast-inference --help)\n"
+
+
 def test_a_wrong_value_is_status_1_and_one_line():
     done = call("serve", "--block-size", "17")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: --block-size: Input should be a multiple of 16, not '17'\n"
+    assert done.stderr == "error: --block-size: must be a multiple of 16, not '17'\n"
 
 
 def test_print_config_shows_what_a_start_would_use():
@@ -111,3 +156,37 @@ def test_the_launch_script_is_serve():
 @pytest.mark.parametrize("argv", [[], ["serv"], ["serve", "--port"]])
 def test_wrong_usage_is_status_2(argv):
     assert call(*argv).returncode == 2
+
+
+def test_a_printed_config_is_a_config_that_prints_the_same(tmp_path):
+    flags = ("fake", "--api-key", "secret", "--allowed-origins", "https://a", "--queue-timeout", "1.5", "--no-docs")
+    printed = call("serve", *flags, "--print-config", FAST_INFERENCE_FRONTENDS="5", FAST_INFERENCE_RUN_DIR="/r")
+    (tmp_path / "config.yaml").write_text(printed.stdout)
+    again = call("serve", "--config", str(tmp_path / "config.yaml"), "--print-config")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == printed.stdout
+    assert "secret" not in printed.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "message"),
+    [
+        (["--max-num-seq", "3"], {}, "unknown argument --max-num-seq, did you mean --max-num-seqs?"),
+        ([], {"FAST_INFERENCE_MODL": "x"}, "FAST_INFERENCE_MODL is no setting, did you mean FAST_INFERENCE_MODEL?"),
+        (["--config", "FILE"], {}, "unknown setting max-num-seq, did you mean max-num-seqs?"),
+    ],
+)
+def test_what_is_no_setting_is_refused_with_the_nearest_whatever_says_it(tmp_path, argv, environment, message):
+    (tmp_path / "file.yaml").write_text("max-num-seq: 3\n")
+    argv = [str(tmp_path / "file.yaml") if arg == "FILE" else arg for arg in argv]
+    done = call("serve", "fake", "--port", "0", *argv, **environment)
+    assert done.returncode in (1, 2)
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = f"{sys.executable} -m fast_inference serve --print-config | head -n 1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("host: 127.0.0.1\n", "")

@@ -3,7 +3,7 @@
 import json
 import socket
 
-from tests.fast_inference.test_cli import call
+from tests.fast_inference.test_cli import call, call_python
 
 
 def test_it_says_whether_a_server_can_start():
@@ -22,3 +22,9 @@ def test_what_keeps_a_server_from_starting_is_status_1(tmp_path):
     assert (done.returncode, report["can_start"]) == (1, False)
     assert [finding["name"] for finding in report["findings"] if finding["level"] == "fail"] == ["port"]
     assert all(finding["fix"] for finding in report["findings"] if finding["level"] != "ok")
+
+
+def test_without_a_gpu_torch_is_not_imported():
+    code = "import sys; from fast_inference.cli import main; main(['doctor', 'fake', '--port', '0', '--device', 'cpu'])"
+    done = call_python("-c", f"{code}; sys.exit('torch' in sys.modules)")
+    assert done.returncode == 0, done.stderr

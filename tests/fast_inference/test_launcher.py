@@ -109,7 +109,8 @@ def test_a_taken_port_ends_in_less_than_two_seconds(start):
         server = start("--port", str(port))
         assert server.process.wait(10) == 1
     assert time.monotonic() - started < 2
-    assert server.errors == [f"error: port {port} on 127.0.0.1 is in use"]
+    (error,) = server.errors
+    assert error.startswith(f"error: port {port} on 127.0.0.1 is in use (use another --port")
     assert not server.run_dir.exists()
 
 

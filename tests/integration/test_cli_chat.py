@@ -52,6 +52,16 @@ def test_each_line_of_a_pipe_is_answered_on_stdout_alone(fake_server):
     assert "\x1b" not in done.stdout
 
 
+def test_in_a_pipe_neither_torch_nor_the_editor_is_imported(fake_server):
+    code = (
+        "import sys; from fast_inference.cli import main; main(['chat', *sys.argv[1:]]); "
+        "print([name for name in ('torch', 'prompt_toolkit', 'fastapi', 'rich') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, "--run-dir", str(fake_server.run_dir), "--max-tokens", "1"]
+    done = subprocess.run(command, cwd=ROOT, input="hello\n", capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
 def test_in_a_pipe_the_first_failure_ends_it(fake_server):
     done = chat(fake_server, "/sett\nhello\n")
     assert (done.returncode, done.stdout) == (1, "")

@@ -42,7 +42,8 @@ def test_a_refusal_is_one_line_and_status_1(fake_server):
 
 def test_no_server_is_one_line_and_status_1():
     done = complete("hello", "--url", "http://127.0.0.1:1")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: nothing listens on http://127.0.0.1:1\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: nothing listens on http://127.0.0.1:1: is the server started?\n"
 
 
 def test_wrong_usage_is_status_2():

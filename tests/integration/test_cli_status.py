@@ -52,12 +52,10 @@ def test_running_requests_and_their_speed_are_seen(fake_server):
     assert report["load"]["tokens_per_second"] > 10
 
 
-def test_a_core_that_was_killed_is_counted_and_the_state_is_status_3(fake_server):
+def test_a_core_that_was_killed_is_counted(fake_server):
     before = json.loads(status("--run-dir", fake_server.run_dir, "--json").stdout)["processes"][1]
     os.kill(before["pid"], signal.SIGKILL)
-    wait_until(lambda: fake_server.status["state"] == "restarting")
-    done = status("--run-dir", fake_server.run_dir)
-    assert done.returncode in (0, 3)
+    wait_until(lambda: fake_server.core_pid not in (None, before["pid"]))
     wait_until(lambda: fake_server.status["state"] == "ready", timeout_s=30)
     after = json.loads(status("--run-dir", fake_server.run_dir, "--json").stdout)
     assert after["processes"][1]["num_restarts"] == before["num_restarts"] + 1
@@ -65,7 +63,7 @@ def test_a_core_that_was_killed_is_counted_and_the_state_is_status_3(fake_server
 
 
 def test_watching_goes_on_until_ctrl_c(fake_server):
-    with Terminal([*STATUS, "--run-dir", str(fake_server.run_dir), "--watch", "--interval", "0.1"]) as terminal:
+    with Terminal([*STATUS, "--run-dir", str(fake_server.run_dir), "--watch", "0.1"]) as terminal:
         for _ in range(3):
             terminal.expect("engine core")
         terminal.type(CTRL_C)

@@ -5,6 +5,7 @@ from itertools import count
 import pytest
 
 from fast_inference.api_client.answer import StreamedAnswer
+from fast_inference.api_client.connection import ApiError
 
 
 def chat_chunk(**delta):
@@ -37,6 +38,17 @@ def test_figures_by_the_servers_count():
     assert (answer.num_tokens, answer.ttft_s) == (21, 1)
     assert answer.tokens_per_second == pytest.approx(20)
     assert answer.describe() == "21 tokens · 20.0 tok/s · first after 1,000 ms · prompt 9, 4 of it cached"
+
+
+@pytest.mark.parametrize("chunk", [{"choices": ["x"]}, {"choices": 1}, {"choices": [{"delta": {"content": 3}}]}])
+def test_chunks_that_are_none_are_an_error(chunk):
+    with pytest.raises(ApiError):
+        list(StreamedAnswer().pieces(iter([chunk])))
+
+
+def test_of_several_answers_the_first_is_shown():
+    choices = [{"index": 0, "text": "a"}, {"index": 1, "text": "b"}]
+    assert list(StreamedAnswer().pieces(iter([{"choices": choices}]))) == [("a", False)]
 
 
 def test_an_empty_answer_has_no_speed():

@@ -75,7 +75,7 @@ def test_what_is_no_api_is_one_line(script):
 
 
 def test_a_port_where_nothing_listens():
-    with pytest.raises(ApiError, match=r"nothing listens on http://127\.0\.0\.1:1$"):
+    with pytest.raises(ApiError, match=r"nothing listens on http://127\.0\.0\.1:1: "):
         ApiClient("127.0.0.1:1").get("/v1/models")
 
 
