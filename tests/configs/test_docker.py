@@ -122,10 +122,7 @@ def test_compose_mounts_files_that_exist_and_volumes_that_it_names():
     mounts = [mount for service in COMPOSE["services"].values() for mount in service.get("volumes", ())]
     sources = {mount.split(":")[0] for mount in mounts}
     assert {source for source in sources if not source.startswith(".")} == set(COMPOSE["volumes"])
-    files = {source for source in sources if source.startswith(".")}
-    if not (ROOT / "configs/observability").exists():
-        files = {file for file in files if "observability" not in file}
-    assert [file for file in files if not (ROOT / file).exists()] == []
+    assert [source for source in sources if source.startswith(".") and not (ROOT / source).exists()] == []
 
 
 def test_compose_publishes_nothing_beyond_this_machine():
