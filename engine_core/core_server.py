@@ -14,13 +14,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 
 from engine_core.admission import Admission
 from engine_core.client_sender import LEASE_S
-from engine_core.core import EngineCore, ignore
+from engine_core.core import EngineCore, OnFinished, ignore
 from engine_core.core_socket import RemoteAccess
 from engine_core.crash_journal import CrashJournal
 from engine_core.events import Drain, DrainBegun, Event, GrammarCompiled
@@ -47,6 +46,7 @@ from ipc.config import (
     CacheConfig,
     EndpointConfig,
     FakeModelConfig,
+    FrontendConfig,
     LauncherConfig,
     ModelConfig,
     SchedulerConfig,
@@ -57,6 +57,7 @@ from ipc.endpoints import CORE_SLOTS, RunDir
 from ipc.messages import Welcome
 from ipc.process import start_ticks
 from ipc.tracing import SpanExport
+from ipc.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class CoreConfig:
     launcher: LauncherConfig
     endpoint: EndpointConfig
     tracing: TracingConfig
+    served_model_name: tuple[str, ...]
+    """What users call the model; the first name is that in its spans."""
 
     @classmethod
     def read(cls, config_file: Path) -> "CoreConfig":
@@ -89,6 +92,7 @@ class CoreConfig:
             load_section(config_file, LauncherConfig),
             load_section(config_file, EndpointConfig),
             load_section(config_file, TracingConfig),
+            load_section(config_file, FrontendConfig).served_model_name,
         )
 
 
@@ -194,8 +198,11 @@ class CoreServer:
         scheduler = Scheduler(scheduling, kv_cache, drafts, has_whole_prompts=runner.info.is_encoder)
         clocked = ClockedRunner(runner, self._clock)
         metrics = EngineMetrics(scheduler, has_prefix_cache=has_prefix_cache, adapters=runner.info.adapters)
-        self._spans = RequestSpans(self._export, runner.info.model_id) if self._export is not None else None
-        on_finished = ignore if self._spans is None else self._spans.on_finished
+        on_finished: OnFinished = ignore
+        if self._export is not None:
+            names = (*self._config.served_model_name, runner.info.model_id)
+            self._spans = RequestSpans(self._export, names[0])
+            on_finished = self._spans.on_finished
         core = EngineCore(
             clocked, scheduler, kv_cache, stop_check, admission, grammars, quarantine, metrics, on_finished
         )
@@ -297,7 +304,7 @@ class CoreServer:
             lease_ms=int(LEASE_S * 1000),
             dtype=info.dtype,
             device=info.device,
-            core_version=version("fast-inference"),
+            core_version=__version__,
             pooling=info.pooling,
             request_timeout_ms=int(self._config.scheduler.request_timeout * 1000),
             tokenizer_fingerprint=content_fingerprint(Path(info.tokenizer_dir)),

@@ -51,9 +51,9 @@ class EndedRequest:
 class RequestSpans:
     """Makes the spans of one core."""
 
-    def __init__(self, export: SpanExport, model_id: str) -> None:
+    def __init__(self, export: SpanExport, model_name: str) -> None:
         self._provider = export.provider
-        self._model_id = model_id
+        self._model_name = model_name
         self._ended: Queue[EndedRequest | None] = Queue(MAX_ENDED_REQUESTS)
         self._dropped = CountedWarning(log, "a request gets no spans")
         self._thread = threading.Thread(target=self._make_spans, name="request-spans", daemon=True)
@@ -77,10 +77,10 @@ class RequestSpans:
     def _make_spans(self) -> None:
         tracer = self._provider.get_tracer("fast_inference.engine_core")
         while (ended := self._ended.get()) is not None:
-            make_spans(tracer, ended, self._model_id)
+            make_spans(tracer, ended, self._model_name)
 
 
-def make_spans(tracer: "Tracer", ended: EndedRequest, model_id: str) -> None:
+def make_spans(tracer: "Tracer", ended: EndedRequest, model_name: str) -> None:
     """The spans of one request; none where the sampler or the traceparent says so."""
     from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -90,7 +90,7 @@ def make_spans(tracer: "Tracer", ended: EndedRequest, model_id: str) -> None:
     begin_ns = ended.wall_ns(request.times.arrived_at)
     span = tracer.start_span("llm_request", parent, kind=SpanKind.SERVER, start_time=begin_ns)
     if span.is_recording():
-        span.set_attributes(attributes_of(ended, model_id))
+        span.set_attributes(attributes_of(ended, model_name))
         if finished.reason is FinishReason.ERROR:
             span.set_status(StatusCode.ERROR, finished.error_code)
         _make_phases(tracer, ended, set_span_in_context(span, parent))
@@ -110,14 +110,14 @@ def _make_phases(tracer: "Tracer", ended: EndedRequest, context: "Context") -> N
         tracer.start_span(name, context, start_time=ended.wall_ns(begin)).end(ended.wall_ns(end))
 
 
-def attributes_of(ended: EndedRequest, model_id: str) -> dict[str, AttributeValue]:
+def attributes_of(ended: EndedRequest, model_name: str) -> dict[str, AttributeValue]:
     """OpenTelemetry's names for generative AI, and vLLM's for latencies (seconds)."""
     request, finished, params = ended.request, ended.finished, ended.request.sampling_params
     durations = request.times.durations(ended.ended_at)
     attributes: dict[str, AttributeValue | None] = {
         "gen_ai.provider.name": PROVIDER,
-        "gen_ai.request.model": request.adapter or model_id,
-        "gen_ai.response.model": model_id,
+        "gen_ai.request.model": request.adapter or model_name,
+        "gen_ai.response.model": model_name,
         "gen_ai.request.id": request.external_ids[-1] if request.external_ids else None,
         "gen_ai.response.finish_reasons": [finished.reason.name.lower()],
         "gen_ai.usage.input_tokens": finished.num_prompt_tokens,

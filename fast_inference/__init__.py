@@ -8,6 +8,8 @@ this package stays cheap.
 Reading order: `cli` → `flags` → `settings` → `launcher` → `child`.
 """
 
+from ipc.version import __version__ as __version__
+
 TYPE_CHECKING = False  # that of `typing` would cost more than all the rest
 if TYPE_CHECKING:
     from fast_inference.offline.async_llm import AsyncLLM
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
         RequestOutput,
     )
     from fast_inference.offline.sampling_params import SamplingParams
-
-__version__ = "0.1.0"
 
 __all__ = [
     "LLM",

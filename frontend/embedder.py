@@ -13,6 +13,7 @@ from frontend.errors import RequestCancelledError
 from frontend.input_processor import last_tokens, max_text_tokens
 from frontend.openai.protocol import PoolingBody
 from frontend.state import ServedModel
+from frontend.tracing import MAX_TRACED_ANSWERS
 from ipc.client import EngineClient
 from ipc.errors import ContextLengthError, InvalidRequestError, RequestFailedError
 from ipc.messages import CANCELLED, DISCONNECT, Task
@@ -38,8 +39,15 @@ class Embedder:
     """Makes the vectors of one body."""
 
     def __init__(
-        self, client: EngineClient, model: ServedModel, body: PoolingBody, caller: Caller, options: RequestOptions
+        self,
+        client: EngineClient,
+        model: ServedModel,
+        body: PoolingBody,
+        caller: Caller,
+        options: RequestOptions,
+        traceparent: str = "",
     ) -> None:
+        """`traceparent` goes with the first prompts."""
         self._client = client
         self._model = model
         self._body = body
@@ -51,6 +59,7 @@ class Embedder:
             adapter=model.adapter_of(body.model),
         )
         self._options.update(options)
+        self._traceparents = [traceparent] * MAX_TRACED_ANSWERS
         self._slots = asyncio.Semaphore(num_at_once(model))
         self.num_tokens = 0
         """Tokens of all prompts that `prompts` has made, each as often as it was given."""
@@ -119,6 +128,7 @@ class Embedder:
 
     async def _vector(self, ids: Prompt) -> Vector:
         async with self._slots:
+            self._options["traceparent"] = self._traceparents.pop() if self._traceparents else ""
             stream = self._client.submit(ids, _NO_SAMPLING, model=self._model.welcome, **self._options)
             try:
                 async for output in stream:

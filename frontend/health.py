@@ -5,7 +5,6 @@ this process can.
 """
 
 import os
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from starlette.responses import Response
@@ -14,6 +13,7 @@ from frontend.errors import error_body, json_response
 from frontend.state import FrontendState
 from ipc.errors import EngineUnavailableError
 from ipc.messages import Load
+from ipc.version import __version__
 
 
 class Health:
@@ -53,8 +53,5 @@ class Health:
 
 
 def package_version() -> str:
-    """Version of the installed package; `0+unknown` where it runs from a bare checkout."""
-    try:
-        return version("fast-inference")
-    except PackageNotFoundError:
-        return "0+unknown"
+    """Version of this process; those of the others may differ after an upgrade under a running server."""
+    return __version__

@@ -23,6 +23,7 @@ class MeteredTemplate(NodeTransformer):
     """Has loops, macros, blocks, comparisons, slices and `~` report to the meter."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
+        """A loop spends its nodes once for each item."""
         units = _num_nodes(node)
         self.generic_visit(node)
         node.iter = _filtered(cast("nodes.Expr", node.iter), COUNTED, nodes.Const(units))
@@ -33,6 +34,7 @@ class MeteredTemplate(NodeTransformer):
         return node
 
     def visit_Macro(self, node: nodes.Macro | nodes.Block | nodes.CallBlock) -> nodes.Node:
+        """A body spends its nodes whenever it runs."""
         units = _num_nodes(node)
         self.generic_visit(node)
         node.body.insert(0, _spending(units))
@@ -55,18 +57,21 @@ class MeteredTemplate(NodeTransformer):
         return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        """A slice copies; any other index may be hashed."""
         self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):
             return _filtered(node, WEIGHED)
-        node.arg = _weighed(node.arg)  # it may be hashed
+        node.arg = _weighed(node.arg)
         return node
 
     def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+        """Keys of a map are hashed."""
         self.generic_visit(node)
         node.key = _weighed(node.key)
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        """`~` makes a new text of all its parts."""
         self.generic_visit(node)
         return _filtered(nodes.List(node.nodes, lineno=node.lineno), JOINED)
 

@@ -33,7 +33,7 @@ _PROBES = frozenset({"/health", "/health/live", "/ping", "/version", "/load", "/
 
 
 class AnswerSpan:
-    """The span of all answers to one request; it does nothing where nothing is traced."""
+    """The span of all answers to one request, or of its vectors; it does nothing where nothing is traced."""
 
     def __init__(self, span: "Span | None" = None, answers_per_prompt: int = 1) -> None:
         self._span = span
@@ -60,20 +60,30 @@ class AnswerSpan:
 
     def end(self, answers: "Sequence[Answer]", error: BaseException | None = None) -> None:
         """All is over; later calls do nothing. Without an error, answers that are not finished were cancelled."""
-        span, self._span = self._span, None
-        if span is None:
+        if self._span is None:
             return
+        if answers:
+            self._span.set_attributes(self._usage(answers))
+        if reasons := [answer.finish.reason for answer in answers if answer.finish is not None]:
+            self._span.set_attribute("gen_ai.response.finish_reasons", reasons)
+        self._end(error, is_cancelled=len(reasons) < max(1, len(answers)))
+
+    def end_vectors(self, num_tokens: int) -> None:
+        """The same for vectors of so many tokens, all of which were made."""
+        if self._span is not None:
+            self._span.set_attribute("gen_ai.usage.input_tokens", num_tokens)
+            self._end(None, is_cancelled=False)
+
+    def _end(self, error: BaseException | None, *, is_cancelled: bool) -> None:
         from opentelemetry.trace import StatusCode
 
-        if answers:
-            span.set_attributes(self._usage(answers))
-        if reasons := [answer.finish.reason for answer in answers if answer.finish is not None]:
-            span.set_attribute("gen_ai.response.finish_reasons", reasons)
+        span, self._span = self._span, None
+        assert span is not None
         if error is not None and not isinstance(error, asyncio.CancelledError):
             error_type = getattr(error, "code", None) or type(error).__name__
             span.set_attribute("error.type", error_type)
             span.set_status(StatusCode.ERROR, error_type)
-        elif len(reasons) < max(1, len(answers)):
+        elif is_cancelled:
             span.set_attribute("error.type", CANCELLED)
         span.end()
 

@@ -10,11 +10,12 @@ to both.
 
 import gzip
 import hashlib
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.resources import files
 
 from fastapi import FastAPI
+from starlette._utils import get_route_path
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -91,18 +92,16 @@ class WebUI:
         return frozenset((method, path) for path in self._files for method in ("GET", "HEAD"))
 
     def add_to(self, app: FastAPI) -> None:
-        """Add a route for each file."""
-        for path, file in self._files.items():
-            app.add_api_route(
-                path, _endpoint(file), methods=["GET", "HEAD"], include_in_schema=False, response_model=None
-            )
+        """Add the pages, and one route for all that they load."""
+        for path in (*_PAGES, "/webui/{version}/{name}"):
+            app.add_api_route(path, self._serve, methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
 
-
-def _endpoint(file: _StaticFile) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
+    async def _serve(self, request: Request) -> Response:
+        """The file of this path; raises HTTPException (404) where there is none."""
+        file = self._files.get(get_route_path(request.scope))
+        if file is None:
+            raise HTTPException(404, "Not Found")
         return file.answer(request)
-
-    return endpoint
 
 
 def _suffix(name: str) -> str:

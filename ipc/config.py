@@ -30,7 +30,7 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
 _METRICS_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]{0,63})?")
-_HTTP_URL = re.compile(r"https?://([^\s/?#@]+@)?([\w.-]+|\[[0-9a-fA-F:]+\])(:[1-9]\d{0,4})?(/[^\s#]*)?")
+_HTTP_URL = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:[1-9]\d{0,4})?(/[^\s?#]*)?")
 _TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
 Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
@@ -333,10 +333,11 @@ class TracingConfig(_Section):
 
     @model_validator(mode="after")
     def _has_a_url(self) -> Self:
-        """Raises ConfigError, which pydantic passes on as it is."""
+        """Raises ConfigError, which pydantic passes on as it is; what may be a secret has no place in a URL."""
         if self.otlp_traces_endpoint is not None and not _HTTP_URL.fullmatch(self.otlp_traces_endpoint):
             raise ConfigError(
-                f"--otlp-traces-endpoint: {self.otlp_traces_endpoint!r} is not like http://HOST:4318/v1/traces"
+                "--otlp-traces-endpoint must be like http://HOST:4318/v1/traces (keys go into "
+                "OTEL_EXPORTER_OTLP_HEADERS)"
             )
         return self
 

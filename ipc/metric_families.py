@@ -126,14 +126,14 @@ _REQUESTS = (
 )
 _TOKENS = (
     _core(_COUNTER, "prompt_tokens_total", "Prompt tokens of requests that have their first token or embedding."),
-    _core(_COUNTER, "prompt_tokens_cached_total", "How many of them came from the prefix cache."),
+    _core(_COUNTER, "prompt_tokens_cached_total", "Prompt tokens of these requests that came from the prefix cache."),
     _core(_COUNTER, "generation_tokens_total", "Tokens that were generated."),
     _core_histogram("request_prompt_tokens", COUNT_BUCKETS, "Prompt tokens of each ended request."),
     _core_histogram("request_generation_tokens", COUNT_BUCKETS, "Generated tokens of each ended request."),
     _core_histogram(
         "request_max_num_generation_tokens",
         COUNT_BUCKETS,
-        "The same: each answer of a request with n > 1 is a request of its own here.",
+        "Generated tokens of each ended request; each answer of a request with n > 1 is a request of its own here.",
     ),
     _core_histogram("request_params_max_tokens", COUNT_BUCKETS, "The limit of generated tokens of each ended request."),
     _core_histogram(
@@ -162,10 +162,24 @@ _TIMES = (
     _core_histogram(
         "e2e_request_latency_seconds", REQUEST_BUCKETS, "From the arrival of each ended request in the core to its end."
     ),
-    _core_histogram("request_queue_time_seconds", REQUEST_BUCKETS, "From there until it was first scheduled."),
-    _core_histogram("request_prefill_time_seconds", REQUEST_BUCKETS, "From there to its first token."),
-    _core_histogram("request_decode_time_seconds", REQUEST_BUCKETS, "From there to its last token."),
-    _core_histogram("request_inference_time_seconds", REQUEST_BUCKETS, "Prefill and decode together."),
+    _core_histogram(
+        "request_queue_time_seconds",
+        REQUEST_BUCKETS,
+        "From the arrival of each ended request in the core until it was first scheduled.",
+    ),
+    _core_histogram(
+        "request_prefill_time_seconds",
+        REQUEST_BUCKETS,
+        "From when each ended request was first scheduled to its first token.",
+    ),
+    _core_histogram(
+        "request_decode_time_seconds", REQUEST_BUCKETS, "From the first token of each ended request to its last one."
+    ),
+    _core_histogram(
+        "request_inference_time_seconds",
+        REQUEST_BUCKETS,
+        "From when each ended request was first scheduled to its last token.",
+    ),
 )
 _STEPS = (
     _core_histogram(
@@ -180,7 +194,7 @@ _CACHE = (
     _core(_GAUGE, "kv_blocks", "Blocks of the KV cache."),
     _core(_GAUGE, "kv_blocks_free", "Blocks of the KV cache that no request uses."),
     _core(_COUNTER, "prefix_cache_queries_total", "Prompt tokens that were looked up in the prefix cache."),
-    _core(_COUNTER, "prefix_cache_hits_total", "How many of them were found."),
+    _core(_COUNTER, "prefix_cache_hits_total", "Prompt tokens that were found in the prefix cache."),
     _core(
         _GAUGE,
         "cache_config_info",

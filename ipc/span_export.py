@@ -5,7 +5,6 @@ Spans are sent by a thread of the SDK's `BatchSpanProcessor`, which drops what i
 
 import logging
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -13,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from ipc.counted_warning import CountedWarning
+from ipc.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,7 @@ class CountingExporter(SpanExporter):
     """Sends batches of spans, and counts those that are lost."""
 
     def __init__(self, url: str) -> None:
-        self.num_lost_spans = 0
-        """Spans that the collector did not take."""
+        self._num_lost_spans = 0
         self._url = url
         self._exporter = OTLPSpanExporter(endpoint=url)
         self._said = _LastWords()
@@ -37,9 +36,9 @@ class CountingExporter(SpanExporter):
         self._said.first = ""
         result = self._exporter.export(spans)
         if result is not SpanExportResult.SUCCESS:
-            self.num_lost_spans += len(spans)
+            self._num_lost_spans += len(spans)
             reason = f": {self._said.first[:_MAX_REASON_CHARS]}" if self._said.first else ""
-            self._lost.add(f"{self._url} does not take them ({self.num_lost_spans} so far){reason}")
+            self._lost.add(f"{self._url} does not take them ({self._num_lost_spans} so far){reason}")
         return result
 
     def shutdown(self) -> None:
@@ -71,7 +70,7 @@ def make_provider(exporter: SpanExporter, service: str) -> TracerProvider:
     Raises:
         ValueError: a variable OTEL_* cannot be used.
     """
-    resource = Resource.create({SERVICE_NAME: service, SERVICE_VERSION: version("fast-inference")})
+    resource = Resource.create({SERVICE_NAME: service, SERVICE_VERSION: __version__})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider

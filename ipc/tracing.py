@@ -56,11 +56,6 @@ class SpanExport:
         """None where nothing is traced; raises `ConfigError` as `__init__` does."""
         return None if config.traces_url is None else cls(config.traces_url, role)
 
-    @property
-    def num_lost_spans(self) -> int:
-        """Spans that the collector did not take."""
-        return self._exporter.num_lost_spans
-
     def close(self) -> None:
         """Send what is left, as far as that goes within a second; the collector may be dead."""
         closing = threading.Thread(target=self.provider.shutdown, name="last-spans", daemon=True)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Uses the chat page and the dashboard of a real server in Chromium, and keeps pictures of them in docs/img.
 
-    scripts/take_screenshots.py                                      # SmolLM2, about 2 minutes
-    scripts/take_screenshots.py smollm2-135m-instruct -- --threads 2 # flags of `fast-inference serve` after --
+    scripts/take_screenshots.py                                          # SmolLM2, about 2 minutes
+    scripts/take_screenshots.py smollm2-135m-instruct -- --num-blocks 96 # flags of `fast-inference serve` after --
 
 It chats, stops an answer, answers again, reloads, looks at the same conversation in dark mode and on a phone, and at
 the dashboard while requests come. Each step is checked; exit status 1 if one fails or the browser complains.

@@ -83,8 +83,14 @@ class OpenAIServingPooling(ABC, Generic[BodyT]):
         timeout_s = asked_timeout_s(body.timeout, call)
         self._state.check_admission(model, min(self.num_texts(body), num_at_once(model)))
         answer_id = self.id_prefix + (body.request_id or uuid.uuid4().hex)
-        embedder = Embedder(self._state.client, model, body, call.caller, call.options(answer_id))
-        return {"id": answer_id, **await self._in_time(body, embedder, timeout_s)}
+        names = {"gen_ai.response.id": answer_id, "fast_inference.request_id": call.request_id or None}
+        span = self._state.tracing.begin("embeddings", body.model, names)
+        with span.ended_on_error():
+            options = call.options(answer_id)
+            embedder = Embedder(self._state.client, model, body, call.caller, options, span.traceparent)
+            answer = await self._in_time(body, embedder, timeout_s)
+        span.end_vectors(embedder.num_tokens)
+        return {"id": answer_id, **answer}
 
     async def _in_time(self, body: BodyT, embedder: Embedder, timeout_s: float | None) -> dict[str, Any]:
         try:

@@ -80,10 +80,16 @@ class ChatPage {
     this.#show();
   }
 
+  /** @returns {boolean} whether it was taken */
   send(text) {
-    if (this.#generation) return;
+    if (this.#generation) return false;
+    if (!this.server.model) {
+      notify(`The server is not ready: ${byId("status").textContent}.`);
+      return false;
+    }
     const question = addMessage(this.#conversation, this.#conversation.leaf, "user", text);
     this.#answer(question);
+    return true;
   }
 
   /** @returns {boolean} whether an answer was being written */

@@ -6,7 +6,7 @@ export class Composer {
   #isWriting = false;
 
   /**
-   * @param {{send(text: string): void, stop(): void, editLast(): void}} actions
+   * @param {{send(text: string): boolean, stop(): void, editLast(): void}} actions `send` says whether it was taken
    */
   constructor(actions) {
     this.field = byId("prompt");
@@ -47,10 +47,9 @@ export class Composer {
 
   #send(actions) {
     const text = this.field.value;
-    if (!text.trim()) return;
+    if (!text.trim() || !actions.send(text)) return;
     this.field.value = "";
     this.#fit();
-    actions.send(text);
   }
 
   #fit() {

@@ -105,7 +105,7 @@ class Dashboard {
     ]);
     this.#showStatus(typeof status === "string" ? status : "unreachable");
     const refused = [load, text].find((answer) => answer instanceof ApiError && answer.status === 401);
-    if (refused) return !askForKeyAfter(refused);
+    if (refused) return this.#waitForKey(refused);
     const metrics = typeof text === "string" ? parseMetrics(text) : null;
     this.#points.push(this.#readings.add(time, metrics, load instanceof Error ? null : load));
     this.#points = this.#points.filter((point) => time - point.time <= KEPT_MS);
@@ -115,9 +115,15 @@ class Dashboard {
     return true;
   }
 
+  #waitForKey(error) {
+    askForKeyAfter(error);
+    byId("problem").textContent = "This server shows its figures to those who have an API key.";
+    return false;
+  }
+
   async #askBatches(time, signal) {
-    this.#batchesAt = time;
     const answer = await valueOrError(getJson(`v1/batches?limit=${NUM_BATCHES}`, { signal }));
+    this.#batchesAt = answer instanceof ApiError && answer.status === 404 ? Infinity : time; // it keeps no batches
     byId("batches").hidden = answer instanceof Error || !answer.data.length;
     if (!(answer instanceof Error)) byId("batch-rows").replaceChildren(...answer.data.map(batchRow));
   }

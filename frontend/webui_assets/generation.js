@@ -13,6 +13,9 @@ const WATCH_MS = 500;
  * @property {number} [promptTokens]
  * @property {number} [cachedTokens] of the prompt, which did not have to be computed
  * @property {number} [tokens] of the answer
+ * @property {number} [queueMs] what the engine needed, by its own clock: until it began,
+ * @property {number} [prefillMs] to the first token,
+ * @property {number} [decodeMs] and for the others
  */
 
 export class Generation {
@@ -46,7 +49,7 @@ export class Generation {
    */
   async run(body) {
     const { message } = this;
-    const options = { stream_options: { include_usage: true, continuous_usage_stats: true } };
+    const options = { timings: true, stream_options: { include_usage: true, continuous_usage_stats: true } };
     const watch = setInterval(() => this.#watch(), WATCH_MS);
     try {
       for await (const item of streamChat({ ...body, ...options }, this.#abort.signal)) this.#take(item);
@@ -96,10 +99,10 @@ export class Generation {
     if (hasText && since > 0) stats.tokensPerSecond = (since * 1000) / (now - this.#firstAt);
   }
 
-  /** The server's own clock knows better than this page what it did. */
+  /** The engine's own clock knows better how fast it was; the time to the first token stays what the reader waited. */
   #takeTimings(timings) {
     const stats = (this.message.stats ??= {});
-    if (timings.ttft_ms > 0) stats.ttftMs = timings.ttft_ms;
+    Object.assign(stats, { queueMs: timings.queue_ms, prefillMs: timings.prefill_ms, decodeMs: timings.decode_ms });
     if (timings.decode_tokens_per_second > 0) stats.tokensPerSecond = timings.decode_tokens_per_second;
   }
 

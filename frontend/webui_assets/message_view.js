@@ -92,7 +92,7 @@ export class AnswerView {
     this.note.hidden = !note;
     this.note.textContent = note;
     this.#showFailure(retryAfterS);
-    const figures = h("span", { className: "figures", title: message.model }, figuresOf(message, isWriting));
+    const figures = h("span", { className: "figures", title: detailsOf(message) }, figuresOf(message, isWriting));
     this.footer.replaceChildren(figures, h("span", { className: "actions" }, ...(isWriting ? [] : this.#buttons())));
   }
 
@@ -124,7 +124,7 @@ export class AnswerView {
     return [
       canGoOn && h("button", { type: "button", className: "text-button", onclick: goOn }, "Continue"),
       ...alternativeButtons(message, this.#alternatives, this.#actions),
-      copyButton(() => message.content, "Copy answer"),
+      message.content && copyButton(() => message.content, "Copy answer"),
       iconButton("refresh", "Answer again", () => this.#actions.regenerate(message)),
     ];
   }
@@ -155,6 +155,16 @@ function figuresOf({ stats = {}, finish, error }, isWriting) {
   return parts.join(" · ");
 }
 
+/** What the pointer over the figures tells. */
+function detailsOf({ stats = {}, model = "" }) {
+  const parts = [model];
+  if (stats.promptTokens) parts.push(`prompt: ${stats.promptTokens} tokens, ${stats.cachedTokens ?? 0} of them from the cache`);
+  if (stats.decodeMs !== undefined) {
+    parts.push(`queue ${duration(stats.queueMs)}, prefill ${duration(stats.prefillMs)}, decode ${duration(stats.decodeMs)}`);
+  }
+  return parts.filter(Boolean).join("\n");
+}
+
 function duration(ms) {
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
@@ -166,7 +176,7 @@ function countDown(button, seconds) {
   const tick = () => {
     button.disabled = seconds > 0;
     button.textContent = seconds > 0 ? `${label} in ${Math.ceil(seconds)} s` : label;
-    if (seconds > 0 && (button.isConnected || seconds > 1)) setTimeout(tick, 1000);
+    if (seconds > 0) setTimeout(tick, 1000);
     seconds -= 1;
   };
   tick();

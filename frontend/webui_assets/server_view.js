@@ -13,6 +13,7 @@ export class ServerView {
   #settings;
   #models = [];
   #timer = 0;
+  #needsKey = false;
   #onModels;
 
   /**
@@ -46,8 +47,8 @@ export class ServerView {
     clearTimeout(this.#timer);
     if (document.hidden) return;
     const status = await serverStatus();
-    this.#showStatus(status);
-    if (status === "ready" && !this.#models.length) await this.#loadModels();
+    if (status === "ready" && !this.#models.length && !this.#needsKey) await this.#loadModels();
+    this.#showStatus(status === "ready" && this.#needsKey ? "needs a key" : status);
     clearTimeout(this.#timer); // another refresh may have come between
     this.#timer = setTimeout(() => this.refresh(), status === "ready" ? ASK_EVERY_MS : ASK_SOON_MS);
   }
@@ -55,6 +56,7 @@ export class ServerView {
   /** After the key was changed: other models may be there. */
   reload() {
     this.#models = [];
+    this.#needsKey = false;
     return this.refresh();
   }
 
@@ -62,8 +64,8 @@ export class ServerView {
     try {
       this.#models = (await getJson("v1/models")).data;
     } catch (error) {
-      askForKeyAfter(error);
-      return; // the next refresh tries again
+      this.#needsKey = askForKeyAfter(error); // which is asked once; after anything else the next refresh tries again
+      return;
     }
     const wanted = this.#settings.model;
     this.picker.replaceChildren(...this.#models.map(({ id, parent }) => h("option", { value: id }, parent ? `${id} (adapter)` : id)));

@@ -8,11 +8,11 @@ const NAME = "fast-inference.settings";
  * @type {{name: string, label: string, hint: string, min?: number, max?: number, step?: 1 | "any", kind?: "strings"}[]}
  */
 export const SAMPLING = [
-  { name: "temperature", label: "Temperature", hint: "1; 0 always takes the likeliest token", min: 0, max: 2, step: "any" },
+  { name: "temperature", label: "Temperature", hint: "1; 0: greedy", min: 0, max: 2, step: "any" },
   { name: "top_p", label: "Top p", hint: "1: of all tokens", min: 0.01, max: 1, step: "any" },
   { name: "top_k", label: "Top k", hint: "0: of all tokens", min: 0, max: 1000, step: 1 },
   { name: "min_p", label: "Min p", hint: "0", min: 0, max: 1, step: "any" },
-  { name: "max_tokens", label: "Most tokens", hint: "what the context holds", min: 1, max: 1_000_000, step: 1 },
+  { name: "max_tokens", label: "Most tokens", hint: "no limit", min: 1, max: 1_000_000, step: 1 },
   { name: "seed", label: "Seed", hint: "random", min: 0, max: 2_147_483_647, step: 1 },
   { name: "repetition_penalty", label: "Repetition penalty", hint: "1: none", min: 0.01, max: 10, step: "any" },
   { name: "presence_penalty", label: "Presence penalty", hint: "0", min: -2, max: 2, step: "any" },

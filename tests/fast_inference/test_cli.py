@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,14 @@ def test_version():
     assert (done.returncode, done.stdout) == (0, f"fast-inference {__version__}\n")
 
 
-def test_the_version_is_that_of_the_package():
-    assert f'\nversion = "{__version__}"\n' in (ROOT / "pyproject.toml").read_text()
+def test_the_version_is_kept_in_one_place():
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["version"]["path"] == "ipc/version.py"
+    sources = [
+        path
+        for package in ("ipc", "frontend", "engine_core", "fast_inference")
+        for path in (ROOT / package).rglob("*.py")
+    ]
+    assert [path.name for path in sources if f'"{__version__}"' in path.read_text()] == ["version.py"]
 
 
 HEAVY = ("torch", "transformers", "fastapi", "starlette", "zmq", "pydantic_settings", "rich", "prompt_toolkit", "yaml")

@@ -34,6 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> It
     """Two frontends and a core that send their spans at once; 2 ms a step."""
     folder = tmp_path_factory.mktemp("traced")
     flags = ["--fake-step-ms", "2", "--otlp-traces-endpoint", collector.base_url]
+    flags += ["--served-model-name", "the-model", "--served-model-name", "fake"]
     server = Server(folder, "fake", *flags, OTEL_BSP_SCHEDULE_DELAY="20")
     yield server
     server.close()
@@ -85,6 +86,7 @@ def test_a_streamed_chat_is_six_spans_of_one_trace(server: Server, collector: Co
         "gen_ai.usage.cache_read.input_tokens": 0,
     }
     assert core.attributes["gen_ai.request.id"] == answer_id
+    assert core.attributes["gen_ai.response.model"] == "the-model"  # its first name
     assert core.attributes["gen_ai.usage.input_tokens"] == num_prompt_tokens
     assert core.attributes["gen_ai.usage.output_tokens"] == 5
     latency = {name: core.attributes[f"gen_ai.latency.{name}"] for name in ("time_to_first_token", "e2e")}
@@ -175,6 +177,19 @@ def test_many_answers_to_one_request_have_a_bounded_number_of_spans(server: Serv
     wait_until(lambda: len(collector.of_trace(trace_id)) >= 2 + 16 * 3)  # one token: queue and prefill
     names = [span.name for span in collector.of_trace(trace_id)]
     assert names.count("llm_request") == 16
+
+
+def test_embeddings_are_traced_too(server: Server, collector: Collector):
+    trace_id = "d" * 32
+    with server.http() as http:
+        body = {"model": "fake", "input": [f"text {number}" for number in range(20)]}
+        usage = http.post("/v1/embeddings", json=body, headers=traceparent(trace_id)).json()["usage"]
+    wait_until(lambda: len(collector.of_trace(trace_id)) >= 2 + 16 * 3)
+    spans = collector.of_trace(trace_id)
+    [embeddings] = [span for span in spans if span.name == "embeddings fake"]
+    assert embeddings.attributes["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
+    assert {span.parent_id for span in spans if span.name == "llm_request"} == {embeddings.span_id}
+    assert [span.name for span in spans].count("llm_request") == 16
 
 
 def test_what_a_client_does_not_sample_and_probes_leave_nothing(server: Server, collector: Collector):

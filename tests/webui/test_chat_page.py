@@ -31,7 +31,7 @@ WIDE = (
 
 TOO_WIDE = """
     [...document.querySelectorAll("html, main *")]
-        .filter((node) => node.getBoundingClientRect().right > innerWidth && !node.closest("pre, .table"))
+        .filter((node) => node.getBoundingClientRect().right > 360 && !node.closest("pre, .table"))
         .map((node) => node.outerHTML.slice(0, 80))"""
 
 NewPage = Callable[..., Page]
@@ -160,6 +160,9 @@ def test_an_answer_that_was_cut_off_goes_on(server: Server, new_page: NewPage):
     limit(page, 8)
     ask(ready(opened(server, page)), "Go on")
     expect(answers(page).locator(".figures")).to_contain_text("no more tokens allowed")
+    expect(answers(page).locator(".figures")).to_have_attribute(
+        "title", re.compile(r"^fake\nprompt: \d+ .*\nqueue .*ms")
+    )
     begun = text(page).inner_text()
     with page.expect_request("**/v1/chat/completions") as sent:
         page.get_by_role("button", name="Continue").click()
@@ -262,6 +265,11 @@ def test_a_conversation_is_renamed_found_deleted_and_brought_back(page: Page):
 def test_a_key_is_asked_for_and_used(server: Server, new_page: NewPage):
     page = opened(server, new_page(api_key="", may_complain=True))  # browsers log each 401
     expect(page.get_by_role("dialog")).to_contain_text("This server asks for an API key.")
+    page.keyboard.press("Escape")
+    expect(page.locator("#status")).to_have_text("needs a key")
+    ask(page, "Not yet")
+    expect(prompt(page)).to_have_value("Not yet")  # nothing that was written is lost
+    page.get_by_role("button", name="Key", exact=True).click()
     page.locator("#key").fill("wrong")
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_contain_text("The server does not know this key.")

@@ -98,7 +98,8 @@ def test_the_values_under_the_pointer_are_told(server: Server, new_page: NewPage
 def test_everything_fits_on_a_phone(server: Server, new_page: NewPage, scheme: str):
     page = opened(server, new_page(viewport={"width": 360, "height": 640}, is_mobile=True, color_scheme=scheme))
     expect(page.locator("#tile-running")).to_have_text("0")
-    assert page.evaluate("document.documentElement.scrollWidth > innerWidth") is False
+    right_edges = "[...document.querySelectorAll('html, body *')].map((node) => node.getBoundingClientRect().right)"
+    assert max(page.evaluate(right_edges)) <= 360
     is_dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0] < 128")
     assert is_dark is (scheme == "dark")
 

@@ -1,5 +1,7 @@
 """The call METRICS of a real core."""
 
+import pytest
+
 from ipc.messages import CallMethod, ClientMetrics, ClientRole
 from ipc.metric_families import FAMILIES, MetricKind
 from ipc.metric_series import FAMILY_OF_SAMPLE, SEPARATOR, series_key
@@ -8,7 +10,15 @@ from tests.factories import make_params
 from tests.processes import core_process, stats
 from tests.waiting import wait_until
 
-ANSWERED = series_key("http_requests_total", "/v1/models", "GET", "200")
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory):
+    with core_process(tmp_path_factory.mktemp("run")) as core:
+        yield core
+
+
+def answered(status: str) -> str:
+    return series_key("http_requests_total", "/v1/models", "GET", status)
 
 
 def test_it_is_answered_while_a_step_runs(tmp_path):
@@ -20,33 +30,30 @@ def test_it_is_answered_while_a_step_runs(tmp_path):
         assert (values["kv_blocks"], values["generation_tokens_total"]) == (64, 0)
 
 
-def test_an_idle_core_knows_every_series_without_labels_of_its_own(tmp_path):
-    with core_process(tmp_path) as core:
-        client = core.connect()
-        known = {FAMILY_OF_SAMPLE[key.split(SEPARATOR)[0]].name for key in client.call(CallMethod.METRICS)}
-        of_core = {family.name for family in FAMILIES.values() if "engine" in family.fixed_labels}
-        assert of_core - known == {"aborts_total", "lora_requests_info"}
+def test_an_idle_core_knows_every_series_without_labels_of_its_own(core):
+    known = {FAMILY_OF_SAMPLE[key.split(SEPARATOR)[0]].name for key in core.connect().call(CallMethod.METRICS)}
+    of_core = {family.name for family in FAMILIES.values() if "engine" in family.fixed_labels}
+    assert of_core - known == {"aborts_total", "lora_requests_info"}
 
 
-def test_what_a_client_counted_outlives_it_and_its_gauges_do_not(tmp_path):
-    with core_process(tmp_path) as core:
-        client = core.connect()
-        with SyncEngineClient(core.run_dir.core_socket, name="other", role=ClientRole.FRONTEND) as other:
-            other.wait_ready(10)
-            other.send(ClientMetrics({ANSWERED: 2}, {"http_open_streams": 5}))
-            wait_until(lambda: client.call(CallMethod.METRICS).get("http_open_streams") == 5)
-        wait_until(lambda: "http_open_streams" not in client.call(CallMethod.METRICS))
-        assert client.call(CallMethod.METRICS)[ANSWERED] == 2
+def test_what_a_client_counted_outlives_it_and_its_gauges_do_not(core):
+    client = core.connect()
+    with SyncEngineClient(core.run_dir.core_socket, name="other", role=ClientRole.FRONTEND) as other:
+        other.wait_ready(10)
+        other.send(ClientMetrics({answered("200"): 2}, {"http_open_streams": 5}))
+        wait_until(lambda: client.call(CallMethod.METRICS).get("http_open_streams") == 5)
+    wait_until(lambda: "http_open_streams" not in client.call(CallMethod.METRICS))
+    assert client.call(CallMethod.METRICS)[answered("200")] == 2
 
 
-def test_a_report_of_what_no_client_counts_is_a_bad_message(tmp_path):
-    with core_process(tmp_path) as core:
-        client = core.connect()
-        client.send(ClientMetrics({ANSWERED: 1, "generation_tokens_total": 10**9}))
-        wait_until(lambda: stats(client)["num_bad_messages"] == 1)
-        values = client.call(CallMethod.METRICS)
-        assert (values["ipc_bad_messages_total"], values["generation_tokens_total"]) == (1, 0)
-        assert ANSWERED not in values
+def test_a_report_of_what_no_client_counts_is_a_bad_message(core):
+    client = core.connect()
+    num_before = client.call(CallMethod.METRICS)["ipc_bad_messages_total"]
+    client.send(ClientMetrics({answered("404"): 1, "generation_tokens_total": 10**9}))
+    wait_until(lambda: stats(client)["num_bad_messages"] == num_before + 1)
+    values = client.call(CallMethod.METRICS)
+    assert (values["ipc_bad_messages_total"], values["generation_tokens_total"]) == (num_before + 1, 0)
+    assert answered("404") not in values
 
 
 def test_every_counter_ends_in_total_and_nothing_else_does():
