@@ -140,6 +140,21 @@ def test_a_killed_frontend_costs_no_request_that_has_not_begun_to_answer(server,
     assert set(statuses) == {200}
 
 
+def test_probes_of_a_core_that_hangs_do_not_close_nginx_to_other_requests(server, nginx):
+    """Each is told 503; frontends are well all the same, and hold completions until the core is back."""
+    core = server.status["core"]["pid"]
+    with httpx.Client(base_url=nginx.url, timeout=20) as client:
+        os.kill(core, signal.SIGSTOP)
+        try:
+            wait_until(lambda: client.get("/health").status_code == 503, 20)
+            codes = [client.get("/health").json().get("status") for _ in range(20)]
+            assert set(codes) == {"stalled"}
+            assert client.get("/health/live").status_code == 200
+        finally:
+            os.kill(core, signal.SIGCONT)
+        wait_until(lambda: client.get("/health").status_code == 200, 20)
+
+
 def test_where_no_frontend_can_be_reached_clients_get_our_error_and_try_again(tmp_path):
     with Nginx(tmp_path, [free_port(), free_port()]) as nginx:
         response = httpx.post(f"{nginx.url}/v1/completions", json=completion(1), timeout=20)
