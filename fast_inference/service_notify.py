@@ -106,12 +106,12 @@ class ServiceNotifier:
             self._state, self._is_reloading, self._text = status.state, is_reloading, text
 
     async def run(self, is_healthy: Callable[[], bool]) -> None:
-        """Ask for more time while the server starts, and give signs of life while it is healthy; until cancelled."""
+        """Ask for more time while it starts or reloads, and give signs of life while it is healthy; until cancelled."""
         if self._address is None:
             return
         interval_s = _INTERVAL_S if self._watchdog_s is None else min(self._watchdog_s / 2, _INTERVAL_S)
         while True:
-            if self._state in (None, ServerState.STARTING):
+            if self._state in (None, ServerState.STARTING) or self._is_reloading:
                 self._extend()
             if self._watchdog_s is not None and is_healthy():
                 self.send("WATCHDOG=1")

@@ -201,6 +201,21 @@ def test_a_watchdog_that_is_not_ours_is_not_fed(manager, variables):
     assert manager.waiting() == []
 
 
+def test_a_reload_that_takes_long_gets_more_time(manager):
+    notifier = notifier_of(manager)
+    notifier.follow(STATUS, "")
+    notifier.follow(replace(STATUS, reload=ReloadStatus("id", ReloadState.LOADING)), "")
+    manager.waiting()
+
+    async def first_turn() -> None:
+        async with asyncio.timeout(0.01):
+            await notifier.run(lambda: True)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(first_turn())
+    assert manager.waiting() == ["EXTEND_TIMEOUT_USEC=60000000"]
+
+
 def test_a_start_that_waits_for_a_download_gets_more_time(manager):
     with notifier_of(manager).extending():
         assert manager.next() == ["EXTEND_TIMEOUT_USEC=60000000"]
