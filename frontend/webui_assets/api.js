@@ -4,6 +4,8 @@
 import { apiKey } from "./keys.js";
 import { SseParser } from "./sse.js";
 
+const STATUS_TIMEOUT_MS = 5000;
+
 /** Where the server is, also behind a proxy that adds a prefix: this file is BASE/webui/VERSION/api.js. */
 export const BASE = new URL("../../", import.meta.url);
 
@@ -28,6 +30,7 @@ export class ApiError extends Error {
 export async function request(path, { body, signal } = {}) {
   const headers = {};
   const key = apiKey();
+  if (/[^\x20-\x7e]/.test(key)) throw new ApiError("The API key has a character that no key can have.", { status: 401 });
   if (key) headers.authorization = `Bearer ${key}`;
   if (body) headers["content-type"] = "application/json";
   const options = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal, cache: "no-store" };
@@ -54,7 +57,9 @@ export async function getText(path, options) {
  */
 export async function serverStatus(signal) {
   try {
-    const response = await fetch(new URL("health", BASE), { signal, cache: "no-store" });
+    const tooLong = AbortSignal.timeout(STATUS_TIMEOUT_MS);
+    const either = signal ? AbortSignal.any([signal, tooLong]) : tooLong;
+    const response = await fetch(new URL("health", BASE), { signal: either, cache: "no-store" });
     const health = await response.json();
     return String(health.status ?? health.error?.code ?? "unreachable");
   } catch (error) {
@@ -93,6 +98,9 @@ function chunkOf(data) {
   try {
     chunk = JSON.parse(data);
   } catch {
+    chunk = null;
+  }
+  if (chunk === null || typeof chunk !== "object") {
     throw new ApiError("The server, or something between, sent what is no part of an answer.", { code: "not_json" });
   }
   if (chunk.error) throw new ApiError(chunk.error.message, { status: chunk.error.status, code: chunk.error.code ?? "" });

@@ -27,6 +27,7 @@ class ChatPage {
   #conversation = newConversation(this.#settings.system);
   #generation = null;
   #running = Promise.resolve(); // until the answer that is written has ended, and is kept
+  #hasFailedToKeep = false;
 
   constructor(store) {
     this.#store = store;
@@ -60,7 +61,11 @@ class ChatPage {
     byId("import-file").addEventListener("change", (event) => this.#import(event.target));
     byId("delete-all").addEventListener("click", () => this.#removeAll());
     addEventListener("hashchange", () => this.open(location.hash.slice(1)));
-    this.#store.onChange(() => this.#listConversations());
+    document.querySelector(".skip").addEventListener("click", (event) => {
+      event.preventDefault(); // the address is that of the conversation
+      this.composer.focus();
+    });
+    this.#store.onChange((id) => this.#changedElsewhere(id));
     if (!this.#store.isLasting) notify("This browser keeps no data for this page: conversations last until it is closed.");
     await this.open(location.hash.slice(1));
     this.server.refresh();
@@ -70,7 +75,7 @@ class ChatPage {
   async open(id) {
     if (id && id === this.#conversation.id) return this.sidebar.close();
     this.stop();
-    await this.#running; // so that what is read is all of it
+    await Promise.allSettled([this.#running]); // so that what is read is all of it
     this.#conversation = (id && (await this.#store.get(id))) || newConversation(this.#settings.system);
     this.#show();
   }
@@ -113,7 +118,30 @@ class ChatPage {
   async #listConversations() {
     const { id, title } = this.#conversation;
     document.title = title ? `${title} – fast-inference` : "fast-inference";
-    this.sidebar.show(await this.#store.all(), id);
+    try {
+      this.sidebar.show(await this.#store.all(), id);
+    } catch (error) {
+      notify(`This browser could not read the conversations: ${error.message}`);
+    }
+  }
+
+  /** Another tab has changed a conversation: show it as it is now, unless something is being written here or there. */
+  async #changedElsewhere(id) {
+    await this.#listConversations();
+    if (id === this.#conversation.id && !this.#generation && !this.log.isEditing) await this.#readAgain();
+  }
+
+  async #readAgain() {
+    const before = this.#conversation;
+    const now = await this.#store.get(before.id);
+    const last = branchOf(now ?? before).at(-1);
+    const isBeingWritten = last?.role === "assistant" && !last.finish;
+    if (!now || isBeingWritten || this.#generation || this.#conversation !== before) return;
+    this.#conversation = now;
+    if (document.activeElement !== byId("system")) byId("system").value = now.system;
+    this.log.showAgain(now);
+    this.#showContext();
+    await this.#listConversations();
   }
 
   async #save(conversation = this.#conversation) {
@@ -124,8 +152,10 @@ class ChatPage {
   async #keep(conversation) {
     try {
       await this.#store.put(conversation);
+      this.#hasFailedToKeep = false;
     } catch (error) {
-      notify(`This browser could not keep the conversation: ${error.message}`);
+      if (!this.#hasFailedToKeep) notify(`This browser could not keep the conversation: ${error.message}`);
+      this.#hasFailedToKeep = true; // which is told once, not each second of an answer
     }
   }
 
@@ -196,7 +226,9 @@ class ChatPage {
       this.composer.setWriting(false);
     }
     await this.#save(conversation);
-    if (isShown()) this.#showEnd(message, error);
+    if (!isShown()) return;
+    this.#showEnd(message, error);
+    if (this.#store.isShared(conversation)) await this.#readAgain();
   }
 
   #showEnd(message, error) {
@@ -205,7 +237,8 @@ class ChatPage {
     announce(error ? message.error : message.content);
     if (!error) return;
     askForKeyAfter(error);
-    this.server.refresh();
+    if (error.code === "model_not_found") this.server.reload(); // it has come back with another one
+    else this.server.refresh();
   }
 
   #showContext() {
@@ -230,24 +263,26 @@ class ChatPage {
 
   async #rename(id, title) {
     const conversation = id === this.#conversation.id ? this.#conversation : await this.#store.get(id);
+    if (!conversation) return this.#listConversations(); // another tab has deleted it
     conversation.title = title;
     await this.#save(conversation);
   }
 
   async #remove(id) {
-    const conversation = await this.#store.get(id);
     if (id === this.#conversation.id) this.newChat();
-    await this.#running;
+    await Promise.allSettled([this.#running]);
+    const conversation = await this.#store.get(id);
+    if (!conversation) return this.#listConversations(); // another tab has deleted it
     await this.#store.remove(id);
     await this.#listConversations();
     notify(`Deleted “${conversation.title}”.`, { label: "Undo", run: () => this.#save(conversation) });
   }
 
   async #removeAll() {
+    this.newChat();
+    await Promise.allSettled([this.#running]);
     const conversations = await this.#store.all();
     if (!conversations.length) return;
-    this.newChat();
-    await this.#running;
     await this.#store.clear();
     await this.#listConversations();
     const run = async () => {

@@ -1,6 +1,6 @@
 // The field where messages are written: it grows with them, Enter sends, and its button stops an answer.
 
-import { byId, icon } from "./dom.js";
+import { byId, icon, isComposing } from "./dom.js";
 
 export class Composer {
   #isWriting = false;
@@ -36,7 +36,7 @@ export class Composer {
   }
 
   #onKey(event, actions) {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (event.key === "Enter" && !event.shiftKey && !isComposing(event)) {
       event.preventDefault();
       if (!this.#isWriting) this.#send(actions);
     } else if (event.key === "ArrowUp" && !this.field.value) {

@@ -97,6 +97,11 @@ function copiedBySelection(text) {
   return isDone;
 }
 
+/** @returns {boolean} whether a key belongs to an input method, which Safari says by its code alone */
+export function isComposing(event) {
+  return event.isComposing || event.keyCode === 229;
+}
+
 /** @returns {HTMLElement} the node with this id, which the page has */
 export function byId(id) {
   return document.getElementById(id);

@@ -3,9 +3,11 @@
 
 const NAME = "fast-inference.api-key";
 
+let keyOfPage = ""; // where a browser keeps nothing
+
 /** @returns {string} the key, empty where there is none */
 export function apiKey() {
-  return read(() => sessionStorage) || read(() => localStorage);
+  return read(() => sessionStorage) || read(() => localStorage) || keyOfPage;
 }
 
 /** @returns {boolean} whether the key outlives this tab */
@@ -18,9 +20,14 @@ export function isKeptForLong() {
  * @param {boolean} forLong keep it when the tab is closed
  */
 export function setApiKey(key, forLong) {
-  sessionStorage.removeItem(NAME);
-  localStorage.removeItem(NAME);
-  if (key) (forLong ? localStorage : sessionStorage).setItem(NAME, key);
+  keyOfPage = key;
+  try {
+    sessionStorage.removeItem(NAME);
+    localStorage.removeItem(NAME);
+    if (key) (forLong ? localStorage : sessionStorage).setItem(NAME, key);
+  } catch {
+    // a browser that keeps nothing for this page: the key counts until it is closed
+  }
 }
 
 function read(storage) {

@@ -45,6 +45,21 @@ export class LogView {
     this.toEnd();
   }
 
+  /** Show a branch that has changed, and leave the reader where they are. */
+  showAgain(conversation) {
+    const { scrollTop } = this.scroller;
+    const wasFollowing = this.#isFollowing;
+    this.show(conversation);
+    if (wasFollowing) return;
+    this.scroller.scrollTop = scrollTop;
+    this.#look();
+  }
+
+  /** @returns {boolean} whether the reader is changing a message */
+  get isEditing() {
+    return this.list.querySelector(".editor") !== null;
+  }
+
   /** @returns {AnswerView | UserMessageView | undefined} the last message */
   get last() {
     return this.#views.at(-1);

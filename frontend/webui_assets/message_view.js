@@ -1,7 +1,7 @@
 // One message as it is shown: what was asked, or an answer with its reasoning, figures, errors and buttons.
 // log_view.js has the list of them.
 
-import { copyButton, h, iconButton } from "./dom.js";
+import { copyButton, h, iconButton, isComposing } from "./dom.js";
 import { MarkdownView } from "./markdown_view.js";
 
 /**
@@ -33,7 +33,8 @@ export class UserMessageView {
       if (field.value.trim()) this.#actions.edit(this.#message, field.value);
     };
     field.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      if (isComposing(event)) return;
+      if (event.key === "Enter" && !event.shiftKey) {
         event.preventDefault();
         send();
       } else if (event.key === "Escape") {

@@ -1,11 +1,11 @@
 // The keys of the chat page, wherever the focus is. Fields have keys of their own (composer.js, message_view.js).
 
-import { byId } from "./dom.js";
+import { byId, isComposing } from "./dom.js";
 
 /** @param {{newChat(): void, stop(): boolean, focus(): void}} actions `stop` says whether there was something to stop */
 export function installShortcuts(actions) {
   document.addEventListener("keydown", (event) => {
-    if (document.querySelector("dialog[open]")) return;
+    if (isComposing(event) || document.querySelector("dialog[open]")) return;
     if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
       event.preventDefault();
       actions.newChat();

@@ -1,6 +1,6 @@
 // The list of conversations: open, search, rename, delete. It changes nothing by itself; chat.js does what it asks for.
 
-import { byId, h, iconButton } from "./dom.js";
+import { byId, h, iconButton, isComposing } from "./dom.js";
 
 const DAY_MS = 86_400_000;
 
@@ -41,6 +41,7 @@ export class Sidebar {
   }
 
   #draw() {
+    if (this.list.querySelector("input")) return; // a title is being typed; it is drawn after that
     const words = this.search.value.trim().toLowerCase();
     const found = this.#conversations.filter((conversation) => !words || isAbout(conversation, words));
     const nodes = [];
@@ -80,11 +81,14 @@ export class Sidebar {
     const finish = (isWanted) => {
       if (isOver) return;
       isOver = true;
-      if (isWanted && field.value.trim()) this.#actions.rename(id, field.value.trim());
-      else this.#draw();
+      const title = field.value.trim();
+      field.remove();
+      this.#draw();
+      if (isWanted && title) this.#actions.rename(id, title);
     };
     field.addEventListener("blur", () => finish(true));
     field.addEventListener("keydown", (event) => {
+      if (isComposing(event)) return;
       if (event.key === "Enter") finish(true);
       if (event.key === "Escape") {
         event.stopPropagation();

@@ -1,74 +1,137 @@
 // Conversations in the browser's IndexedDB, one record each. Where a browser keeps nothing for this page they live in
 // memory, and `isLasting` says so. Other tabs are told of each change.
+// Invariant: two tabs may write the same conversation: none takes out a message that another has added.
 
 const DATABASE = "fast-inference";
 const TABLE = "conversations";
 
 /** @returns {Promise<ConversationStore>} */
 export async function openStore() {
-  try {
-    const opening = indexedDB.open(DATABASE, 1);
-    opening.onupgradeneeded = () => opening.result.createObjectStore(TABLE, { keyPath: "id" });
-    return new ConversationStore(await resultOf(opening));
-  } catch {
-    return new ConversationStore(null);
-  }
+  const store = new ConversationStore();
+  await store.open();
+  return store;
 }
 
 export class ConversationStore {
-  #database;
+  #opening;
   #memory = new Map();
   #channel = new BroadcastChannel(DATABASE);
+  /** Of each conversation: ids of the messages that it has had, and of those that came from other tabs. */
+  #ids = new WeakMap();
 
-  /** @param {IDBDatabase | null} database */
-  constructor(database) {
-    this.#database = database;
+  /** Open the database; again when it was closed because its data was cleared. */
+  async open() {
+    this.#opening = openDatabase(() => this.open());
+    this.isLasting = (await this.#opening) !== null;
   }
 
-  get isLasting() {
-    return this.#database !== null;
-  }
-
-  /** Call back when another tab has changed a conversation. */
+  /** Call back when another tab has changed a conversation, with its id; with null where it was all of them. */
   onChange(callback) {
-    this.#channel.onmessage = callback;
+    this.#channel.onmessage = ({ data }) => callback(data);
   }
 
   /** @returns {Promise<import("./conversation.js").Conversation[]>} all of them, the latest first */
   async all() {
-    const found = this.#database ? await resultOf(this.#table("readonly").getAll()) : [...this.#memory.values()];
+    const table = await this.#table("readonly");
+    const found = table ? await resultOf(table.getAll()) : [...this.#memory.values()];
     return found.sort((one, other) => other.updatedAt - one.updatedAt);
   }
 
   /** @returns {Promise<import("./conversation.js").Conversation | undefined>} */
   async get(id) {
-    return this.#database ? resultOf(this.#table("readonly").get(id)) : this.#memory.get(id);
+    const table = await this.#table("readonly");
+    return table ? resultOf(table.get(id)) : this.#memory.get(id);
   }
 
-  /** Keep a conversation as it is now. */
+  /** Keep a conversation as it is now; what other tabs have added to it since it was read is added to it here. */
   async put(conversation) {
-    if (this.#database) await resultOf(this.#table("readwrite").put(conversation));
-    else this.#memory.set(conversation.id, structuredClone(conversation));
-    this.#channel.postMessage("changed");
+    const table = await this.#table("readwrite");
+    if (table) {
+      const isDone = endOf(table.transaction);
+      const ids = this.#idsOf(conversation);
+      this.#takeIn(conversation, await resultOf(table.get(conversation.id)), ids);
+      table.put(conversation);
+      await isDone;
+    } else {
+      this.#memory.set(conversation.id, structuredClone(conversation));
+    }
+    this.#channel.postMessage(conversation.id);
+  }
+
+  /** @returns {boolean} whether a conversation holds messages of other tabs, which may go on there */
+  isShared(conversation) {
+    return this.#idsOf(conversation).foreign.size > 0;
   }
 
   /** Forget one. */
   async remove(id) {
-    if (this.#database) await resultOf(this.#table("readwrite").delete(id));
-    else this.#memory.delete(id);
-    this.#channel.postMessage("changed");
+    await this.#change((table) => table.delete(id), () => this.#memory.delete(id));
+    this.#channel.postMessage(id);
   }
 
   /** Forget all. */
   async clear() {
-    if (this.#database) await resultOf(this.#table("readwrite").clear());
-    else this.#memory.clear();
-    this.#channel.postMessage("changed");
+    await this.#change((table) => table.clear(), () => this.#memory.clear());
+    this.#channel.postMessage(null);
   }
 
-  #table(mode) {
-    return this.#database.transaction(TABLE, mode).objectStore(TABLE);
+  #idsOf(conversation) {
+    if (!this.#ids.has(conversation)) this.#ids.set(conversation, { known: new Set(), foreign: new Set() });
+    const ids = this.#ids.get(conversation);
+    for (const { id } of conversation.messages) ids.known.add(id);
+    return ids;
   }
+
+  #takeIn(conversation, stored, { known, foreign }) {
+    for (const message of stored?.messages ?? []) {
+      if (foreign.has(message.id)) {
+        const index = conversation.messages.findIndex(({ id }) => id === message.id);
+        if (index >= 0) conversation.messages[index] = message; // it was written on there
+      } else if (!known.has(message.id)) {
+        conversation.messages.push(message);
+        known.add(message.id);
+        foreign.add(message.id);
+      }
+    }
+  }
+
+  async #change(changeTable, changeMemory) {
+    const table = await this.#table("readwrite");
+    if (!table) return changeMemory();
+    const isDone = endOf(table.transaction);
+    changeTable(table);
+    return isDone;
+  }
+
+  async #table(mode) {
+    const database = await this.#opening;
+    return database && database.transaction(TABLE, mode).objectStore(TABLE);
+  }
+}
+
+/** @returns {Promise<IDBDatabase | null>} */
+async function openDatabase(onClose) {
+  try {
+    const opening = indexedDB.open(DATABASE, 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore(TABLE, { keyPath: "id" });
+    const database = await resultOf(opening);
+    database.onclose = onClose;
+    database.onversionchange = () => {
+      database.close(); // somebody deletes it
+      onClose();
+    };
+    return database;
+  } catch {
+    return null;
+  }
+}
+
+/** Until what was written is kept: a full disk is noticed after the requests have succeeded. */
+function endOf(transaction) {
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve();
+    transaction.onabort = () => reject(transaction.error ?? new Error("nothing was written"));
+  });
 }
 
 function resultOf(request) {
