@@ -89,7 +89,12 @@ export async function* streamChat(body, signal) {
 }
 
 function chunkOf(data) {
-  const chunk = JSON.parse(data);
+  let chunk;
+  try {
+    chunk = JSON.parse(data);
+  } catch {
+    throw new ApiError("The server, or something between, sent what is no part of an answer.", { code: "not_json" });
+  }
   if (chunk.error) throw new ApiError(chunk.error.message, { status: chunk.error.status, code: chunk.error.code ?? "" });
   return chunk;
 }

@@ -70,6 +70,7 @@ class ChatPage {
   async open(id) {
     if (id && id === this.#conversation.id) return this.sidebar.close();
     this.stop();
+    await this.#running; // so that what is read is all of it
     this.#conversation = (id && (await this.#store.get(id))) || newConversation(this.#settings.system);
     this.#show();
   }
@@ -186,10 +187,14 @@ class ChatPage {
     announce("Writing an answer.");
     this.#save();
     const saving = setInterval(() => this.#keep(conversation), SAVE_EVERY_MS);
-    const error = await generation.run({ model: message.model, ...this.#settings.sampling, ...request });
-    clearInterval(saving);
-    this.#generation = null;
-    this.composer.setWriting(false);
+    let error = null;
+    try {
+      error = await generation.run({ model: message.model, ...this.#settings.sampling, ...request });
+    } finally {
+      clearInterval(saving);
+      this.#generation = null;
+      this.composer.setWriting(false);
+    }
     await this.#save(conversation);
     if (isShown()) this.#showEnd(message, error);
   }

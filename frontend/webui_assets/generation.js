@@ -72,8 +72,7 @@ export class Generation {
     this.#hasPinged = "comment" in item;
     if (this.#hasPinged) return;
     this.#saidAt = performance.now();
-    const { choices, usage, timings } = item.chunk;
-    const choice = choices[0];
+    const { choices: [choice] = [], usage, timings } = item.chunk;
     const { content, reasoning_content: reasoning } = choice?.delta ?? {};
     if (reasoning) this.message.reasoning = (this.message.reasoning ?? "") + reasoning;
     if (content) this.message.content += content;

@@ -34,25 +34,37 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def shared_context(browser: Browser) -> Iterator[BrowserContext]:
+    """For pages without wishes of their own: what they load is in its cache from the second one on."""
+    context = browser.new_context()
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Makes pages in a browser that knows nothing yet; at the end none of them may have complained."""
-    contexts: list[BrowserContext] = []
+def new_page(browser: Browser, shared_context: BrowserContext, server: Server) -> Iterator[Callable[..., Page]]:
+    """Makes pages in a browser that keeps nothing of the tests before; at the end none may have complained."""
+    pages: list[Page] = []
     complaints: list[str] = []
 
     def make(*, api_key: str = API_KEY, may_complain: bool = False, **options) -> Page:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        context.set_default_timeout(TIMEOUT_MS)
+        page = (browser.new_context(**options) if options else shared_context).new_page()
+        pages.append(page)
+        page.set_default_timeout(TIMEOUT_MS)
         if api_key:
-            context.add_init_script(f"sessionStorage.setItem('fast-inference.api-key', '{api_key}')")
-        page = context.new_page()
+            page.add_init_script(f"sessionStorage.setItem('fast-inference.api-key', '{api_key}')")
         if not may_complain:
             page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         return page
 
     yield make
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.context.new_cdp_session(page).send(
+            "Storage.clearDataForOrigin", {"origin": server.url, "storageTypes": "indexeddb,local_storage"}
+        )
+        page.close()
+        if page.context is not shared_context:
+            page.context.close()
     assert complaints == []

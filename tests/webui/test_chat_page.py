@@ -313,6 +313,7 @@ def test_a_full_server_says_when_to_try_again(server: Server, new_page: NewPage)
     ("body", "expected"),
     [
         (stream("So far", end=""), "The connection ended before the answer was complete."),
+        (stream("So far", end="data: <html>\n\n"), "sent what is no part of an answer."),
         (stream("So far", end='data: {"error":{"message":"The engine failed.","code":"x"}}\n\n'), "The engine failed."),
     ],
 )
