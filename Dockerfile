@@ -39,6 +39,7 @@ RUN groupadd --gid 10001 fast-inference && \
         fast-inference && \
     install -d -o 10001 -g 10001 -m 700 /var/cache/fast-inference /var/lib/fast-inference /run/fast-inference /models
 COPY --from=build /opt/fast-inference /opt/fast-inference
+COPY scripts/docker-entrypoint /usr/local/bin/
 ENV PATH=/opt/fast-inference/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     XDG_CACHE_HOME=/var/cache \
@@ -56,7 +57,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['FAST_INFERENCE_PORT'] + '/health', timeout=4)"]
 # SIGTERM drains for 30 s (--drain-timeout); give `docker stop -t` more than that.
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["fast-inference"]
+ENTRYPOINT ["docker-entrypoint"]
 CMD ["serve"]
 
 FROM runtime-cpu AS runtime-cuda

@@ -8,8 +8,6 @@ this package stays cheap.
 Reading order: `cli` → `flags` → `settings` → `launcher` → `child`.
 """
 
-from ipc.version import __version__ as __version__
-
 TYPE_CHECKING = False  # that of `typing` would cost more than all the rest
 if TYPE_CHECKING:
     from fast_inference.offline.async_llm import AsyncLLM
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
         RequestOutput,
     )
     from fast_inference.offline.sampling_params import SamplingParams
+    from ipc.version import __version__ as __version__
 
 __all__ = [
     "LLM",
@@ -38,6 +37,7 @@ _MODULES = {
     "LLM": "fast_inference.offline.llm",
     "AsyncLLM": "fast_inference.offline.async_llm",
     "SamplingParams": "fast_inference.offline.sampling_params",
+    "__version__": "ipc.version",
 }
 _OUTPUTS = "fast_inference.offline.outputs"
 
@@ -46,7 +46,7 @@ def __getattr__(name: str) -> object:
     """The public names."""
     from importlib import import_module
 
-    if name not in __all__:
+    if name not in __all__ and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES.get(name, _OUTPUTS)), name)
 

@@ -16,9 +16,11 @@ _Completers = Mapping[str, str | dict[str, str]]
 """What completes a value, by shell."""
 _MODEL_DESTS = ("model", "model_argument", "tokenizer")
 _HUB_IDS = (
-    'for path in "${HF_HUB_CACHE:-${HF_HOME:-$HOME/.cache/huggingface}/hub}"/models--*/; do'
-    ' [ -d "$path" ] || continue; path="${path%/}"; path="${path##*/models--}"; echo "${path/--//}"; done'
+    'for repository in "${HF_HUB_CACHE:-${HF_HOME:-$HOME/.cache/huggingface}/hub}"/models--*/; do'
+    ' [ -d "$repository" ] || continue; repository="${repository%/}"; repository="${repository##*/models--}";'
+    ' echo "${repository/--//}"; done'
 )
+"""For bash and zsh alike, in which a variable named `path` would be PATH."""
 _BASH_MODELS = """
 _fast_inference_models() {
     compgen -W "NAMES $(IDS)" -- "$1"

@@ -6,6 +6,7 @@ somebody's own hands it `log_progress`.
 
 import logging
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -16,14 +17,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PLAIN_LINE_INTERVAL_S = 2.0
+_REMINDER_INTERVAL_S = 10.0
+"""After which a stage that nobody tells more about is named again, with the time that it takes already."""
 
 
 class StartProgress:
-    """Shows one stage at a time; a context manager that clears its bar when left."""
+    """Shows one stage at a time; a context manager that clears its bar when left.
+
+    Where there is no bar, a thread of its own says that a long stage goes on: whoever waits in it calls nobody.
+    """
 
     def __init__(self) -> None:
         self._stage = ""
+        self._began_at = 0.0
         self._shown_at = 0.0
+        self._lock = threading.Lock()
+        """Of these three and of what is written."""
+        self._closed = threading.Event()
+        self._reminder: threading.Thread | None = None
         self._bar: Progress | None = None
 
     def __enter__(self) -> "StartProgress":
@@ -31,6 +42,9 @@ class StartProgress:
             self._bar = _make_bar()
             self._bar.start()
             self._task = self._bar.add_task("starting", total=None)
+        else:
+            self._reminder = threading.Thread(target=self._remind, name="progress", daemon=True)
+            self._reminder.start()
         return self
 
     def __exit__(
@@ -45,19 +59,42 @@ class StartProgress:
             self._bar.update(self._task, description=stage, completed=fraction or 0.0, total=total)
             return
         now = time.monotonic()
-        is_due = fraction is not None and now - self._shown_at >= _PLAIN_LINE_INTERVAL_S
-        if stage == self._stage and not is_due:
-            return
-        self._stage, self._shown_at = stage, now
-        percent = "" if fraction is None else f" {fraction:.0%}"
-        sys.stderr.write(f"{stage}{percent}\n")
-        sys.stderr.flush()
+        with self._lock:
+            is_due = fraction is not None and now - self._shown_at >= _PLAIN_LINE_INTERVAL_S
+            if stage == self._stage and not is_due:
+                return
+            if stage != self._stage:
+                self._stage, self._began_at = stage, now
+            self._shown_at = now
+            _write_line(stage if fraction is None else f"{stage} {fraction:.0%}")
+
+    def _remind(self) -> None:
+        """Until it is closed, name a stage again that has been silent for long."""
+        wait_s = _REMINDER_INTERVAL_S
+        while not self._closed.wait(wait_s):
+            with self._lock:
+                now = time.monotonic()
+                wait_s = self._shown_at + _REMINDER_INTERVAL_S - now
+                if wait_s > 0:
+                    continue
+                wait_s, self._shown_at = _REMINDER_INTERVAL_S, now
+                if self._stage:
+                    _write_line(f"{self._stage}, for {now - self._began_at:.0f} s")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Take the bar away, and remind nobody any more."""
+        self._closed.set()
+        if self._reminder is not None:
+            self._reminder.join()
+            self._reminder = None
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _write_line(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def log_progress(stage: str, fraction: float | None) -> None:

@@ -49,18 +49,20 @@ class ServiceNotifier:
         is_watched = watchdog_us.isdigit() and int(watchdog_us) > 0 and pid == str(os.getpid())
         return cls(address, int(watchdog_us) / 1e6 if is_watched else None)
 
-    def send(self, *lines: str) -> None:
-        """Send one datagram; where nobody takes it, it is lost."""
+    def send(self, *lines: str) -> bool:
+        """Send one datagram; False where nobody took it."""
         if self._address is None:
-            return
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
                 connection.settimeout(_SEND_TIMEOUT_S)
                 connection.sendto("\n".join(lines).encode(), self._address)
+            return True
         except (OSError, ValueError) as error:
             if not self._has_failed:
                 log.warning("the service manager does not listen on NOTIFY_SOCKET: %s", error)
             self._has_failed = True
+            return False
 
     @contextmanager
     def extending(self) -> Iterator[None]:
@@ -84,7 +86,10 @@ class ServiceNotifier:
             thread.join()
 
     def follow(self, status: Status, stage: str) -> None:
-        """Tell what has changed; `stage` is what the start is at. Called at every look at the server."""
+        """Tell what has changed; `stage` is what the start is at.
+
+        Called at every look at the server, so that what nobody took is told again at the next.
+        """
         lines = []
         is_reloading = status.reload is not None and status.reload.state in (ReloadState.LOADING, ReloadState.RETIRING)
         if status.state is ServerState.DRAINING:
@@ -97,9 +102,8 @@ class ServiceNotifier:
         text = _text(status, stage)
         if text != self._text:
             lines.append(f"STATUS={text}")
-        self._state, self._is_reloading, self._text = status.state, is_reloading, text
-        if lines:
-            self.send(*lines)
+        if not lines or self.send(*lines):
+            self._state, self._is_reloading, self._text = status.state, is_reloading, text
 
     async def run(self, is_healthy: Callable[[], bool]) -> None:
         """Ask for more time while the server starts, and give signs of life while it is healthy; until cancelled."""

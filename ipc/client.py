@@ -148,6 +148,7 @@ class EngineClient:
         """Say BYE and let go of the sockets; live streams end in `EngineUnavailableError`. Later calls do nothing."""
         if self._link is None:
             return
+        self._report_metrics(self._link)
         links, error = self._links, EngineUnavailableError("The client was closed.")
         self._link, self._next_link, self._retired_links = None, None, []
         for link in links:

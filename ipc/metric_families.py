@@ -244,14 +244,18 @@ _HTTP = (
         (),
         has_prefix=False,
     ),
-    _bare(_GAUGE, "http_requests_in_progress", "HTTP requests that are being answered."),
+    _bare(_GAUGE, "http_requests_in_progress", "HTTP requests that are being answered, the scrape among them."),
     _bare(_GAUGE, "http_open_streams", "Answers that are being streamed."),
     _bare(_GAUGE, "http_connections", "Connections of clients."),
     _bare(_COUNTER, "http_connections_refused_total", "Connections above --max-connections, which got a 503."),
 )
 _PROCESSES = (
-    _bare(_COUNTER, "process_cpu_seconds_total", "CPU time of core, frontends and batch runners.", "role"),
-    _bare(_GAUGE, "process_resident_memory_bytes", "Memory of core, frontends and batch runners.", "role"),
+    _bare(
+        _COUNTER, "process_cpu_seconds_total", "CPU time by kind of process: core, frontend, batch, program.", "role"
+    ),
+    _bare(
+        _GAUGE, "process_resident_memory_bytes", "Memory by kind of process: core, frontend, batch, program.", "role"
+    ),
     _frontend(_GAUGE, "core_up", "1 while an engine core answers."),
     _frontend(_GAUGE, "ready", "1 while requests are served, as /health says."),
     _frontend(

@@ -23,7 +23,7 @@ from tests.programs import free_port
 LANGUAGES = ("bash", "console", "python")
 SERVERS = ("scripts/serve", "fast-inference serve", "-m fast_inference.cli_openai", "examples/custom_endpoint.py")
 TALKS_ONLY = ("--help", "--print-config")
-LINKED = ("configs", "docs", "examples", "models")
+LINKED = ("configs", "docs", "examples")
 PORTS = ("8000", "9000")
 _BLOCK = re.compile(r"^(?:<!-- (.*?) -->\n)?```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

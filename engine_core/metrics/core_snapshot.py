@@ -22,6 +22,7 @@ class CoreSnapshot:
         self.reports = ClientReports()
         self._engine: EngineMetrics | None = None
         self._num_blocks = 0
+        self._num_bad_messages = 0
         self._config: SeriesValues = {}
 
     def set_engine(self, engine: EngineMetrics, welcome: Welcome) -> None:
@@ -43,6 +44,7 @@ class CoreSnapshot:
     ) -> SeriesValues:
         """All series."""
         values = self.reports.values([client.gauges for client in clients])
+        self._num_bad_messages = max(self._num_bad_messages, num_bad_messages)  # a counter never falls
         num_blocks = self._num_blocks
         num_free_blocks = load.num_free_blocks if load.num_blocks else num_blocks  # all, before the first step
         values.update(
@@ -54,7 +56,7 @@ class CoreSnapshot:
                 "kv_blocks_free": num_free_blocks,
                 "kv_cache_usage_perc": 1 - num_free_blocks / num_blocks if num_blocks else 0.0,
                 "core_step_age_seconds": step_age_s,
-                "ipc_bad_messages_total": num_bad_messages,
+                "ipc_bad_messages_total": self._num_bad_messages,
                 series_key("ipc_refused_connections_total", "limit"): num_cut_connections,
                 series_key("ipc_refused_connections_total", "key"): num_refused_keys,
                 series_key("process_cpu_seconds_total", _ROLE): cpu_seconds(),

@@ -151,7 +151,8 @@ async def _connected(run_dir: RunDir) -> AsyncGenerator[FrontendState, None]:
     """A state without HTTP, as a frontend of this run dir has it, but as a client of the role BATCH."""
     config = load_section(run_dir.config_file, FrontendConfig)
     client = EngineClient(run_dir.core_socket, name="batch", role=ClientRole.BATCH)
-    state = FrontendState(config, client, created_at=int(time.time()), config_file=run_dir.config_file)
+    created_at = int(time.time())
+    state = FrontendState(config, client, created_at=created_at, config_file=run_dir.config_file, role="batch")
     await state.start()
     try:
         yield state

@@ -5,5 +5,5 @@
 - `port_owner`: who has a port.
 - `checkup`: runs all checks, and prints what they have found.
 
-Invariant: nothing is changed but the kernel cache, where a missing library is compiled as a start would do.
+Invariant: nothing is changed but the caches: missing kernels are compiled and a lock is taken, as a start would do.
 """

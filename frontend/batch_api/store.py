@@ -109,11 +109,6 @@ class StateStore:
                 for statement in _SCHEMA:
                     self._db.execute(statement)
 
-    def num_batches_by_status(self) -> dict[str, int]:
-        """Of all keys; statuses without a batch are left out."""
-        rows = self._db.execute("SELECT status, count(*) AS num FROM batches GROUP BY status")
-        return {str(row["status"]): int(row["num"]) for row in rows}
-
     # --- files ---
 
     def add_file(self, record: FileRecord) -> None:
@@ -198,6 +193,11 @@ class StateStore:
         expired = "EXISTS (SELECT 1 FROM files WHERE expires_at <= ?)"
         row = self._db.execute(f"SELECT EXISTS (SELECT 1 FROM batches WHERE {_UNFINISHED}) OR {expired}", (now,))
         return bool(row.fetchone()[0])
+
+    def num_batches_by_status(self) -> dict[str, int]:
+        """Of all keys; statuses without a batch are left out."""
+        rows = self._db.execute("SELECT status, count(*) AS num FROM batches GROUP BY status")
+        return {str(row["status"]): int(row["num"]) for row in rows}
 
     def unfinished(self) -> list[BatchRecord]:
         """All batches that have not ended, the oldest first."""

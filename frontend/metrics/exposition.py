@@ -5,16 +5,19 @@ used. Its own registry of process metrics would tell of one random frontend.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import inf
 
 from prometheus_client.core import Metric
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from ipc.metric_families import FAMILIES, MetricFamily, MetricKind
 from ipc.metric_series import FAMILY_OF_SAMPLE, SEPARATOR, SeriesValues, bound_text
 
+_OPENMETRICS = "application/openmetrics-text"
+_write_openmetrics: Callable[[Collector], bytes] = openmetrics.generate_latest
 _SeriesOfFamily = list[tuple[str, list[str], int | float]]
 """First part of the key, label values, value."""
 
@@ -33,9 +36,10 @@ class MetricsText(Collector):
                 self._series[FAMILY_OF_SAMPLE[name].name].append((name, labels, value))
 
     def encode(self, accept: str) -> tuple[bytes, str]:
-        """The text and its content type, for a scrape with this Accept header."""
-        encoder, content_type = choose_encoder(accept)
-        return encoder(self), content_type
+        """The text and its content type, for a scrape with this Accept header, which may hold anything."""
+        if _OPENMETRICS in accept:
+            return _write_openmetrics(self), openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self), CONTENT_TYPE_PLAIN_0_0_4
 
     def collect(self) -> Iterator[Metric]:
         """Metrics in the order of the table."""

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -49,7 +50,9 @@ class Manager:
     def wait_for(self, line: str) -> list[str]:
         """All lines up to this one."""
         lines: list[str] = []
+        deadline = time.monotonic() + 40
         while line not in lines:
+            assert time.monotonic() < deadline, lines
             lines += self.next()
         return lines
 
@@ -101,6 +104,16 @@ def test_a_manager_that_is_gone_is_logged_once_and_harms_nobody(tmp_path, caplog
     notifier.send("READY=1")
     notifier.send("READY=1")
     assert caplog.text.count("does not listen") == 1
+
+
+def test_what_a_busy_manager_did_not_take_is_told_again(manager):
+    notifier = notifier_of(manager)
+    while notifier.send("STATUS=until it takes no more"):
+        pass
+    notifier.follow(STATUS, "")
+    assert "READY=1" not in manager.waiting()
+    notifier.follow(STATUS, "")
+    assert manager.waiting() == ["READY=1", "STATUS=ready: http://h:80, 1 of 1 frontends"]
 
 
 def test_each_change_is_told_once(manager):
@@ -200,7 +213,7 @@ def test_children_do_not_speak_for_the_server(monkeypatch):
 
 
 def test_a_launcher_tells_its_whole_life(manager, tmp_path: Path):
-    variables = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"}
+    variables = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "4000000"}
     server = StartingServer(tmp_path, "fake", "--frontends", "1", **variables)
     try:
         lines = manager.wait_for("READY=1")

@@ -23,6 +23,14 @@ def chat(model: ServedModel, **fields: Any) -> SamplingParams:
     return asyncio.run(sampling_params_of(model, ChatCompletionRequest.model_validate(body)))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("temperature", 0.5), ("top_p", 0.4), ("top_k", 3), ("min_p", 0.2), ("top_n_sigma", 1.5)]
+)
+def test_fields_of_the_distribution_go_to_the_sampler(model: ServedModel, field: str, value: float):
+    assert getattr(complete(model, **{field: value}), field) == value
+    assert getattr(chat(model, **{field: value}), field) == value
+
+
 def test_biases_name_tokens(model: ServedModel):
     assert complete(model, logit_bias={"5": 1, "6": -0.5}).logit_bias == (TokenBias(5, 1.0), TokenBias(6, -0.5))
 

@@ -26,6 +26,7 @@ def test_only_these_blocks_are_not_run(document):
 
 
 @pytest.mark.model
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("document", [README, QUICKSTART], ids=lambda path: path.name)
 def test_every_other_block_runs(document, smollm2_dir):
     blocks = [block for block in blocks_of(document) if not block.reason]

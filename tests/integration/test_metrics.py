@@ -1,6 +1,7 @@
 """`/metrics` of a whole server: the same totals from each frontend, whatever becomes of the processes."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,11 @@ from tests.waiting import wait_until
 
 COMPLETION = {"model": "fake", "prompt": "abc", "max_tokens": 7, "ignore_eos": True}
 NUM_PROMPT_TOKENS = 3
+TOTALS = (
+    "fast_inference_request_success_total",
+    "fast_inference_prompt_tokens_total",
+    "fast_inference_generation_tokens_total",
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +45,9 @@ class Metrics:
 def connect_to_each(server: Server) -> list[httpx.Client]:
     """A connection to each frontend, which keep to it."""
     by_pid: dict[int, httpx.Client] = {}
-    idle = []
-    while len(by_pid) < len(server.frontend_pids):
+    while len(by_pid) < len(server.frontend_pids):  # the one with fewer connections accepts next
         client = server.http()
-        pid = client.get("/health/live").json()["pid"]
-        idle.append(by_pid.setdefault(pid, client) is client or client)
-    for client in idle:
-        if isinstance(client, httpx.Client):
+        if by_pid.setdefault(client.get("/health/live").json()["pid"], client) is not client:
             client.close()
     return list(by_pid.values())
 
@@ -61,8 +63,12 @@ async def complete_many(url: str, count: int) -> int:
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
 
         async def complete(number: int) -> int:
-            answer = await client.post("/v1/completions", json={**COMPLETION, "max_tokens": 1 + number % 9})
-            return int(answer.json()["usage"]["completion_tokens"])
+            body = {**COMPLETION, "max_tokens": 1 + number % 9}
+            if number % 2:
+                body |= {"stream": True, "stream_options": {"include_usage": True}}
+            answer = await client.post("/v1/completions", json=body)
+            whole = answer.text.split("data: ")[-2] if number % 2 else answer.text
+            return int(json.loads(whole)["usage"]["completion_tokens"])
 
         return sum(await asyncio.gather(*map(complete, range(count))))
 
@@ -74,18 +80,8 @@ def test_each_frontend_gives_the_totals_that_clients_counted(server):
     totals = []
     for client in clients:
         after = scrape(client)
-        totals.append(
-            {
-                "requests": after.total("fast_inference_request_success_total")
-                - before.total("fast_inference_request_success_total"),
-                "prompt": after.total("fast_inference_prompt_tokens_total")
-                - before.total("fast_inference_prompt_tokens_total"),
-                "generation": after.total("fast_inference_generation_tokens_total")
-                - before.total("fast_inference_generation_tokens_total"),
-            }
-        )
-    expected = {"requests": 60, "prompt": 60 * NUM_PROMPT_TOKENS, "generation": num_tokens}
-    assert totals == [expected, expected]
+        totals.append([after.total(name) - before.total(name) for name in TOTALS])
+    assert totals == [[60, 60 * NUM_PROMPT_TOKENS, num_tokens]] * 2
     answered = {"handler": "/v1/completions", "method": "POST", "status": "200"}
     for client in clients:  # the other frontend's counts come within a second
         wait_until(lambda client=client: scrape(client).total("http_requests_total", **answered) == 60)
@@ -118,13 +114,16 @@ def test_refusals_and_aborts_are_counted_by_their_reasons(server):
 
 def test_totals_outlive_a_frontend_and_are_there_while_the_core_is_not(server):
     with server.http() as client:
-        wait_until(lambda: scrape(client).total("http_requests_total", handler="/v1/completions") >= 60)
+        for _ in range(5):
+            client.post("/v1/completions", json=COMPLETION)
+        before = scrape(client).total("http_requests_total", handler="/v1/completions")
+    assert before >= 5
     for num_restarts, pid in enumerate(server.frontend_pids, 1):
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda gone=pid: gone not in server.frontend_pids and all(server.frontend_pids))
         with server.http() as client:
             metrics = scrape(client)
-            assert metrics.total("http_requests_total", handler="/v1/completions") >= 60
+            assert metrics.total("http_requests_total", handler="/v1/completions") >= before
             assert metrics.total("fast_inference_frontend_restarts_total") == num_restarts
     with server.http() as client:
         os.kill(server.core_pid, signal.SIGKILL)

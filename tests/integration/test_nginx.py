@@ -130,9 +130,9 @@ def test_a_killed_frontend_costs_no_request_that_has_not_begun_to_answer(server,
     wait_until(lambda: statuses[200] >= 4)
     victim = server.frontend_pids[0]
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: server.frontend_pids[0] != victim and server.status["frontends"][0]["state"] == "ready")
+    wait_until(lambda: server.frontend_pids[0] != victim and server.status["frontends"][0]["state"] == "ready", 40)
     served_before = statuses[200]
-    wait_until(lambda: statuses[200] >= served_before + 8)
+    wait_until(lambda: statuses[200] >= served_before + 8, 40)
     is_over.set()
     for thread in threads:
         thread.join(40)

@@ -23,7 +23,7 @@ JSON = StructuredOutput(
 )
 SEEDED = (
     {"seed": 1, "temperature": 1.0},
-    {"seed": 2, "temperature": 0.8, "top_p": 0.9, "top_k": 50},
+    {"seed": 2, "temperature": 0.8, "top_p": 0.9, "top_k": 50, "top_n_sigma": 2.0},
     {"seed": 3, "temperature": 1.3, "min_p": 0.05, "frequency_penalty": 0.7, "presence_penalty": 0.4},
     {"seed": 4, "temperature": 1.0, "repetition_penalty": 1.3, "logit_bias": (TokenBias(198, 3.0),)},
     {"seed": 5, "temperature": 1.0, "structured_output": JSON},

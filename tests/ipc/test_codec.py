@@ -14,6 +14,7 @@ from ipc.messages import (
     Abort,
     Add,
     Bye,
+    ClientMetrics,
     ClientRole,
     CoreBeat,
     CoreState,
@@ -116,7 +117,14 @@ def test_bytes_of_logprobs_in_a_step_are_pinned():
 
 
 @pytest.mark.parametrize(
-    "message", [ADD, NAMED_ADD, Hello("f", ClientRole.FRONTEND, 1, 2, 3), Abort(array("Q", [2**64 - 1]))]
+    "message",
+    [
+        ADD,
+        NAMED_ADD,
+        Hello("f", ClientRole.FRONTEND, 1, 2, 3),
+        Abort(array("Q", [2**64 - 1])),
+        ClientMetrics({"a\x1fb": 3, "c": 0.5}, {"d": 2}),
+    ],
 )
 def test_client_messages_survive_the_wire(message):
     assert codec.decode_client_message(codec.encode(message, epoch=1)) == message

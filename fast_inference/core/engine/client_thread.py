@@ -50,7 +50,9 @@ class ClientThread:
             EngineUnavailableError: the core does not answer.
         """
         client = EngineClient(run_dir.core_socket, name=name, role=role)
-        self.state = FrontendState(config, client, created_at=created_at, config_file=run_dir.config_file)
+        self.state = FrontendState(
+            config, client, created_at=created_at, config_file=run_dir.config_file, role="program"
+        )
         self._loop = asyncio.new_event_loop()
         self._executor = ThreadPoolExecutor(_NUM_WORKERS, thread_name_prefix="engine client")
         self._loop.set_default_executor(self._executor)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ipc.messages import CallMethod, ClientMetrics, ClientRole
+from engine_core.metrics.core_snapshot import CoreSnapshot
+from ipc.messages import CallMethod, ClientMetrics, ClientRole, Load
 from ipc.metric_families import FAMILIES, MetricKind
 from ipc.metric_series import FAMILY_OF_SAMPLE, SEPARATOR, series_key
 from ipc.sync_client import SyncEngineClient
@@ -59,3 +60,15 @@ def test_a_report_of_what_no_client_counts_is_a_bad_message(core):
 def test_every_counter_ends_in_total_and_nothing_else_does():
     for family in FAMILIES.values():
         assert family.name.endswith("_total") is (family.kind is MetricKind.COUNTER)
+
+
+def test_a_counter_of_broken_connections_never_falls():
+    """It is a difference of two numbers that do not change together."""
+    snapshot = CoreSnapshot()
+    seen = []
+    for num_bad_messages in (3, 2, 4):
+        values = snapshot.values(
+            Load(), [], step_age_s=0, num_bad_messages=num_bad_messages, num_cut_connections=0, num_refused_keys=0
+        )
+        seen.append(values["ipc_bad_messages_total"])
+    assert seen == [3, 3, 4]

@@ -1,9 +1,10 @@
 """What the core counts, by the requests that it ran."""
 
-from ipc.messages import CANCELLED, CORE_RETIRED, Task
+from engine_core.metrics.engine_metrics import EngineMetrics
+from ipc.messages import CANCELLED, CORE_RETIRED, FinishReason, Task
 from ipc.metric_families import FAMILIES, MetricKind, MetricOrigin
 from ipc.metric_series import FAMILY_OF_SAMPLE, SEPARATOR, series_key
-from tests.factories import BLOCK_SIZE, CoreHarness, make_fake_runner
+from tests.factories import BLOCK_SIZE, CoreHarness, make_fake_runner, make_request, make_scheduler
 
 NOW = 1_700_000_000.0
 
@@ -135,6 +136,26 @@ def test_preemptions_are_counted(tmp_path):
         harness.add([number] * BLOCK_SIZE, max_tokens=3 * BLOCK_SIZE)
     harness.run()
     assert values_of(harness)["num_preemptions_total"] == harness.scheduler.num_preemptions > 0
+
+
+def test_adapters_with_waiting_and_running_requests_are_named():
+    metrics = EngineMetrics(make_scheduler(), adapters=("a", "b", "c"))
+    requests = [make_request(adapter=adapter, num_queued_tokens=20) for adapter in "ab"]
+    seen = []
+
+    def look() -> None:
+        seen.extend(key.split(SEPARATOR)[1:] for key in metrics.values(NOW) if key.startswith("lora_requests_info"))
+
+    for request in requests:
+        metrics.on_added(request)
+    look()
+    requests[1].num_queued_tokens = 0
+    metrics.on_scheduled(requests[1])
+    look()
+    for request in requests:
+        metrics.on_finished(request, request.finished(FinishReason.ABORT), NOW)
+    look()
+    assert seen == [["3", "a,b", ""], ["3", "a", "b"], ["3", "", ""]]
 
 
 def test_every_series_is_of_a_family_that_the_core_counts(tmp_path):

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 
 from fast_inference.doctor import surroundings
 from fast_inference.doctor.finding import Level
@@ -67,6 +68,22 @@ def test_more_threads_than_cpus_are_a_warning_with_the_number_that_works(tmp_pat
 def test_cuda_without_a_driver_is_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr("fast_inference.doctor.hardware.has_gpu_driver", lambda: False)
     assert hardware(tmp_path, Settings(device="cuda"))["GPU"].level is Level.FAIL
+
+
+def test_a_driver_without_a_device_says_which_torch_finds_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("fast_inference.doctor.hardware.has_gpu_driver", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    finding = hardware(tmp_path, Settings())["GPU"]
+    assert finding.level is Level.WARN
+    assert f"torch {torch.__version__} finds no device" in finding.text
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_named_with_its_memory(tmp_path):
+    finding = hardware(tmp_path, Settings())["GPU"]
+    assert finding.level is Level.OK
+    assert torch.cuda.get_device_name() in finding.text
+    assert "GiB free" in finding.text
 
 
 def test_memory_names_the_limit_of_the_cgroup(tmp_path):

@@ -1,5 +1,6 @@
 """The text of a scrape, read back by prometheus_client's own parsers."""
 
+import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
@@ -92,6 +93,13 @@ def test_a_frontend_that_is_asked_for_openmetrics_gives_it():
     assert text.endswith("# EOF\n")
     families = {family.name for family in parse_openmetrics(text)}
     assert {"fast_inference_prompt_tokens", "fast_inference_time_to_first_token_seconds"} <= families
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text; version=abc", "text/plain;version=1..0", ",;=", "\xb2"]
+)
+def test_any_accept_header_gets_a_text(accept):
+    assert 'fast_inference_kv_blocks{engine="0"' in text_of({"kv_blocks": 2}, accept=accept)
 
 
 def test_with_the_prefix_of_vllm_the_names_are_those_of_vllm():

@@ -105,3 +105,25 @@ def test_without_a_core_it_says_so_with_200(tmp_path):
     answer = asyncio.run(run())
     assert answer.status_code == 200
     assert 'fast_inference_core_up{model_name=""} 0.0\n' in answer.text
+
+
+def test_it_is_answered_while_requests_are_refused(tmp_path):
+    async def run(core) -> tuple[int, str]:
+        async with application(core.run_dir) as served:
+            body = {"model": "fake", "prompt": "x", "max_tokens": 900, "ignore_eos": True}
+            asked = [asyncio.create_task(served.http.post("/v1/completions", json=body)) for _ in range(2)]
+            async with asyncio.timeout(10):
+                while (await served.http.get("/load")).json()["server_load"] < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            refused = await served.http.post("/v1/completions", json=body)
+            text = (await served.http.get("/metrics")).text
+            for request in asked:
+                request.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            return refused.status_code, text
+
+    with core_process(tmp_path, max_num_seqs=1, max_queued_requests=1, fake_step_ms=20) as core:
+        status, text = asyncio.run(run(core))
+    assert status == 429
+    assert 'fast_inference_rejects_total{model_name="fake",reason="queue_full"} 1.0\n' in text
+    assert 'fast_inference_num_requests_waiting{engine="0",model_name="fake"} 1.0\n' in text
