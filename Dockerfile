@@ -52,9 +52,10 @@ USER 10001:10001
 WORKDIR /models
 VOLUME ["/models", "/var/cache/fast-inference", "/var/lib/fast-inference"]
 EXPOSE 8000
-# A first start downloads a model: what fails before it has ever served does not count for half an hour.
+# A first start downloads a model: what fails before it has ever served does not count for half an hour. Proxies that
+# are set for downloads are none of its business.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['FAST_INFERENCE_PORT'] + '/health', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['FAST_INFERENCE_PORT'] + '/health', timeout=4)"]
 # SIGTERM drains for 30 s (--drain-timeout); give `docker stop -t` more than that.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["docker-entrypoint"]

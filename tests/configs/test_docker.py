@@ -87,7 +87,8 @@ def test_the_health_check_says_yes_to_a_server_and_no_to_none(fake_server):
     assert python == "python"
 
     def run(port: str) -> int:
-        environment = {**os.environ, "FAST_INFERENCE_PORT": port}
+        proxy = {"http_proxy": f"http://127.0.0.1:{free_port()}"}  # for downloads
+        environment = {**os.environ, **proxy, "FAST_INFERENCE_PORT": port}
         return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, timeout=20).returncode
 
     assert run(fake_server.url.rpartition(":")[2]) == 0
