@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -93,6 +94,17 @@ def test_a_client_that_leaves_ends_its_request_through_nginx(server, nginx):
         next(lines)
         wait_until(lambda: num_running(server) == 1)
     wait_until(lambda: num_running(server) == 0)
+
+
+def test_a_redirect_leads_back_to_the_port_that_was_asked(nginx):
+    response = httpx.get(f"{nginx.url}/dashboard/", headers={"host": "api.example.com:8443"}, timeout=20)
+    assert response.headers["location"] == "http://api.example.com:8443/dashboard"
+
+
+def test_a_client_of_http_1_0_without_a_host_is_served(nginx):
+    with socket.create_connection(("127.0.0.1", nginx.port), timeout=20) as connection:
+        connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_both_frontends_get_requests(server, nginx):
