@@ -10,6 +10,7 @@ to both.
 
 import gzip
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -36,6 +37,8 @@ _HEADERS = {
     "vary": "accept-encoding",
     "x-content-type-options": "nosniff",
 }
+_GZIP = re.compile(r"(?:^|,)\s*gzip\s*(?:,|$|;(?!\s*q=0(?:\.0*)?\s*(?:,|$)))", re.IGNORECASE)
+"""Accept-Encoding that takes gzip, which `;q=0` refuses."""
 _ASK_EACH_TIME = "no-cache"
 _KEEP = "public, max-age=31536000, immutable"
 
@@ -60,7 +63,7 @@ class _StaticFile:
         if self.etag in known or "*" in known:
             return Response(status_code=304, headers=headers)
         content = self.content
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if _GZIP.search(request.headers.get("accept-encoding", "")):
             content = self.compressed
             headers["content-encoding"] = "gzip"
         return Response(content, headers=headers, media_type=self.media_type)

@@ -84,6 +84,10 @@ def test_what_the_browser_has_is_not_sent_again(tmp_path: Path, path: str):
 def test_files_come_compressed_where_that_is_accepted(tmp_path: Path):
     compressed = ask(tmp_path, "GET", "/", {"accept-encoding": "gzip"})
     plain = ask(tmp_path, "GET", "/", {"accept-encoding": "identity"})
+    for refusal in ("gzip;q=0", "deflate, gzip; q=0.0", "xgzip"):
+        assert "content-encoding" not in ask(tmp_path, "GET", "/", {"accept-encoding": refusal}).headers
+    for wish in ("deflate, gzip;q=0.5", "GZIP"):
+        assert ask(tmp_path, "GET", "/", {"accept-encoding": wish}).headers["content-encoding"] == "gzip"
     assert compressed.headers["content-encoding"] == "gzip"
     assert "content-encoding" not in plain.headers
     assert plain.content == compressed.content
