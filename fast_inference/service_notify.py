@@ -92,6 +92,7 @@ class ServiceNotifier:
         """
         lines = []
         is_reloading = status.reload is not None and status.reload.state in (ReloadState.LOADING, ReloadState.RETIRING)
+        is_reloading &= status.state is not ServerState.STARTING  # then it is refused
         if status.state is ServerState.DRAINING:
             if self._state is not ServerState.DRAINING:
                 lines.append("STOPPING=1")

@@ -155,6 +155,16 @@ def test_a_reload_begins_and_ends(manager, outcome):
     assert [line for line in lines if "=1" in line] == ["RELOADING=1", "READY=1"]
 
 
+def test_a_reload_that_is_refused_during_the_start_does_not_say_that_all_is_ready(manager):
+    notifier = notifier_of(manager)
+    notifier.follow(STARTING, "")
+    for state in (ReloadState.LOADING, ReloadState.FAILED):
+        notifier.follow(replace(STARTING, reload=ReloadStatus("id", state)), "")
+    assert not [line for line in manager.waiting() if "=1" in line]
+    notifier.follow(STATUS, "")
+    assert "READY=1" in manager.waiting()
+
+
 def beats(notifier: ServiceNotifier, manager: Manager, *, is_healthy: bool) -> list[str]:
     """What is sent in three turns of the watchdog."""
     turns = iter(range(3))
