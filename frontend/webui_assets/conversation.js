@@ -110,7 +110,8 @@ export function imported(text) {
 }
 
 function checkedConversation(given) {
-  if (!Array.isArray(given?.messages) || given.messages.length > MAX_MESSAGES) throw new Error("A conversation has no messages.");
+  if (!Array.isArray(given?.messages)) throw new Error("A conversation has no messages.");
+  if (given.messages.length > MAX_MESSAGES) throw new Error(`A conversation has more than ${MAX_MESSAGES} messages.`);
   const ids = new Map();
   const messages = [];
   for (const item of given.messages) {
@@ -128,6 +129,7 @@ function checkedConversation(given) {
 function checkedMessage(item, ids) {
   if (item?.role !== "user" && item?.role !== "assistant") throw new Error("A message has an unknown role.");
   const parent = ids.get(String(item.parent)) ?? null;
+  if (parent === null && item.role === "assistant") throw new Error("An answer has no question before it.");
   const message = { id: newId(), parent, role: item.role, content: text(item.content) };
   for (const name of ["reasoning", "model", "finish", "error"]) if (typeof item[name] === "string") message[name] = item[name];
   const numbers = Object.entries(item.stats ?? {}).filter(([, value]) => Number.isFinite(value));

@@ -82,17 +82,17 @@ export class ConversationStore {
     return ids;
   }
 
+  /** What other tabs have written since: new messages, others that have grown, and some that are gone again. */
   #takeIn(conversation, stored, { known, foreign }) {
-    for (const message of stored?.messages ?? []) {
-      if (foreign.has(message.id)) {
-        const index = conversation.messages.findIndex(({ id }) => id === message.id);
-        if (index >= 0) conversation.messages[index] = message; // it was written on there
-      } else if (!known.has(message.id)) {
-        conversation.messages.push(message);
-        known.add(message.id);
-        foreign.add(message.id);
-      }
+    if (!stored) return;
+    const now = new Map(stored.messages.map((message) => [message.id, message]));
+    const ours = conversation.messages.map((message) => (foreign.has(message.id) ? now.get(message.id) : message));
+    const added = stored.messages.filter(({ id }) => !known.has(id));
+    for (const { id } of added) {
+      known.add(id);
+      foreign.add(id);
     }
+    conversation.messages = [...ours.filter(Boolean), ...added];
   }
 
   async #change(changeTable, changeMemory) {

@@ -79,6 +79,36 @@ def test_two_tabs_lose_nothing_of_one_conversation(server: Server, new_page: New
     )
 
 
+def test_two_tabs_that_write_at_once_keep_both_answers(server: Server, new_page: NewPage):
+    write = """async () => {
+        const entry = document.querySelector("script[type=module]").src;
+        const load = (name) => import(new URL(name, entry));
+        const [{ openStore }, { newConversation, addMessage, removeMessage }] = await Promise.all(
+            [load("./store.js"), load("./conversation.js")]);
+        const stores = [await openStore(), await openStore()];
+        const begun = newConversation("");
+        const question = addMessage(begun, null, "user", "question");
+        await stores[0].put(begun);
+        const tabs = [begun, await stores[1].get(begun.id)];
+        const written = tabs.map((conversation) => addMessage(conversation, question.id, "assistant", ""));
+        const failed = addMessage(tabs[0], question.id, "assistant", "");
+        for (const word of ["a", "b", "c"]) {
+            for (const index of [0, 1]) {
+                written[index].content += word + index;
+                await stores[index].put(tabs[index]);
+            }
+        }
+        removeMessage(tabs[0], failed);
+        await stores[0].put(tabs[0]);
+        await stores[1].put(tabs[1]);
+        const kept = await stores[0].get(begun.id);
+        return [kept.messages.map(({ content }) => content), stores[0].isShared(tabs[0])];
+    }"""
+    contents, is_shared = ready(opened(server, new_page())).evaluate(write)
+    assert sorted(contents) == ["a0b0c0", "a1b1c1", "question"]
+    assert is_shared
+
+
 def test_a_full_disk_is_told_once(server: Server, new_page: NewPage):
     page = new_page()
     page.add_init_script(

@@ -307,6 +307,7 @@ def test_conversations_branch_and_come_back(modules: Page):
         '{"format": "other", "conversations": []}',
         '{"format": "fast-inference-conversations", "conversations": [{}]}',
         '{"format": "fast-inference-conversations", "conversations": [{"messages": [{"role": "system"}]}]}',
+        '{"format": "fast-inference-conversations", "conversations": [{"messages": [{"id": 1, "role": "assistant"}]}]}',
     ],
 )
 def test_files_that_hold_no_conversations_are_refused(modules: Page, text: str):
