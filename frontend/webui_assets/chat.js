@@ -3,10 +3,10 @@
 // shown is what the store keeps, at most a second later.
 
 import {
-  addMessage, alternativesOf, apiMessages, branchOf, exported, imported, newConversation, removeMessage, showBranch,
+  addMessage, alternativesOf, apiMessages, branchOf, newConversation, removeMessage, showBranch,
 } from "./conversation.js";
 import { Composer } from "./composer.js";
-import { byId, drawIcons, h } from "./dom.js";
+import { byId, drawIcons } from "./dom.js";
 import { Generation } from "./generation.js";
 import { askForKeyAfter, installKeyDialog } from "./key_dialog.js";
 import { LogView } from "./log_view.js";
@@ -18,6 +18,7 @@ import { installShortcuts } from "./shortcuts.js";
 import { Sidebar } from "./sidebar.js";
 import { openStore } from "./store.js";
 import { installTheme } from "./theme.js";
+import { download, upload } from "./transfer.js";
 
 const SAVE_EVERY_MS = 1000;
 
@@ -56,15 +57,11 @@ class ChatPage {
     installSettings(this.#settings, (system) => this.#setSystem(system));
     installShortcuts({ newChat: () => this.newChat(), stop: () => this.stop(), focus: () => this.composer.focus() });
     byId("new-chat").addEventListener("click", () => this.newChat());
-    byId("export").addEventListener("click", () => this.#export());
+    byId("export").addEventListener("click", async () => download(await this.#store.all()));
     byId("import").addEventListener("click", () => byId("import-file").click());
     byId("import-file").addEventListener("change", (event) => this.#import(event.target));
     byId("delete-all").addEventListener("click", () => this.#removeAll());
     addEventListener("hashchange", () => this.open(location.hash.slice(1)));
-    document.querySelector(".skip").addEventListener("click", (event) => {
-      event.preventDefault(); // the address is that of the conversation
-      this.composer.focus();
-    });
     this.#store.onChange((id) => this.#changedElsewhere(id));
     if (!this.#store.isLasting) notify("This browser keeps no data for this page: conversations last until it is closed.");
     await this.open(location.hash.slice(1));
@@ -293,24 +290,8 @@ class ChatPage {
     notify(`Deleted all ${conversations.length} conversations.`, { label: "Undo", run });
   }
 
-  async #export() {
-    const blob = new Blob([exported(await this.#store.all())], { type: "application/json" });
-    const href = URL.createObjectURL(blob);
-    h("a", { href, download: `conversations-${new Date().toISOString().slice(0, 10)}.json` }).click();
-    setTimeout(() => URL.revokeObjectURL(href), 1000);
-  }
-
   async #import(input) {
-    const file = input.files[0];
-    if (!file) return;
-    try {
-      const conversations = imported(await file.text());
-      for (const conversation of conversations) await this.#keep(conversation);
-      notify(`Imported ${conversations.length} conversation${conversations.length === 1 ? "" : "s"}.`);
-    } catch (error) {
-      notify(error.message);
-    }
-    input.value = "";
+    await upload(input, (conversation) => this.#keep(conversation));
     await this.#listConversations();
   }
 }

@@ -20,6 +20,10 @@ export function installShortcuts(actions) {
       }
     }
   });
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the address is that of the conversation
+    actions.focus();
+  });
   byId("help-button").addEventListener("click", () => byId("help-dialog").showModal());
   byId("help-close").addEventListener("click", () => byId("help-dialog").close());
 }
