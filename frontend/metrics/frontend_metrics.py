@@ -25,7 +25,7 @@ class FrontendMetrics:
     """Counts of one process."""
 
     def __init__(self, role: str = "frontend") -> None:
-        """`role` names the kind of process in its own figures."""
+        """`role` names the kind of process in its own figures; empty where the core is in it and tells them."""
         self.num_in_progress = 0
         self.num_open_streams = 0
         self.num_connections = 0
@@ -68,14 +68,15 @@ class FrontendMetrics:
         counters = self._counters.copy()
         for durations in self._durations.values():
             durations.write_to(counters)
-        self._reported_cpu_s = cpu_seconds()
-        counters[series_key("process_cpu_seconds_total", self._role)] = self._reported_cpu_s - self._told_cpu_s
         gauges: SeriesValues = {
-            series_key("process_resident_memory_bytes", self._role): resident_bytes(),
             "http_requests_in_progress": self.num_in_progress,
             "http_open_streams": self.num_open_streams,
             "http_connections": self.num_connections,
         }
+        if self._role:
+            self._reported_cpu_s = cpu_seconds()
+            counters[series_key("process_cpu_seconds_total", self._role)] = self._reported_cpu_s - self._told_cpu_s
+            gauges[series_key("process_resident_memory_bytes", self._role)] = resident_bytes()
         return ClientMetrics({key: value for key, value in counters.items() if value}, gauges)
 
     def on_reported(self) -> None:
