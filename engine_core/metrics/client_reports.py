@@ -12,7 +12,7 @@ from ipc.metric_families import MetricFamily, MetricKind, MetricOrigin
 from ipc.metric_series import FAMILY_OF_SAMPLE, SEPARATOR, SeriesValues, bound_text
 
 MAX_SAMPLES = 4096
-"""Lines of counters and histograms that a scrape has for clients; a server with all its routes in use has a third."""
+"""Lines of counters and histograms that a scrape has for clients; a server with all its routes in use has a quarter."""
 MAX_GAUGES = 64
 """Of one client, and of all together."""
 MAX_VALUE = 2**53
