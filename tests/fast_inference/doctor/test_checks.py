@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine_core.model.kernels.build import kernel_library
 from fast_inference.doctor import surroundings
 from fast_inference.doctor.finding import Level
 from fast_inference.doctor.hardware import check_hardware
@@ -144,6 +145,7 @@ def test_kernels_are_compiled_if_they_are_not_there(monkeypatch, tmp_path):
     )
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
+    kernel_library.cache_clear()  # an earlier test of this process may have them
     told = []
     found = by_name(check_software(Settings(), told.append))
     assert found["compiler"].text.endswith("c++: Test C++ 1.0")
@@ -180,7 +182,7 @@ def test_run_dirs_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "open").mkdir(mode=0o777)
     (tmp_path / "open").chmod(0o777)
-    for path in (tmp_path / "file" / "x", tmp_path / "open", tmp_path / ("x" * 100)):
+    for path in (Path("/proc/x"), tmp_path / "file" / "x", tmp_path / "open", tmp_path / ("x" * 100)):
         assert around(port=0, run_dir=path)["run dir"].level is Level.FAIL, path
 
 
