@@ -115,11 +115,13 @@ def test_both_frontends_get_requests(server, nginx):
 
 def test_request_ids_go_both_ways_and_to_the_log(nginx):
     given = httpx.get(f"{nginx.url}/health", headers={"x-request-id": "mine-7"}, timeout=20)
+    refused = httpx.get(f"{nginx.url}/health", headers={"x-request-id": "not one of ours"}, timeout=20)
     made = httpx.get(f"{nginx.url}/health", timeout=20)
     assert given.headers["x-request-id"] == "mine-7"
     wait_until(lambda: made.headers["x-request-id"] in nginx.log)
     ids = [json.loads(line)["request_id"] for line in nginx.log.splitlines()]
     assert "mine-7" in ids
+    assert refused.headers["x-request-id"] in ids  # one that our side would not take gets another on both
 
 
 def test_a_killed_frontend_costs_no_request_that_has_not_begun_to_answer(server, nginx):
