@@ -79,9 +79,19 @@ export function showBranch(conversation, id) {
   }
 }
 
-/** @returns {{role: string, content: string}[]} what the API gets for an answer behind message `leaf` */
+/**
+ * What the API gets for an answer behind message `leaf`. Answers without a word are left out, and what was asked before
+ * and after them becomes one message: many chat templates want turns to alternate.
+ * @returns {{role: string, content: string}[]}
+ */
 export function apiMessages(conversation, leaf) {
-  const said = branchOf(conversation, leaf).map(({ role, content }) => ({ role, content }));
+  const said = [];
+  for (const { role, content } of branchOf(conversation, leaf)) {
+    if (role === "assistant" && !content) continue;
+    const last = said.at(-1);
+    if (role === "user" && last?.role === "user") last.content += `\n\n${content}`;
+    else said.push({ role, content });
+  }
   return conversation.system.trim() ? [{ role: "system", content: conversation.system }, ...said] : said;
 }
 

@@ -299,6 +299,16 @@ def test_conversations_branch_and_come_back(modules: Page):
     assert back["leaf"] == back["messages"][1]["id"]
 
 
+def test_an_answer_that_failed_before_its_first_word_is_no_turn_of_the_conversation(modules: Page):
+    talk = """
+        const c = m.newConversation("");
+        m.addMessage(c, c.leaf, "user", "Hi");
+        m.addMessage(c, c.leaf, "assistant", "").error = "full";
+        const last = m.addMessage(c, c.leaf, "user", "Hello?");
+        return m.apiMessages(c, last.id);"""
+    assert run(modules, "conversation", talk) == [{"role": "user", "content": "Hi\n\nHello?"}]
+
+
 @pytest.mark.parametrize(
     "text",
     [
