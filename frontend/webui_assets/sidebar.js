@@ -12,6 +12,7 @@ export class Sidebar {
   #actions;
   #conversations = [];
   #current = "";
+  #drawn = "";
 
   /** @param {SidebarActions} actions */
   constructor(actions) {
@@ -44,6 +45,9 @@ export class Sidebar {
     if (this.list.querySelector("input")) return; // a title is being typed; it is drawn after that
     const words = this.search.value.trim().toLowerCase();
     const found = this.#conversations.filter((conversation) => !words || isAbout(conversation, words));
+    const drawn = JSON.stringify([words, this.#current, found.map(({ id, title, updatedAt }) => [id, title, ageOf(updatedAt)])]);
+    if (drawn === this.#drawn) return; // so that the focus stays where it is
+    this.#drawn = drawn;
     const nodes = [];
     let age = "";
     for (const conversation of found) {
@@ -78,6 +82,7 @@ export class Sidebar {
   #rename(entry, id, name) {
     const field = h("input", { value: name, maxLength: 200, "aria-label": "New title" });
     let isOver = false;
+    this.#drawn = "";
     const finish = (isWanted) => {
       if (isOver) return;
       isOver = true;

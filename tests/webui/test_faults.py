@@ -157,6 +157,18 @@ def test_a_title_that_is_being_typed_survives_what_happens_meanwhile(server: Ser
     expect(page.get_by_role("link", name="Half of it")).to_be_visible()
 
 
+def test_the_focus_stays_in_the_list_while_another_tab_writes(server: Server, new_page: NewPage):
+    page = ready(opened(server, new_page()))
+    answer_with(page, stream("an answer"))
+    ask(page, "a question")
+    expect(text(page)).to_have_text("an answer")
+    entry = page.get_by_role("link", name="a question")
+    entry.focus()
+    page.evaluate("new BroadcastChannel('fast-inference').postMessage('another')")
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
+    expect(entry).to_be_focused()
+
+
 def test_the_keys_of_an_input_method_send_nothing(server: Server, new_page: NewPage):
     page = ready(opened(server, new_page()))
     prompt(page).fill("にほん")
