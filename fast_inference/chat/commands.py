@@ -161,4 +161,7 @@ class Commands:
 def _path_of(name: str, command: str) -> Path:
     if not name:
         raise ConfigError(f"/{command} needs a file name")
-    return Path(name).expanduser()
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"/{command}: {error}") from error

@@ -68,6 +68,12 @@ def test_in_a_pipe_the_first_failure_ends_it(fake_server):
     assert done.stderr == "error: no command /sett, did you mean /set?\n"
 
 
+@pytest.mark.parametrize("line", ["/save ~nosuchuser/c.json", "/load ~nosuchuser/c.json", "/save a\0b"])
+def test_a_file_that_cannot_be_is_one_line(fake_server, line):
+    done = chat(fake_server, f"{line}\n")
+    assert (done.returncode, done.stderr.startswith("error: "), done.stderr.count("\n")) == (1, True, 1), done.stderr
+
+
 def test_a_model_that_is_not_there_is_one_line(fake_server):
     done = chat(fake_server, "hello\n", "--model", "nope")
     assert (done.returncode, done.stdout) == (1, "")

@@ -77,7 +77,18 @@ def test_a_list_of_messages_is_a_conversation(tmp_path):
     assert conversation.messages == messages
 
 
+def test_text_that_is_no_unicode_is_saved_as_far_as_it_is(tmp_path):
+    conversation = Conversation("m")
+    conversation.keep("a", "b\ud800c")
+    conversation.save(tmp_path / "c.json")
+    conversation.load(tmp_path / "c.json")
+    assert conversation.messages[1]["content"] == "b?c"
+
+
 def test_files_that_cannot_be_had_are_named(tmp_path):
+    for use in (Conversation("m").load, Conversation("m").save):
+        with pytest.raises(ConfigError, match="null byte"):
+            use(tmp_path / "a\0b")
     with pytest.raises(ConfigError, match=r"cannot read .*absent"):
         Conversation("m").load(tmp_path / "absent")
     with pytest.raises(ConfigError, match="cannot write "):
