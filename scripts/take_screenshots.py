@@ -4,14 +4,17 @@
     scripts/take_screenshots.py                                          # SmolLM2, about 2 minutes
     scripts/take_screenshots.py smollm2-135m-instruct -- --num-blocks 96 # flags of `fast-inference serve` after --
 
-It chats, stops an answer, answers again, reloads, looks at the same conversation in dark mode and on a phone, and at
-the dashboard while requests come. Each step is checked; exit status 1 if one fails or the browser complains.
+It chats, stops an answer, answers again, reloads, looks at the same conversation in dark mode and on a phone, kills the
+engine core during an answer, and looks at the dashboard while requests come. Each step is checked; exit status 1 if one
+fails or the browser complains.
 """
 
 import argparse
 import io
+import os
 import re
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -23,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import httpx
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from fast_inference.bench.interruption import errors_as_exits
-from fast_inference.bench.own_server import own_server
+from fast_inference.bench.own_server import OwnServer, own_server
 from fast_inference.cli_bench import split_at_dashes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,14 +52,20 @@ class Pages:
     def open(self, url: str) -> Page:
         """A page in a browser that knows nothing yet."""
         page = self._browser.new_context(viewport=DESKTOP, color_scheme="light").new_page()
-        page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        page.on("console", self._hear)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.goto(url)
         return page
 
+    def _hear(self, message: ConsoleMessage) -> None:
+        """A browser also logs each answer that is an error; 503 is what /health says while the engine restarts."""
+        if message.type == "error" and "status of 503" not in message.text:
+            self.complaints.append(message.text)
+
 
 def save(page: Page, name: str) -> None:
     """Keep what is seen as docs/img/NAME.png, in 256 colours: the pages have few."""
+    page.mouse.move(0, 0)  # over nothing
     image = Image.open(io.BytesIO(page.screenshot()))
     few = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     file = FOLDER / f"{name}.png"
@@ -99,6 +108,21 @@ def chat(page: Page) -> None:
     page.reload()
     expect(page.locator(".answer")).to_have_count(2)
     assert page.locator("#messages").inner_text() == said, "a reload has changed the conversation"
+
+
+def survive(page: Page, server: OwnServer) -> None:
+    """The engine core dies during an answer: the page says so, and the answer goes on."""
+    page.keyboard.press("Control+k")
+    ask(page, "Tell me a long story about a lighthouse keeper and the sea.")
+    expect(page.locator(".answer .figures")).to_contain_text(re.compile(r"\d{2} tokens"), timeout=ANSWER_MS)
+    begun = page.locator(".answer > .markdown").inner_text()
+    assert server.core_pid is not None
+    os.kill(server.core_pid, signal.SIGKILL)
+    expect(page.locator(".note")).to_contain_text("The answer goes on by itself", timeout=ANSWER_MS)
+    save(page, "chat-restart")
+    wait_for_end(page)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert page.locator(".answer > .markdown").inner_text().startswith(begun[:20]), "the answer began anew"
 
 
 @contextmanager
@@ -163,6 +187,8 @@ def main() -> None:
         page.set_viewport_size(PHONE)
         page.wait_for_timeout(300)
         save(page, "chat-phone")
+        page.set_viewport_size(DESKTOP)
+        survive(page, server)
         watch(pages.open(f"{server.url}/dashboard"), model, server.url)
         browser.close()
     for complaint in pages.complaints:

@@ -85,9 +85,20 @@ def _print_finding(finding: Finding, width: int, stream: TextIO) -> None:
     stream.write(f"{level}  {head}{f'{chr(10)}{indent}'.join(lines)}\n")
     if finding.fix:
         fix = textwrap.wrap(
-            f"→ {finding.fix}", max(width - len(indent), 20), break_long_words=False, break_on_hyphens=False
+            f"{_arrow(stream)} {finding.fix}",
+            max(width - len(indent), 20),
+            break_long_words=False,
+            break_on_hyphens=False,
         )
         stream.write("".join(f"{indent}{coloured(line, DIM, stream)}\n" for line in fix))
+
+
+def _arrow(stream: TextIO) -> str:
+    try:
+        "→".encode(stream.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "->"
+    return "→"
 
 
 def _summary(num_failures: int, num_warnings: int) -> str:

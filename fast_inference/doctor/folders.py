@@ -1,6 +1,10 @@
-"""Whether a folder can be used, without making it."""
+"""Whether a folder can be used, without making it: by a folder in the nearest one that is there, which goes at once.
+
+Bits of permission alone do not tell: a file system may be read-only, or take no files at all, as /proc.
+"""
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -12,6 +16,8 @@ def why_not_writable(folder: Path) -> str:
         return str(error.strerror)
     if not nearest.is_dir():
         return f"{nearest} is no folder"
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        return f"{nearest} is not writable"
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".fast-inference-", dir=nearest))
+    except OSError as error:
+        return f"{nearest} is not writable ({error.strerror})"
     return ""

@@ -60,7 +60,7 @@ def _threads(settings: Settings, proc: Path, cgroup: Path) -> Finding:
 
 def _load(proc: Path, num_cpus: int) -> Finding:
     busy = float((proc / "loadavg").read_text().split()[0])
-    text = f"{busy:g} CPUs were busy on average in the last minute, of {num_cpus}"
+    text = f"{busy:g} on average in the last minute, on {num_cpus} CPUs"
     if busy > _BUSY_SHARE * num_cpus:
         return warn("load", text, "a server shares the CPUs with what runs beside it: stop that, or expect less speed")
     return ok("load", text)

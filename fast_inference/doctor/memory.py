@@ -49,7 +49,7 @@ def _plan(settings: Settings) -> Finding:
     try:
         find_model(settings.model, rope=settings.rope)
     except ConfigError:
-        return ok("plan", f"not known before {settings.model} is here (see below)")
+        return ok("plan", f"not known before {settings.model} is here (see Model)")
     try:
         memory = plan_for(settings).memory
     except ConfigError as error:

@@ -175,6 +175,7 @@ class ChatPage {
       if (isShown() && this.#generation === generation) this.log.update({ isWriting: true, note });
     };
     const generation = new Generation(message, (newNote) => {
+      if (newNote && !note) this.server.refresh();
       note = newNote;
       if (isDrawn) requestAnimationFrame(draw);
       isDrawn = false;

@@ -3,7 +3,7 @@
 
 import { ApiError, serverStatus, streamChat } from "./api.js";
 
-const SILENCE_MS = 2500;
+const SILENCE_MS = 1500;
 const WATCH_MS = 500;
 
 /**

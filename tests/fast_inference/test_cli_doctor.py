@@ -28,3 +28,10 @@ def test_without_a_gpu_torch_is_not_imported():
     code = "import sys; from fast_inference.cli import main; main(['doctor', 'fake', '--port', '0', '--device', 'cpu'])"
     done = call_python("-c", f"{code}; sys.exit('torch' in sys.modules)")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_poor_locale_gets_an_arrow_that_it_has():
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = call("doctor", "fake", "--port", "0", "--threads", "2", **environment)
+    assert "-> set LANG=C.UTF-8" in done.stdout
+    assert "?" not in done.stdout

@@ -180,7 +180,7 @@ def test_run_dirs_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "open").mkdir(mode=0o777)
     (tmp_path / "open").chmod(0o777)
-    for path in (tmp_path / "file" / "x", tmp_path / "open", tmp_path / ("x" * 100)):
+    for path in (Path("/proc/x"), tmp_path / "file" / "x", tmp_path / "open", tmp_path / ("x" * 100)):
         assert around(port=0, run_dir=path)["run dir"].level is Level.FAIL, path
 
 
