@@ -54,9 +54,11 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; wrong usage raises SystemExit(2), as argparse does."""
-    parser = _parser()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of `__main__.py`, until here
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def run() -> int:
+        parser = _parser()
         namespace = parser.parse_args(argv)
         return int(namespace.run(namespace))
 

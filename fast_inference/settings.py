@@ -66,7 +66,13 @@ class _Environment(EnvSettingsSource):
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         """Leave what is no JSON array to the validators."""
-        return json.loads(value) if value.lstrip().startswith("[") else value
+        if not value.lstrip().startswith("["):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            message = f"{environment_name(field_name)}: begins with [ and is no list in JSON"
+            raise ConfigError(message) from None  # the value may be a secret
 
 
 class _YamlFile(PydanticBaseSettingsSource):
@@ -262,4 +268,5 @@ def _source_of(field: str, flags: Mapping[str, Any]) -> str:
     variable = environment_name(field)
     if os.environ.get(variable):
         return variable
-    return f"setting {field}"
+    config = flags.get("config") or os.environ.get(environment_name("config"))
+    return f"{config}: {field.replace('_', '-')}" if config else f"setting {field}"

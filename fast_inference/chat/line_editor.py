@@ -75,7 +75,11 @@ def _history(screen: Screen) -> History:
     try:
         path = history_file()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(file, 0o600)  # it may be there from before
+        finally:
+            os.close(file)
     except (OSError, RuntimeError) as error:  # of a user without a home
         screen.note(f"what you type is not kept: {getattr(error, 'strerror', None) or error}")
         return InMemoryHistory()

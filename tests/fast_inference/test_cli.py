@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -57,6 +58,25 @@ def test_a_full_disk_is_one_line(unbuffered):
     with open("/dev/full", "w") as full:
         done = subprocess.run(argv, cwd=ROOT, env=env, stdout=full, stderr=subprocess.PIPE, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (1, b"error: cannot write the output: No space left on device\n")
+
+
+_INTERRUPTED_IMPORT = """
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *others):
+        if name == "%s":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["fast-inference", "serve", "--print-config"]
+runpy.run_module("fast_inference", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("module", "status"), [("pydantic", -signal.SIGINT), ("pydantic_settings", 130)])
+def test_ctrl_c_while_it_imports_leaves_no_trace(module, status):
+    done = call_python("-c", _INTERRUPTED_IMPORT % module)
+    assert (done.returncode, done.stderr) == (status, "")
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])

@@ -80,7 +80,7 @@ def test_a_wrong_value_is_named_by_its_source(monkeypatch, yaml_file):
     message = caught.value.message
     assert "--port: " in message
     assert "FAST_INFERENCE_BLOCK_SIZE: " in message
-    assert "setting frontends: " in message
+    assert f"{yaml_file}: frontends: " in message
     assert "\n" not in message
 
 
@@ -88,6 +88,14 @@ def test_a_wrong_value_is_named_by_its_source(monkeypatch, yaml_file):
 def test_names_from_the_environment(monkeypatch, value):
     monkeypatch.setenv("FAST_INFERENCE_SERVED_MODEL_NAME", value)
     assert resolve_settings({}).served_model_name == ("a", "b")
+
+
+def test_a_list_that_cannot_be_read_names_its_variable_and_no_secret(monkeypatch):
+    monkeypatch.setenv("FAST_INFERENCE_API_KEY", '["secret')
+    with pytest.raises(ConfigError) as caught:
+        resolve_settings({})
+    assert caught.value.message == "FAST_INFERENCE_API_KEY: begins with [ and is no list in JSON"
+    assert caught.value.__cause__ is None
 
 
 def test_one_name_in_yaml_needs_no_list(yaml_file):
