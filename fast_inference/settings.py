@@ -253,7 +253,8 @@ def _problem(item: ErrorDetails, flags: Mapping[str, Any]) -> str:
         return (
             f"{source}: set by Kubernetes for a Service of this name (enableServiceLinks: false in the pod, or --port)"
         )
-    message = item["msg"].partition(", unable to parse")[0].replace("Input should be", "must be", 1)
+    message = item["msg"].partition(", unable to parse")[0].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be", 1).replace("String should have", "must have", 1)
     value = "" if field in SECRET_SETTINGS else f", not {item['input']!r}"
     return f"{source}: {message}{value}"
 

@@ -200,3 +200,10 @@ def test_a_name_that_no_file_can_have_is_one_short_line(model):
     with pytest.raises(ConfigError, match="File name too long") as caught:
         served_names(Settings(model=model))
     assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize("field", ["host", "served_model_name"])
+def test_an_empty_host_is_not_all_of_them_and_an_empty_name_none(field):
+    values = {"host": "", "served_model_name": ("",)}
+    with pytest.raises(ConfigError, match=rf"^--{field.replace('_', '-')}: must have at least 1 character, not ''$"):
+        resolve_settings({field: values[field]})
