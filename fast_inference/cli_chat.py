@@ -58,8 +58,8 @@ def _run(namespace: argparse.Namespace) -> int:
     screen = Screen()
     conversation = Conversation(namespace.model or models[0], namespace.system, given_sampling(namespace))
     session = ChatSession(client, conversation, screen, is_interactive=is_interactive)
+    replace_what_does_not_fit(sys.stdin)
     if not is_interactive:
-        replace_what_does_not_fit(sys.stdin)
         return session.run(line.rstrip("\r\n") for line in sys.stdin)
 
     from fast_inference.chat.line_editor import typed_lines

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_inference.api_client.sampling import add_sampling_flags, given_sampling
 from fast_inference.api_client.servers import add_key_flag, add_server_flags, client_of
-from fast_inference.console import printable, replace_what_does_not_fit
+from fast_inference.console import has_cursor, printable, replace_what_does_not_fit
 from fast_inference.flags import FlagParser, utf8_text
 from ipc.errors import ConfigError
 
@@ -72,7 +72,7 @@ def _run(parser: FlagParser, namespace: argparse.Namespace) -> int:
             if namespace.echo:
                 body["echo"] = True
             if not namespace.stream:
-                if sys.stderr.isatty():
+                if has_cursor(sys.stderr):
                     progress("waiting for the answer")
                 answer = client.post("/v1/completions", body)
         if namespace.stream:

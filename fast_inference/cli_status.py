@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fast_inference.api_client.servers import API_KEY_VARIABLE, add_key_flag, add_server_flags, find_server, first_key
-from fast_inference.console import printable
+from fast_inference.console import has_cursor, printable
 from fast_inference.flags import FlagParser
 from ipc.errors import ConfigError
 
@@ -124,7 +124,7 @@ def _show(namespace: argparse.Namespace, look: Callable[[], "StatusReport"]) -> 
             return 0 if report.is_ready else EXIT_NOT_READY
         if namespace.json:
             print(text, flush=True)
-        elif sys.stdout.isatty():
+        elif has_cursor(sys.stdout):
             print(f"{_HOME_AND_CLEAR}{text}", flush=True)
         else:
             print(f"{text}\n", flush=True)

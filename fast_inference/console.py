@@ -18,9 +18,14 @@ def printable(text: str) -> str:
     return _CONTROL.sub("", text)
 
 
+def has_cursor(stream: TextIO) -> bool:
+    """True on a terminal where what was printed can be printed over."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def has_colour(stream: TextIO) -> bool:
     """True on a terminal whose user has not asked for plain text."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return has_cursor(stream) and not os.environ.get("NO_COLOR")
 
 
 def coloured(text: str, code: str, stream: TextIO) -> str:

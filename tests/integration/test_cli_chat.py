@@ -144,3 +144,18 @@ def test_several_lines_are_one_message_and_the_history_outlives_the_program(fake
         again.type(CTRL_D)
         assert again.wait() == 0
         assert "\x1b[2m" not in again.seen  # NO_COLOR
+
+
+def test_a_dumb_terminal_has_a_plain_chat(fake_server, tmp_path):
+    environment = {"XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
+    with Terminal([*CHAT, "--url", fake_server.url, "--max-tokens", "3"], environment) as terminal:
+        terminal.expect("> ")
+        terminal.type("hello\n")
+        terminal.expect("3 tokens")
+        terminal.expect("> ")
+        terminal.type(CTRL_C)
+        terminal.expect("(Ctrl-D ends)")
+        terminal.expect("> ")
+        terminal.type(CTRL_D)
+        assert terminal.wait() == 0
+        assert "\x1b" not in terminal.seen
