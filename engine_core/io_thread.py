@@ -346,8 +346,7 @@ class IoThread(threading.Thread):
             case Call():
                 self._on_call(client, message)
             case ClientMetrics():
-                self._metrics.reports.add(message)
-                client.gauges = message.gauges
+                self._on_metrics(client, message)
             case Bye():
                 self._num_departures += 1
                 self._lives.evict(client, f"it said good-bye ({message.reason})")
@@ -396,6 +395,12 @@ class IoThread(threading.Thread):
             self._sender.send_in_order(client, Reply(call.call_id, {**self._metric_values()}))
         else:
             self._inbox.put(ControlCall(client.slot, call))
+
+    def _on_metrics(self, client: Client, report: ClientMetrics) -> None:
+        num_left_out = self._metrics.reports.add(report)
+        client.gauges = report.gauges
+        if num_left_out:
+            raise ProtocolError(f"{num_left_out} series of metrics more than are kept")
 
     def _metric_values(self) -> SeriesValues:
         stats = self._door.stats

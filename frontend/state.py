@@ -102,7 +102,7 @@ class FrontendState:
         tracing: Tracing | None = None,
     ) -> None:
         """`created_at` (seconds since the epoch) is what /v1/models shows; equal in all frontends of one server.
-        `role` is what metrics call this kind of process.
+        `role` is what metrics call this kind of process; empty where the core runs in it, which tells of it itself.
 
         A later model may have other names: they are read from `config_file`. Without `tracing` nothing is traced.
         """

@@ -229,7 +229,8 @@ _HTTP = (
     _bare(
         _COUNTER,
         "http_requests_total",
-        "HTTP requests by route and status; 499: the client left before the answer.",
+        "HTTP requests by route (none: there is no such one, or not with this method) and status; 499: the client left "
+        "before the answer.",
         "handler",
         "method",
         "status",

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 _EXPORTER_LOGGER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _MAX_REASON_CHARS = 200
+_LOGGERS_OF_HEADERS = ("opentelemetry.baggage", "opentelemetry.trace")
+"""They warn of each member of `baggage` and `tracestate` that is none, and quote it: lines for any client to write."""
 
 
 class CountingExporter(SpanExporter):
@@ -70,6 +72,8 @@ def make_provider(exporter: SpanExporter, service: str) -> TracerProvider:
     Raises:
         ValueError: a variable OTEL_* cannot be used.
     """
+    for name in _LOGGERS_OF_HEADERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     resource = Resource.create({SERVICE_NAME: service, SERVICE_VERSION: __version__})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))

@@ -81,7 +81,7 @@ class PrefillBudget:
         return min(num_decodes, max(MIN_DECODES_BESIDE_ONLINE, num_short))
 
     def _target(self, num_decodes: int, decodes_s: float | None, num_prompts: int) -> float:
-        """Seconds of a step whose decodes take so long; None where it has none, or none were ever seen."""
+        """Seconds that a step may take whose decodes take `decodes_s`: None where there are none, or none were seen."""
         if num_decodes and self._target_s is not None:
             return self._target_s
         if decodes_s is not None:

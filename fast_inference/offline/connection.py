@@ -70,7 +70,7 @@ class AttachedCore:
             raise ConfigError(f"no server runs on {run_dir.path}")
         config = load_section(run_dir.config_file, FrontendConfig)
         role = ClientRole.BATCH if request_class is RequestClass.BATCH else ClientRole.FRONTEND
-        self.client = ClientThread(run_dir, config, int(time.time()), name="llm", role=role)
+        self.client = ClientThread(run_dir, config, int(time.time()), name="llm", role=role, process_role="program")
         watching = self.client.submit(_watch(run_dir, self.client))
         self._finalizer = weakref.finalize(self, _detach, self.client, watching)
         welcome = self.client.state.client.welcome

@@ -15,7 +15,7 @@ from ipc.messages import ClientMetrics
 from ipc.metric_series import HistogramCounts, SeriesValues, cpu_seconds, resident_bytes, series_key
 
 NO_ROUTE = "none"
-"""The handler of requests that no route was found for, or that were refused before."""
+"""The handler of requests that no route with their method was found for, or that were refused before."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER_METHOD = "OTHER"
 _EVENT_STREAM = b"text/event-stream"
@@ -25,7 +25,7 @@ class FrontendMetrics:
     """Counts of one process."""
 
     def __init__(self, role: str = "frontend") -> None:
-        """`role` names the kind of process in its own figures."""
+        """`role` names the kind of process in its own figures; empty where the core is in it and tells them."""
         self.num_in_progress = 0
         self.num_open_streams = 0
         self.num_connections = 0
@@ -68,14 +68,15 @@ class FrontendMetrics:
         counters = self._counters.copy()
         for durations in self._durations.values():
             durations.write_to(counters)
-        self._reported_cpu_s = cpu_seconds()
-        counters[series_key("process_cpu_seconds_total", self._role)] = self._reported_cpu_s - self._told_cpu_s
         gauges: SeriesValues = {
-            series_key("process_resident_memory_bytes", self._role): resident_bytes(),
             "http_requests_in_progress": self.num_in_progress,
             "http_open_streams": self.num_open_streams,
             "http_connections": self.num_connections,
         }
+        if self._role:
+            self._reported_cpu_s = cpu_seconds()
+            counters[series_key("process_cpu_seconds_total", self._role)] = self._reported_cpu_s - self._told_cpu_s
+            gauges[series_key("process_resident_memory_bytes", self._role)] = resident_bytes()
         return ClientMetrics({key: value for key, value in counters.items() if value}, gauges)
 
     def on_reported(self) -> None:
@@ -107,8 +108,16 @@ class RequestCounting:
         """The request is over; `scope` tells its route and its error."""
         self._metrics.num_in_progress -= 1
         self._metrics.num_open_streams -= self._is_stream
-        route = getattr(scope.get("route"), "path", NO_ROUTE)
         method = scope["method"] if scope["method"] in _METHODS else _OTHER_METHOD
-        self._metrics.observe_request(str(route), method, status, seconds)
+        self._metrics.observe_request(_handler_of(scope), method, status, seconds)
         if ERROR_CODE_SCOPE_KEY in scope:
             self._metrics.count("rejects_total", scope[ERROR_CODE_SCOPE_KEY])
+
+
+def _handler_of(scope: Scope) -> str:
+    """Path of the route that serves the request; it is also in the scope of one with a method that it does not have."""
+    route = scope.get("route")
+    methods = getattr(route, "methods", None)
+    if methods is not None and scope["method"] not in methods:
+        return NO_ROUTE
+    return str(getattr(route, "path", NO_ROUTE))

@@ -114,6 +114,7 @@ class EventStreamResponse(Response):
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
             if self._is_started:
+                scope[ERROR_CODE_SCOPE_KEY] = ShuttingDownError.code
                 last = self._write_error(error_body(ShuttingDownError()))
                 await send({"type": "http.response.body", "body": last, "more_body": False})
         finally:

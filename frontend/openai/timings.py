@@ -47,7 +47,8 @@ def timings_of(answers: Sequence[Answer], answers_per_prompt: int) -> dict[str, 
     """The field `timings` for finished answers in order of prompt, `answers_per_prompt` (that is `n`) for each.
 
     `prompt_n` counts what was computed of the prompts, so without `cached_tokens`. A speed is 0 where there is no time
-    to divide by; that of decoding is about the tokens behind each answer's first one.
+    to divide by; that of prompts is over the time until the last of them had its first token, that of decoding is about
+    the tokens behind each answer's first one.
     """
     timings = AnswerTimings.of(answers)
     first_answers = answers[::answers_per_prompt]
@@ -60,11 +61,22 @@ def timings_of(answers: Sequence[Answer], answers_per_prompt: int) -> dict[str, 
         "ttft_ms": round(timings.queue_ms + timings.prefill_ms, 3),
         "decode_ms": timings.decode_ms,
         "decode_tokens_per_second": _speed(num_decoded_tokens, timings.decode_ms),
-        "prompt_tokens_per_second": _speed(num_computed_tokens, timings.prefill_ms),
+        "prompt_tokens_per_second": _speed(num_computed_tokens, _prompts_ms(answers, answers_per_prompt)),
         "cached_tokens": num_cached_tokens,
         "prompt_n": num_computed_tokens,
         "predicted_n": sum(answer.num_output_tokens for answer in answers),
     }
+
+
+def _prompts_ms(answers: Sequence[Answer], answers_per_prompt: int) -> float:
+    """From when the first prompt was scheduled until all had a first token; each is computed once for its answers."""
+    times = [answer.times for answer in answers if answer.times is not None]
+    if not times:
+        return 0.0
+    first = min(times, key=lambda item: item.first_token_us)
+    groups = [answers[start : start + answers_per_prompt] for start in range(0, len(answers), answers_per_prompt)]
+    first_tokens_us = [[item.times.first_token_us for item in group if item.times is not None] for group in groups]
+    return max(0, max(min(group) for group in first_tokens_us if group) - first.queue_us) / 1000
 
 
 def _speed(num_tokens: int, duration_ms: float) -> float:

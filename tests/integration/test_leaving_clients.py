@@ -32,7 +32,7 @@ def test_its_request_stops_and_its_blocks_are_free(fake_server, stream, is_reset
         if is_reset:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-        wait_until(lambda: stats(core)["num_running"] == 0, timeout_s=1)
+        wait_until(lambda: stats(core)["num_running"] == 0, timeout_s=5)
         assert stats(core)["num_free_blocks"] == fake_server.num_blocks
 
 
@@ -42,7 +42,7 @@ def test_clients_that_leave_while_they_wait_leave_the_queue(tmp_path_factory, fa
         wait_until(lambda: stats(core)["num_waiting"] > 0)
         for client in running:
             client.close()
-        wait_until(lambda: stats(core)["num_running"] + stats(core)["num_waiting"] == 0, timeout_s=3)
+        wait_until(lambda: stats(core)["num_running"] + stats(core)["num_waiting"] == 0, timeout_s=5)
         assert stats(core)["num_free_blocks"] == fake_server.num_blocks
 
 
@@ -53,7 +53,7 @@ def test_a_client_that_sent_requests_ahead_leaves_nothing_running(fake_server, s
         client.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
         wait_until(lambda: stats(core)["num_running"] == 1)
         client.close()
-        wait_until(lambda: stats(core)["num_running"] == 0, timeout_s=1)
+        wait_until(lambda: stats(core)["num_running"] == 0, timeout_s=5)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -62,5 +62,5 @@ def test_a_malformed_request_behind_a_running_one_leaves_nothing_running(fake_se
         client = send_request(fake_server, stream=stream)
         wait_until(lambda: stats(core)["num_running"] == 1)
         client.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\nmalformed\r\n\r\n")
-        wait_until(lambda: stats(core)["num_running"] == 0, timeout_s=1)
+        wait_until(lambda: stats(core)["num_running"] == 0, timeout_s=5)
         client.close()

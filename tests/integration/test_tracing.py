@@ -203,6 +203,19 @@ def test_what_a_client_does_not_sample_and_probes_leave_nothing(server: Server, 
     assert collector.of_trace(unsampled) == collector.of_trace(probed) == []
 
 
+def test_headers_of_traces_that_are_junk_leave_nothing_in_the_log(server: Server, collector: Collector):
+    """OpenTelemetry's propagators write a line for each wrong member, of which there may be a hundred and more."""
+    junk, trace_id = "junk of a client", "c" * 32
+    headers = {"baggage": ",".join([junk] * 100), "tracestate": f"{junk}={junk}"} | traceparent(trace_id)
+    bad_parents = ["", junk, f"ff-{trace_id}-{PARENT_ID}-01", f"00-{'0' * 32}-{PARENT_ID}-01"]
+    with server.http() as http:
+        for bad_parent in bad_parents:
+            assert http.get("/v1/models", headers={"traceparent": bad_parent}).status_code == 200
+        assert http.get("/v1/models", headers=headers).status_code == 200
+    wait_until(lambda: collector.of_trace(trace_id) != [])
+    assert "junk" not in server.stderr
+
+
 def test_a_stream_that_loses_its_core_goes_on_in_its_trace_and_counts_on(server: Server, collector: Collector):
     trace_id, killed = "b" * 32, server.core_pid
     body = {**CHAT, "max_tokens": 500, "stream": True, "timings": True}

@@ -42,8 +42,10 @@ class ClientThread:
         *,
         name: str = "in-process",
         role: ClientRole = ClientRole.FRONTEND,
+        process_role: str = "",
     ) -> None:
-        """Connect, and wait until requests are accepted. `name` and `role` are what the core hears of us.
+        """Connect, and wait until requests are accepted. `name` and `role` are what the core hears of us; metrics call
+        this process `process_role`, which is empty where the core runs in it.
 
         Raises:
             ConfigError: the tokenizer or the chat template cannot be used.
@@ -51,7 +53,7 @@ class ClientThread:
         """
         client = EngineClient(run_dir.core_socket, name=name, role=role)
         self.state = FrontendState(
-            config, client, created_at=created_at, config_file=run_dir.config_file, role="program"
+            config, client, created_at=created_at, config_file=run_dir.config_file, role=process_role
         )
         self._loop = asyncio.new_event_loop()
         self._executor = ThreadPoolExecutor(_NUM_WORKERS, thread_name_prefix="engine client")

@@ -57,7 +57,8 @@ class OpenAIServingEngine:
         client = EngineClient(engine.run_dir.core_socket, name="app", role=ClientRole.FRONTEND)
         config = frontend_config(engine.settings, served_model_name=self._names)
         tracing = Tracing.of(engine.settings)
-        self.app: FastAPI = create_app(FrontendState(config, client, created_at=int(time.time()), tracing=tracing))
+        state = FrontendState(config, client, created_at=int(time.time()), role="", tracing=tracing)
+        self.app: FastAPI = create_app(state)
         self._chat = OpenAIServingChat(engine.client.state)
         self._completion = OpenAIServingCompletion(engine.client.state)
 

@@ -57,6 +57,30 @@ def test_a_report_of_what_no_client_counts_is_a_bad_message(core):
     assert answered("404") not in values
 
 
+@pytest.mark.parametrize(
+    "counters",
+    [
+        {series_key("rejects_total", "huge"): 2**64 - 1},
+        {series_key("rejects_total", f"reason {number}"): 1 for number in range(2**15)},
+        {series_key("http_request_duration_seconds_bucket", f"/{number}", "GET", "0.01"): 1 for number in range(2**15)},
+    ],
+    ids=["sums no reply can hold", "more counters than a reply holds", "more histograms than a scrape may have"],
+)
+def test_whatever_a_client_reports_others_still_count_and_are_answered(tmp_path, counters):
+    with core_process(tmp_path) as core:
+        client, junk = core.connect(), core.connect()
+        own = ClientMetrics({"http_connections_refused_total": 1}, {"http_open_streams": 3})
+        client.send(own)
+        client.call(CallMethod.PING)
+        for _ in range(2):
+            junk.send(ClientMetrics(counters))
+        junk.call(CallMethod.PING)
+        client.send(own)
+        values = client.call(CallMethod.METRICS)
+        assert (values["http_connections_refused_total"], values["http_open_streams"]) == (2, 3)
+        assert len(values) < 10_000
+
+
 def test_every_counter_ends_in_total_and_nothing_else_does():
     for family in FAMILIES.values():
         assert family.name.endswith("_total") is (family.kind is MetricKind.COUNTER)

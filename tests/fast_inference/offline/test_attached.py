@@ -51,6 +51,12 @@ def test_it_is_a_batch_client_and_leaves_the_server_as_it_was(server):
     assert server.core_pid == before
 
 
+def test_its_process_is_told_of_as_a_program(server, attached):
+    attached.generate(["one"], SamplingParams(max_tokens=2))
+    with server.http() as http:
+        wait_until(lambda: 'process_resident_memory_bytes{role="program"}' in http.get("/metrics").text)
+
+
 def test_a_core_that_dies_is_waited_for(server, attached):
     def prompts():
         for number in range(60):

@@ -64,6 +64,18 @@ def test_what_this_frontend_has_counted_is_in_its_own_scrape_at_once(core):
     assert expected in text_of(core, before=ask)
 
 
+def test_a_method_that_a_route_does_not_have_makes_no_series_of_the_route(core):
+    """Eight methods of each route made a scrape hold up its frontend for 75 ms."""
+
+    async def ask(served) -> None:
+        for path in ("/v1/chat/completions", "/v1/models"):
+            assert (await served.http.delete(path)).status_code == 405
+
+    text = text_of(core, before=ask)
+    assert 'http_requests_total{handler="none",method="DELETE",status="405"} 2.0\n' in text
+    assert 'handler="/v1/models",method="DELETE"' not in text
+
+
 def test_batches_are_counted_by_status(core, tmp_path):
     state_dir = StateDir(tmp_path / "state")
     state_dir.create()

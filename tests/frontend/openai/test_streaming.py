@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from frontend.errors import ERROR_CODE_SCOPE_KEY
 from frontend.openai.streaming import DONE, ChunkEncoder, Events, EventStreamResponse
 from ipc.errors import RequestFailedError
 
@@ -123,10 +124,11 @@ def test_cancelled_while_waiting_it_says_so():
         sent.append(message)
 
     async def run() -> None:
-        response = asyncio.create_task(EventStreamResponse(forever(), lambda: None)({"type": "http"}, receive, send))
+        response = asyncio.create_task(EventStreamResponse(forever(), lambda: None)(scope, receive, send))
         await is_waiting.wait()
         response.cancel()
         await response
 
+    scope = {"type": "http"}
     asyncio.run(run())
-    assert data_of(sent[-1]["body"])["error"]["code"] == "shutting_down"
+    assert data_of(sent[-1]["body"])["error"]["code"] == scope[ERROR_CODE_SCOPE_KEY] == "shutting_down"

@@ -141,6 +141,12 @@ def test_several_answers_take_from_the_first_that_begins_to_the_last_that_ends()
     }
 
 
+def test_the_speed_of_several_prompts_is_that_until_the_last_of_them_is_computed():
+    answers = [Answer(number, 10, times=PhaseTimes(0, (number + 1) * 1_000, 9_000)) for number in range(4)]
+    timings = timings_of(answers, answers_per_prompt=1)
+    assert (timings["prefill_ms"], timings["prompt_tokens_per_second"]) == (1.0, 10_000.0)
+
+
 def test_one_token_has_no_speed_of_decoding():
     timings = timings_of([Answer(0, 10, num_output_tokens=1, times=PhaseTimes(0, 5_000, 5_000))], 1)
     assert (timings["decode_ms"], timings["decode_tokens_per_second"]) == (0.0, 0.0)

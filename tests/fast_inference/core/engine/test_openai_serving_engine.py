@@ -2,6 +2,7 @@
 
 import asyncio
 
+import httpx
 import pytest
 
 from fast_inference.core.engine import OpenAIServingEngine, create_universal_vllm_style_engine
@@ -71,3 +72,18 @@ def test_who_closes_the_chunks_stops_the_request(engine, serving):
 
     asyncio.run(ask())
     wait_until(lambda: not engine.client.state.client._session.requests)
+
+
+def test_the_process_of_engine_and_application_is_counted_once(engine):
+    """Its core is in it, and two clients of that: each once told of all its memory and CPU time."""
+
+    async def scrape():
+        app = OpenAIServingEngine(engine, "my-model").app
+        http = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://x", timeout=20)
+        async with app.router.lifespan_context(app), http:
+            while (await http.get("/health")).status_code != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            return (await http.get("/metrics")).text
+
+    roles = [line.partition(" ")[0] for line in asyncio.run(scrape()).splitlines() if line.startswith("process_")]
+    assert roles == ['process_cpu_seconds_total{role="core"}', 'process_resident_memory_bytes{role="core"}']
