@@ -48,7 +48,7 @@ _SERVE_EXAMPLES = """\
 examples:
   fast-inference serve                                      the embedded model
   fast-inference serve models/mine --port 9000 --api-key secret
-  fast-inference serve --config configs/production.yaml --print-config
+  fast-inference serve --config configs/cpu.yaml --print-config
 """
 
 

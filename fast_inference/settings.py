@@ -61,6 +61,17 @@ _SERVICE_LINK = re.compile(
 _MAX_SHOWN_CHARS = 80
 
 
+class _SettingsLoader(yaml.SafeLoader):
+    """YAML in which a key that is there twice is an error; YAML's own reader keeps the last one and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The values by key."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(problem=f"{twice} is there twice")
+        return super().construct_mapping(node, deep)
+
+
 class _Environment(EnvSettingsSource):
     """Environment variables; a list is written as JSON or with commas."""
 
@@ -160,7 +171,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is no map, or has a key that is no setting.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _SettingsLoader)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -46,9 +46,10 @@ def test_yaml_keys_in_both_spellings(yaml_file, key):
     assert resolve_settings({"config": yaml_file}).max_num_seqs == 5
 
 
-def test_a_key_in_both_spellings_at_once_is_refused(yaml_file):
-    yaml_file.write_text("max-num-seqs: 5\nmax_num_seqs: 6\n")
-    with pytest.raises(ConfigError, match="max_num_seqs is there twice"):
+@pytest.mark.parametrize("second", ["max-num-seqs", "max_num_seqs"])
+def test_a_key_that_is_there_twice_is_refused(yaml_file, second):
+    yaml_file.write_text(f"max-num-seqs: 5\n{second}: 6\n")
+    with pytest.raises(ConfigError, match=f"settings.yaml.*: {second} is there twice"):
         read_settings_file(yaml_file)
 
 
