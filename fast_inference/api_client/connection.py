@@ -181,7 +181,7 @@ def _events(response: http.client.HTTPResponse) -> Iterator[bytes]:
 def _parsed(data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError("the server's answer is no JSON: is this an OpenAI-compatible server?") from error
 
 

@@ -155,7 +155,9 @@ class Commands:
     def _load(self, name: str) -> None:
         path = _path_of(name, "load")
         self._conversation.load(path)
-        self._screen.note(f"loaded: {path}, {self._conversation.num_turns} questions and answers")
+        turns = self._conversation.num_turns
+        several = "s" if turns != 1 else ""
+        self._screen.note(f"loaded: {path}, {turns} question{several} and answer{several}")
 
 
 def _path_of(name: str, command: str) -> Path:

@@ -34,7 +34,7 @@ class Conversation:
         before: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         messages = [*before, *self.messages, {"role": "user", "content": question}]
         options = {"stream_options": {"include_usage": True}}
-        return {"model": self.model, "messages": messages, **options, **self.sampling}
+        return {**options, **self.sampling, "model": self.model, "messages": messages}
 
     def keep(self, question: str, answer: str) -> None:
         """Take in an answer, or the part of it that there is; one without text is as if it had not been asked for."""
@@ -81,7 +81,7 @@ class Conversation:
             raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is no JSON: {error}") from error
         messages = values.get("messages") if isinstance(values, dict) else values
         sampling = values.get("sampling", {}) if isinstance(values, dict) else {}

@@ -58,6 +58,7 @@ def test_a_saved_conversation_goes_on(tmp_path):
         '[{"role": "user", "content": "a"}]',
         '[{"role": "x", "content": "a"}]',
         '{"messages": [], "sampling": 1}',
+        pytest.param("[" * 100_000, id="deep"),
     ],
 )
 def test_what_is_no_conversation_is_refused_and_changes_nothing(tmp_path, text):
@@ -67,6 +68,15 @@ def test_what_is_no_conversation_is_refused_and_changes_nothing(tmp_path, text):
     with pytest.raises(ConfigError, match=r"c\.json is no "):
         conversation.load(tmp_path / "c.json")
     assert (conversation.num_turns, conversation.system) == (1, "sys")
+
+
+def test_a_file_changes_neither_the_model_nor_what_is_asked(tmp_path):
+    values = {"messages": [], "sampling": {"model": "other", "messages": [], "seed": 1}}
+    (tmp_path / "c.json").write_text(json.dumps(values))
+    conversation = Conversation("m")
+    conversation.load(tmp_path / "c.json")
+    body = conversation.body("a")
+    assert (body["model"], body["messages"], body["seed"]) == ("m", [{"role": "user", "content": "a"}], 1)
 
 
 def test_a_list_of_messages_is_a_conversation(tmp_path):
