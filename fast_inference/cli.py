@@ -1,12 +1,13 @@
 """The command `fast-inference`: `serve` and all other verbs, each in a module `cli_VERB.py`, and `--version`.
 
 Owns the exit statuses: 0 stopped in order, 1 a wrong setting, model or port (one line on stderr), 2 wrong usage,
-130 interrupted. What is slow to import is imported by the command that needs it, so that `--help` is quick.
+130 interrupted, 141 nobody reads the output any more. What is slow to import is imported by the command that needs it,
+so that `--help` is quick.
 Next: `flags.py`, `settings.py`, then `launcher.py`; `cli_chat.py`, `cli_status.py`, `cli_doctor.py` and the others.
 """
 
 import argparse
-import os
+import errno
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from fast_inference.cli_plan import add_plan
 from fast_inference.cli_reload import add_reload
 from fast_inference.cli_run_batch import add_run_batch
 from fast_inference.cli_status import add_status
+from fast_inference.console import drop_output, open_missing_streams, printable
 from fast_inference.flags import FlagParser, add_setting_flags, given_flags
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, SIGNAL_EXIT_BASE
@@ -32,6 +34,7 @@ from ipc.log import configure_logging
 if TYPE_CHECKING:
     from fast_inference.settings import Settings
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _EXAMPLES = """\
 examples:
   fast-inference serve              a server with the embedded model on http://127.0.0.1:8000
@@ -45,29 +48,53 @@ _SERVE_EXAMPLES = """\
 examples:
   fast-inference serve                                      the embedded model
   fast-inference serve models/mine --port 9000 --api-key secret
-  fast-inference serve --config configs/production.yaml --print-config
+  fast-inference serve --config configs/cpu.yaml --print-config
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; wrong usage raises SystemExit(2), as argparse does."""
-    parser = _parser()
-    namespace = parser.parse_args(argv)
-    return run_command(lambda: int(namespace.run(namespace)))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of `__main__.py`, until here
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def run() -> int:
+        parser = _parser()
+        namespace = parser.parse_args(argv)
+        return int(namespace.run(namespace))
+
+    return run_command(run)
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Call a command and turn the errors that people cause into one line and an exit status."""
+    """Call a command and turn the errors that people cause into one line and an exit status.
+
+    What it has printed is written before it returns, so that a reader that has left or a full disk counts, too.
+    """
+    open_missing_streams()
+    try:
+        try:
+            return _status_of(command)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output wants no more of it, as `head` does
+        drop_output()
+        return SIGNAL_EXIT_BASE + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        drop_output()
+        print(f"error: cannot write {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        return EXIT_CONFIG_ERROR
+
+
+def _status_of(command: Callable[[], int]) -> int:
     try:
         return command()
     except ConfigError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        print(f"error: {printable(error.message)}", file=sys.stderr)
         return EXIT_CONFIG_ERROR
     except KeyboardInterrupt:
         return SIGNAL_EXIT_BASE + signal.SIGINT
-    except BrokenPipeError:  # whoever read our output wants no more of it, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered goes nowhere
-        return SIGNAL_EXIT_BASE + signal.SIGPIPE
 
 
 def serve_with(settings: "Settings") -> int:

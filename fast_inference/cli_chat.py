@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fast_inference.api_client.sampling import add_sampling_flags, given_sampling
 from fast_inference.api_client.servers import add_key_flag, add_server_flags, client_of
 from fast_inference.console import replace_what_does_not_fit
-from fast_inference.flags import FlagParser
+from fast_inference.flags import FlagParser, utf8_text
 from ipc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def add_chat(commands: "argparse._SubParsersAction[FlagParser]") -> None:
     add_server_flags(parser)
     add_key_flag(parser)
     parser.add_argument("--model", metavar="NAME", help="name of the model (default: the first that the server lists)")
-    parser.add_argument("--system", metavar="TEXT", default="", help="system prompt (default: none)")
+    parser.add_argument("--system", type=utf8_text, metavar="TEXT", default="", help="system prompt (default: none)")
     add_sampling_flags(parser)
     parser.set_defaults(run=_run)
 
@@ -58,8 +58,8 @@ def _run(namespace: argparse.Namespace) -> int:
     screen = Screen()
     conversation = Conversation(namespace.model or models[0], namespace.system, given_sampling(namespace))
     session = ChatSession(client, conversation, screen, is_interactive=is_interactive)
+    replace_what_does_not_fit(sys.stdin)
     if not is_interactive:
-        replace_what_does_not_fit(sys.stdin)
         return session.run(line.rstrip("\r\n") for line in sys.stdin)
 
     from fast_inference.chat.line_editor import typed_lines

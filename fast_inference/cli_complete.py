@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from fast_inference.api_client.sampling import add_sampling_flags, given_sampling
 from fast_inference.api_client.servers import add_key_flag, add_server_flags, client_of
-from fast_inference.console import replace_what_does_not_fit
-from fast_inference.flags import FlagParser
+from fast_inference.console import has_cursor, printable, replace_what_does_not_fit
+from fast_inference.flags import FlagParser, utf8_text
 from ipc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def add_complete(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         description="Let a running server go on with a text, without a chat template, and print what it says.",
         epilog=_EXAMPLES,
     )
-    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the text; - or none: all of stdin")
+    parser.add_argument("prompt", nargs="?", type=utf8_text, metavar="PROMPT", help="the text; - or none: all of stdin")
     add_server_flags(parser)
     add_key_flag(parser)
     parser.add_argument("--model", metavar="NAME", help="name of the model (default: the first that the server lists)")
@@ -57,6 +57,8 @@ def _run(parser: FlagParser, namespace: argparse.Namespace) -> int:
     from fast_inference.api_client.connection import ApiError
     from fast_inference.progress import StartProgress
 
+    if "stream" in namespace.extra_body:
+        parser.error("argument --extra-body: whether an answer streams is said by --stream")
     prompt = _prompt(parser, namespace.prompt)
     client = client_of(namespace)
     replace_what_does_not_fit(sys.stdout)
@@ -70,7 +72,7 @@ def _run(parser: FlagParser, namespace: argparse.Namespace) -> int:
             if namespace.echo:
                 body["echo"] = True
             if not namespace.stream:
-                if sys.stderr.isatty():
+                if has_cursor(sys.stderr):
                     progress("waiting for the answer")
                 answer = client.post("/v1/completions", body)
         if namespace.stream:
@@ -105,7 +107,7 @@ def _print_stream(client: "ApiClient", body: dict[str, Any], *, as_json: bool) -
         return
     try:
         for piece, _ in StreamedAnswer().pieces(chunks):
-            print(piece, end="", flush=True)
+            print(_shown(piece), end="", flush=True)
     finally:
         print(flush=True)
 
@@ -117,4 +119,9 @@ def _print_text(answer: dict[str, Any]) -> None:
         texts = [choice["text"] for choice in answer["choices"]]
     except (LookupError, TypeError) as error:
         raise ApiError("the server's answer is no completion") from error
-    print("\n".join(texts))
+    print(_shown("\n".join(texts)))
+
+
+def _shown(text: str) -> str:
+    """What a terminal may get of an answer; a pipe or a file gets all of it."""
+    return printable(text) if sys.stdout.isatty() else text

@@ -11,7 +11,7 @@ _EXAMPLES = """\
 examples:
   fast-inference doctor                                  the default model on the default port
   fast-inference doctor models/mine --port 80 --json
-  fast-inference doctor --config configs/production.yaml
+  fast-inference doctor --config configs/cpu.yaml
 
 exit status: 0 a server can start, 1 something keeps it from that
 """

@@ -26,7 +26,7 @@ DEFAULT_TOKENIZER_PATH = "HuggingFaceTB/SmolLM-135M"
 class OpenAIServerSettings(Settings):
     """The same settings with the defaults of this command line."""
 
-    host: str = Field("0.0.0.0", description="address to listen on")
+    host: str = Field("0.0.0.0", min_length=1, description="address to listen on")
     frontends: int = Field(1, ge=1, le=64, description="frontend processes")
 
 

@@ -7,7 +7,6 @@ Next: `core_reload.py`, the launcher's side.
 """
 
 import argparse
-import json
 import os
 import signal
 import time
@@ -16,7 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_inference.api_client.servers import DEFAULT_PORT, PORT_VARIABLE, RUN_DIR_VARIABLE, find_server
+from fast_inference.api_client.servers import (
+    DEFAULT_PORT,
+    PORT_VARIABLE,
+    RUN_DIR_VARIABLE,
+    find_server,
+    not_understood,
+    read_status,
+)
 from fast_inference.flags import FlagParser
 from ipc.config import ModelConfig, load_section
 from ipc.errors import ConfigError
@@ -121,7 +127,7 @@ def _wait(
     """The status after the reload; raises `ConfigError` with the reason if it failed."""
     while True:
         is_launcher_gone = start_ticks(launcher_pid) != ticks
-        status = _read_status(run_dir)
+        status = read_status(run_dir)
         outcome = status.get("reload") or {}
         if outcome.get("id") == request_id and (stage := _STAGES.get(outcome["state"])):
             tell(stage)
@@ -139,12 +145,7 @@ def _status_of_running(run_dir: "RunDir") -> dict[str, Any]:
     """What the server says of itself; raises `ConfigError` where none runs."""
     if not run_dir.has_launcher():
         raise ConfigError(f"no server runs on {run_dir.path}")
-    return _read_status(run_dir)
-
-
-def _read_status(run_dir: "RunDir") -> dict[str, Any]:
-    try:
-        status: dict[str, Any] = json.loads(run_dir.status_file.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no server runs on {run_dir.path}") from error
+    status = read_status(run_dir)
+    if not {"state", "launcher", "core", "reload"} <= status.keys():
+        raise not_understood(run_dir)
     return status

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fast_inference.api_client.servers import API_KEY_VARIABLE, add_key_flag, add_server_flags, find_server, first_key
+from fast_inference.console import has_cursor, printable
 from fast_inference.flags import FlagParser
 from ipc.errors import ConfigError
 
@@ -76,7 +77,7 @@ def _run(namespace: argparse.Namespace) -> int:
 
 def look_at_run_dir(run_dir: "RunDir", url: str, probe: "Probe") -> "StatusReport":
     """One look at a server of this machine; raises `ConfigError` where none runs any more."""
-    from fast_inference.api_client.servers import read_status
+    from fast_inference.api_client.servers import not_understood, read_status
     from fast_inference.status_report.processes import process_rows
     from fast_inference.status_report.report import StatusReport
     from ipc.errors import EngineUnavailableError, ServerError
@@ -84,15 +85,17 @@ def look_at_run_dir(run_dir: "RunDir", url: str, probe: "Probe") -> "StatusRepor
     if not run_dir.has_launcher():
         raise ConfigError(f"no server runs on {run_dir.path} any more")
     status = read_status(run_dir)
+    try:
+        state, rows, last_exit = str(status["state"]), process_rows(status), str(status["core"]["last_exit"])
+    except (AttributeError, LookupError, TypeError) as error:
+        raise not_understood(run_dir) from error
     model = load = None
     detail = ""
     try:
         model, load = probe.look()
     except (EngineUnavailableError, ServerError) as error:
         detail = error.message
-    return StatusReport(
-        url, status["state"], str(run_dir.path), process_rows(status), model, load, detail, status["core"]["last_exit"]
-    )
+    return StatusReport(url, state, str(run_dir.path), rows, model, load, detail, last_exit)
 
 
 def look_at_url(client: "ApiClient", probe: "Probe") -> "StatusReport":
@@ -115,13 +118,13 @@ def look_at_url(client: "ApiClient", probe: "Probe") -> "StatusReport":
 def _show(namespace: argparse.Namespace, look: Callable[[], "StatusReport"]) -> int:
     while True:
         report = look()
-        text = report.as_json() if namespace.json else report.as_text()
+        text = report.as_json() if namespace.json else printable(report.as_text())
         if namespace.watch is None:
             print(text)
             return 0 if report.is_ready else EXIT_NOT_READY
         if namespace.json:
             print(text, flush=True)
-        elif sys.stdout.isatty():
+        elif has_cursor(sys.stdout):
             print(f"{_HOME_AND_CLEAR}{text}", flush=True)
         else:
             print(f"{text}\n", flush=True)

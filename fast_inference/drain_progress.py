@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from fast_inference.console import has_cursor
 from fast_inference.progress import StartProgress
 
 _QUIET_S = 1.0
@@ -24,4 +25,4 @@ async def show_drain(num_running: Callable[[], int], deadline: float) -> None:
             count, left_s = num_running(), max(deadline - time.monotonic(), 0.0)
             requests = "1 request runs" if count == 1 else f"{count} requests run"
             progress(f"draining: {requests}, for at most {left_s:.0f} s more (a second signal ends them)")
-            await asyncio.sleep(_BAR_INTERVAL_S if sys.stderr.isatty() else _LINE_INTERVAL_S)
+            await asyncio.sleep(_BAR_INTERVAL_S if has_cursor(sys.stderr) else _LINE_INTERVAL_S)

@@ -85,6 +85,15 @@ class FlagParser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"error: {message} (see {self.prog} --help)\n")
 
 
+def utf8_text(text: str) -> str:
+    """An argument that is sent as text; the `type` of a flag, for which bytes that are none are wrong usage."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"is no UTF-8 text at character {error.start}") from error
+    return text
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`' (did you mean X?)'` for the known name that is most like `name`, or the empty string."""
     matches = difflib.get_close_matches(name, list(known), n=1)

@@ -11,6 +11,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from fast_inference.console import has_cursor
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -38,7 +40,7 @@ class StartProgress:
         self._bar: Progress | None = None
 
     def __enter__(self) -> "StartProgress":
-        if sys.stderr.isatty():
+        if has_cursor(sys.stderr):
             self._bar = _make_bar()
             self._bar.start()
             self._task = self._bar.add_task("starting", total=None)

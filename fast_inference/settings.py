@@ -61,12 +61,29 @@ _SERVICE_LINK = re.compile(
 _MAX_SHOWN_CHARS = 80
 
 
+class _SettingsLoader(yaml.SafeLoader):
+    """YAML in which a key that is there twice is an error; YAML's own reader keeps the last one and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The values by key."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(problem=f"{twice} is there twice")
+        return super().construct_mapping(node, deep)
+
+
 class _Environment(EnvSettingsSource):
     """Environment variables; a list is written as JSON or with commas."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         """Leave what is no JSON array to the validators."""
-        return json.loads(value) if value.lstrip().startswith("[") else value
+        if not value.lstrip().startswith("["):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            message = f"{environment_name(field_name)}: begins with [ and is no list in JSON"
+            raise ConfigError(message) from None  # the value may be a secret
 
 
 class _YamlFile(PydanticBaseSettingsSource):
@@ -154,7 +171,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is no map, or has a key that is no setting.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _SettingsLoader)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -247,7 +264,8 @@ def _problem(item: ErrorDetails, flags: Mapping[str, Any]) -> str:
         return (
             f"{source}: set by Kubernetes for a Service of this name (enableServiceLinks: false in the pod, or --port)"
         )
-    message = item["msg"].partition(", unable to parse")[0].replace("Input should be", "must be", 1)
+    message = item["msg"].partition(", unable to parse")[0].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be", 1).replace("String should have", "must have", 1)
     value = "" if field in SECRET_SETTINGS else f", not {item['input']!r}"
     return f"{source}: {message}{value}"
 
@@ -262,4 +280,5 @@ def _source_of(field: str, flags: Mapping[str, Any]) -> str:
     variable = environment_name(field)
     if os.environ.get(variable):
         return variable
-    return f"setting {field}"
+    config = flags.get("config") or os.environ.get(environment_name("config"))
+    return f"{config}: {field.replace('_', '-')}" if config else f"setting {field}"

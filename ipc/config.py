@@ -233,7 +233,7 @@ class BatchApiConfig(_Section):
 class FrontendConfig(AccessConfig, BatchApiConfig):
     """The HTTP side."""
 
-    served_model_name: tuple[str, ...] = Field(
+    served_model_name: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="names of the model in the API; its id and 'fast-inference-model' where not set"
     )
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="largest request body; more is refused with 413")
@@ -352,7 +352,7 @@ class LogConfig(_Section):
 class LauncherConfig(_Section):
     """What the launcher starts, and where."""
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=MAX_PORT, description="port to listen on; 0 takes a free one")
     frontends: int = Field(2, ge=1, le=64, description="frontend processes")
     frontend_ports: bool = Field(

@@ -182,7 +182,8 @@ class RunDir:
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
                     os.close(descriptor)
-                    raise ConfigError(f"another {name} runs on {self.path}") from error
+                    hint = " (stop it, or use another --run-dir)" if name == "launcher" else ""
+                    raise ConfigError(f"another {name} runs on {self.path}{hint}") from error
                 time.sleep(_LOCK_RETRY_S)
             else:
                 return descriptor

@@ -83,7 +83,7 @@ class _Faults:
             name, _, number = item.partition("@")
             if name not in names or not number.isdigit():
                 raise ConfigError(
-                    f"fake_faults: '{item}' is not one of die@STEP, hang@STEP, raise@STEP, broken@STEP, oom@STEP, "
+                    f"--fake-faults: '{item}' is not one of die@STEP, hang@STEP, raise@STEP, broken@STEP, oom@STEP, "
                     "nan@N, bad@N, poison@N"
                 )
             values[names[name]] = int(number)

@@ -14,12 +14,16 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from fast_inference.console import printable
 from ipc.errors import ConfigError
 
 _CONNECT_TIMEOUT_S = 10.0
 _POLL_READY_S = 0.2
 _MAX_SHOWN_CHARS = 400
 _DONE = b"[DONE]"
+_REDIRECTS = (301, 302, 303, 307, 308)
+_NO_SUCH_PATH = ("", "not_found", "not_found_error")
+"""Codes of a 404 that says nothing of a model."""
 
 
 class ApiError(Exception):
@@ -137,7 +141,7 @@ class ApiClient:
             connection.request(method, self._root + path, data, headers)
             with connection.getresponse() as response:
                 if response.status != 200:
-                    raise _refusal(response)
+                    raise self._located(_refusal(response), path, response)
                 yield response
         except ConnectionRefusedError as error:
             raise ApiError(f"nothing listens on {self.url}: is the server started?") from error
@@ -148,6 +152,18 @@ class ApiClient:
             raise ApiError(f"the connection to {self.url} failed: {_one_line(reason)}") from error
         finally:
             connection.close()
+
+    def _located(self, error: ApiError, path: str, response: http.client.HTTPResponse) -> ApiError:
+        """With the URL, where it is most likely the URL that is wrong."""
+        place = response.getheader("Location")
+        if error.status in _REDIRECTS and place:
+            return ApiError(
+                f"{self.url}{path} has moved to {_one_line(place)}: name that with --url", status=error.status
+            )
+        if error.status == 404 and error.code in _NO_SUCH_PATH:
+            question = f"is {self.url} the base URL of an OpenAI-compatible server?"
+            return ApiError(f"{self.url}{path}: {error.message} ({question})", status=404, code=error.code)
+        return error
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -165,7 +181,7 @@ def _events(response: http.client.HTTPResponse) -> Iterator[bytes]:
 def _parsed(data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError("the server's answer is no JSON: is this an OpenAI-compatible server?") from error
 
 
@@ -190,5 +206,5 @@ def _error_of(error: Any, status: int) -> ApiError:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if len(line) <= _MAX_SHOWN_CHARS else line[:_MAX_SHOWN_CHARS] + "…"

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fast_inference.flags import utf8_text
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingField:
@@ -62,7 +64,11 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
             help=f"{field.description} (default: the server's)",
         )
     group.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end before this text (default: none); repeatable"
+        "--stop",
+        action="append",
+        type=utf8_text,
+        metavar="TEXT",
+        help="end before this text (default: none); repeatable",
     )
     group.add_argument(
         "--extra-body", type=_json_object, default={}, metavar="JSON", help="more fields of the request (default: none)"

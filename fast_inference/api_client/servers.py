@@ -120,18 +120,31 @@ def find_server(url: str | None, run_dir: Path | None) -> FoundServer:
 
 
 def read_status(run_dir: "RunDir") -> dict[str, Any]:
-    """What the launcher of this run dir says; raises `ConfigError` where none has ever said anything."""
+    """What the launcher of this run dir says; raises `ConfigError` where none has ever said anything we understand."""
     try:
-        status: dict[str, Any] = json.loads(run_dir.status_file.read_text())
+        status = json.loads(run_dir.status_file.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"no server runs on {run_dir.path}") from error
+    if not isinstance(status, dict):
+        raise not_understood(run_dir)
     return status
+
+
+def not_understood(run_dir: "RunDir") -> ConfigError:
+    """The error where `status.json` is not what we would write."""
+    return ConfigError(
+        f"{run_dir.status_file} was written by another version of fast-inference: use the command of that version, "
+        "name the server with --url, or start it again"
+    )
 
 
 def _server_of(run_dir: "RunDir") -> FoundServer:
     if not run_dir.has_launcher():
         raise ConfigError(f"no server runs on {run_dir.path}: start one with `fast-inference serve`")
-    return FoundServer(_local(str(read_status(run_dir)["url"])), run_dir)
+    url = read_status(run_dir).get("url")
+    if not isinstance(url, str):
+        raise not_understood(run_dir)
+    return FoundServer(_local(url), run_dir)
 
 
 def _local(url: str) -> str:

@@ -10,6 +10,8 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
+from fast_inference.console import has_cursor
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -62,7 +64,7 @@ class JobProgress:
         """Of the last seconds."""
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if has_cursor(sys.stderr):
             self._bar = _make_bar()
             self._bar.start()
             self._task = self._bar.add_task("", total=None)

@@ -84,7 +84,8 @@ class Target:
         async with Client(self.host, self.port, timeout_s=_MODELS_TIMEOUT_S) as client:
             exchange = await client.exchange(self._head("GET", "/v1/models", options) + b"\r\n")
         if failure := exchange.failure or read_refusal(exchange):
-            raise ConfigError(f"cannot ask {self.url}/v1/models: {failure.text}")
+            hint = " (give it with --api-key)" if exchange.status == 401 else ""
+            raise ConfigError(f"cannot ask {self.url}/v1/models: {failure.text}{hint}")
         try:
             listed = str(orjson.loads(exchange.body)["data"][0]["id"])
         except (ValueError, LookupError, TypeError) as error:

@@ -155,10 +155,15 @@ class Commands:
     def _load(self, name: str) -> None:
         path = _path_of(name, "load")
         self._conversation.load(path)
-        self._screen.note(f"loaded: {path}, {self._conversation.num_turns} questions and answers")
+        turns = self._conversation.num_turns
+        several = "s" if turns != 1 else ""
+        self._screen.note(f"loaded: {path}, {turns} question{several} and answer{several}")
 
 
 def _path_of(name: str, command: str) -> Path:
     if not name:
         raise ConfigError(f"/{command} needs a file name")
-    return Path(name).expanduser()
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"/{command}: {error}") from error

@@ -34,7 +34,7 @@ class Conversation:
         before: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         messages = [*before, *self.messages, {"role": "user", "content": question}]
         options = {"stream_options": {"include_usage": True}}
-        return {"model": self.model, "messages": messages, **options, **self.sampling}
+        return {**options, **self.sampling, "model": self.model, "messages": messages}
 
     def keep(self, question: str, answer: str) -> None:
         """Take in an answer, or the part of it that there is; one without text is as if it had not been asked for."""
@@ -63,10 +63,11 @@ class Conversation:
         """Write it as JSON; raises `ConfigError`."""
         system: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         values = {"model": self.model, "sampling": self.sampling, "messages": [*system, *self.messages]}
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
         try:
-            path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+            path.write_text(text, encoding="utf-8", errors="replace")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
     def load(self, path: Path) -> None:
         """Take in messages and sampling of a file; the model stays. Nothing is changed where the file is wrong.
@@ -75,10 +76,12 @@ class Conversation:
             ConfigError: it cannot be read, or is no conversation.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
+            text = path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is no JSON: {error}") from error
         messages = values.get("messages") if isinstance(values, dict) else values
         sampling = values.get("sampling", {}) if isinstance(values, dict) else {}

@@ -5,7 +5,8 @@ which only its user can read.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -18,6 +19,7 @@ from prompt_toolkit.output import create_output
 from fast_inference.api_client.sampling import SAMPLING_FIELDS
 from fast_inference.chat.commands import COMMANDS
 from fast_inference.chat.screen import Screen
+from fast_inference.console import has_cursor
 
 _PROMPT = "> "
 _HISTORY_FILE = "chat_history"
@@ -44,7 +46,27 @@ class _CommandCompleter(Completer):
 
 
 def typed_lines(screen: Screen, models: Iterable[str]) -> Iterator[str]:
-    """Messages as they are typed, until Ctrl-D; Ctrl-C empties the line."""
+    """Messages as they are typed, until Ctrl-D; Ctrl-C empties the line. A dumb terminal has no editing of ours."""
+    read = _plain_line if not has_cursor(sys.stdin) else _editor(screen, models)
+    while True:
+        try:
+            yield read()
+        except KeyboardInterrupt:
+            screen.note("(Ctrl-D ends)")
+        except EOFError:
+            return
+
+
+def _plain_line() -> str:
+    sys.stderr.write(_PROMPT)
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\n")
+
+
+def _editor(screen: Screen, models: Iterable[str]) -> Callable[[], str]:
     session: PromptSession[str] = PromptSession(
         history=_history(screen),
         output=create_output(always_prefer_tty=True),  # stdout may be a file for the answers
@@ -55,13 +77,7 @@ def typed_lines(screen: Screen, models: Iterable[str]) -> Iterator[str]:
         prompt_continuation="  ",
         enable_open_in_editor=True,
     )
-    while True:
-        try:
-            yield session.prompt(_PROMPT)
-        except KeyboardInterrupt:
-            screen.note("(Ctrl-D ends)")
-        except EOFError:
-            return
+    return lambda: session.prompt(_PROMPT)
 
 
 def history_file() -> Path:
@@ -75,7 +91,11 @@ def _history(screen: Screen) -> History:
     try:
         path = history_file()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(file, 0o600)  # it may be there from before
+        finally:
+            os.close(file)
     except (OSError, RuntimeError) as error:  # of a user without a home
         screen.note(f"what you type is not kept: {getattr(error, 'strerror', None) or error}")
         return InMemoryHistory()

@@ -1,17 +1,15 @@
 """What a chat prints: answers on stdout, everything else on stderr where stdout is a pipe, so that answers stay alone.
 
-Invariant: text of the model never moves the cursor or changes the terminal: control characters are taken out of it
-where a terminal would obey them. Colours only on a terminal, and not under NO_COLOR.
+Invariant: text of the model or of the server never moves the cursor or changes the terminal: control characters are
+taken out of it where a terminal would obey them. Colours only on a terminal, and not under NO_COLOR.
 """
 
-import re
 import sys
 from typing import TextIO
 
-from fast_inference.console import DIM, RED, coloured, has_colour
+from fast_inference.console import DIM, RED, coloured, has_colour, printable
 
 _BEGIN_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Screen:
@@ -36,7 +34,7 @@ class Screen:
         if is_thought and not self.is_terminal:
             return
         self._stop_waiting()
-        text = _CONTROL.sub("", text) if self.is_terminal else text
+        text = printable(text) if self.is_terminal else text
         if is_thought != self._is_in_thought:
             self._write(f"{self._style(_PLAIN)}\n\n" if self._is_in_thought else self._style(_BEGIN_DIM))
             self._is_in_thought = is_thought
@@ -76,7 +74,7 @@ class Screen:
         return code if has_colour(self._output) else ""
 
     def _note(self, text: str, code: str) -> None:
-        self._notes.write(coloured(text, code, self._notes) + "\n")
+        self._notes.write(coloured(printable(text), code, self._notes) + "\n")
         self._notes.flush()
 
     def _write(self, text: str) -> None:

@@ -79,7 +79,7 @@ def test_wrong_settings_are_one_line_and_exit_1(tmp_path):
         assert core.process.wait(20) == 1
         errors = core.stderr_file.read_text().splitlines()
     assert errors == [
-        "error: fake_faults: 'explode@1' is not one of die@STEP, hang@STEP, raise@STEP, broken@STEP, oom@STEP, "
+        "error: --fake-faults: 'explode@1' is not one of die@STEP, hang@STEP, raise@STEP, broken@STEP, oom@STEP, "
         "nan@N, bad@N, poison@N"
     ]
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -36,6 +37,64 @@ def call_python(*argv: str, **environment: str) -> subprocess.CompletedProcess[s
 def test_version():
     done = call("--version")
     assert (done.returncode, done.stdout) == (0, f"fast-inference {__version__}\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["serve --print-config", "completion bash"])
+def test_a_reader_that_has_left_is_status_141_and_no_word(command, unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    argv = [sys.executable, "-m", "fast_inference", *command.split()]
+    done = subprocess.run(argv, cwd=ROOT, env=env, stdout=writer, stderr=subprocess.PIPE, timeout=30, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_one_line(unbuffered):
+    argv = [sys.executable, "-m", "fast_inference", "serve", "--print-config"]
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(argv, cwd=ROOT, env=env, stdout=full, stderr=subprocess.PIPE, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (1, b"error: cannot write the output: No space left on device\n")
+
+
+_INTERRUPTED_IMPORT = """
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *others):
+        if name == "%s":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["fast-inference", "serve", "--print-config"]
+runpy.run_module("fast_inference", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("module", "status"), [("pydantic", -signal.SIGINT), ("pydantic_settings", 130)])
+def test_ctrl_c_while_it_imports_leaves_no_trace(module, status):
+    done = call_python("-c", _INTERRUPTED_IMPORT % module)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+def test_streams_that_are_not_there_are_empty(closed):
+    line = f"{sys.executable} -m fast_inference complete --url http://127.0.0.1:1 {closed}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, input=b"a", capture_output=True, timeout=30, check=False)
+    told = b"" if "2>" in closed else b"error: nothing listens on http://127.0.0.1:1: is the server started?\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+@pytest.mark.parametrize(
+    "argv", [["complete", b"\xff"], ["chat", "--system", b"\xff"], ["complete", "a", "--stop", b"\xff"]]
+)
+def test_an_argument_that_is_no_text_is_wrong_usage(argv):
+    argv = [sys.executable, "-m", "fast_inference", *argv]
+    env = {**os.environ, "PYTHONUTF8": "1"}
+    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, b"is no UTF-8 text" in done.stderr) == (2, True), done.stderr
 
 
 def test_the_version_is_kept_in_one_place():

@@ -40,6 +40,14 @@ def test_a_server_without_a_core_is_shown_and_status_3(run_dir, capsys):
     assert "load   not known: the engine is not ready: loading weights" in lines
 
 
+@pytest.mark.parametrize("change", [{"core": {}}, {"launcher": 1}, {"frontends": [{}]}, {"core": {"restarts": 1}}])
+def test_a_status_of_another_version_is_told(run_dir, change):
+    run_dir.lock_launcher()
+    run_dir.status_file.write_text(json.dumps(json.loads(run_dir.status_file.read_text()) | change))
+    with pytest.raises(ConfigError, match=r"status\.json was written by another version"):
+        look_at_run_dir(run_dir, "http://h:1", _Silent())
+
+
 def test_a_server_that_has_ended_is_an_error(run_dir):
     with pytest.raises(ConfigError, match=r"no server runs on .* any more"):
         look_at_run_dir(run_dir, "http://h:1", _Silent())

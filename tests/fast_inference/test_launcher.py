@@ -98,7 +98,7 @@ def test_a_second_launcher_on_the_run_dir_is_refused(running):
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=10)
     assert time.monotonic() - started < 2
     assert done.returncode == 1
-    assert done.stderr == f"error: another launcher runs on {running.run_dir}\n"
+    assert done.stderr == f"error: another launcher runs on {running.run_dir} (stop it, or use another --run-dir)\n"
     assert running.status["state"] == "ready"
 
 

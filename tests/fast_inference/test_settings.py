@@ -46,9 +46,10 @@ def test_yaml_keys_in_both_spellings(yaml_file, key):
     assert resolve_settings({"config": yaml_file}).max_num_seqs == 5
 
 
-def test_a_key_in_both_spellings_at_once_is_refused(yaml_file):
-    yaml_file.write_text("max-num-seqs: 5\nmax_num_seqs: 6\n")
-    with pytest.raises(ConfigError, match="max_num_seqs is there twice"):
+@pytest.mark.parametrize("second", ["max-num-seqs", "max_num_seqs"])
+def test_a_key_that_is_there_twice_is_refused(yaml_file, second):
+    yaml_file.write_text(f"max-num-seqs: 5\n{second}: 6\n")
+    with pytest.raises(ConfigError, match=f"settings.yaml.*: {second} is there twice"):
         read_settings_file(yaml_file)
 
 
@@ -80,7 +81,7 @@ def test_a_wrong_value_is_named_by_its_source(monkeypatch, yaml_file):
     message = caught.value.message
     assert "--port: " in message
     assert "FAST_INFERENCE_BLOCK_SIZE: " in message
-    assert "setting frontends: " in message
+    assert f"{yaml_file}: frontends: " in message
     assert "\n" not in message
 
 
@@ -88,6 +89,14 @@ def test_a_wrong_value_is_named_by_its_source(monkeypatch, yaml_file):
 def test_names_from_the_environment(monkeypatch, value):
     monkeypatch.setenv("FAST_INFERENCE_SERVED_MODEL_NAME", value)
     assert resolve_settings({}).served_model_name == ("a", "b")
+
+
+def test_a_list_that_cannot_be_read_names_its_variable_and_no_secret(monkeypatch):
+    monkeypatch.setenv("FAST_INFERENCE_API_KEY", '["secret')
+    with pytest.raises(ConfigError) as caught:
+        resolve_settings({})
+    assert caught.value.message == "FAST_INFERENCE_API_KEY: begins with [ and is no list in JSON"
+    assert caught.value.__cause__ is None
 
 
 def test_one_name_in_yaml_needs_no_list(yaml_file):
@@ -192,3 +201,10 @@ def test_a_name_that_no_file_can_have_is_one_short_line(model):
     with pytest.raises(ConfigError, match="File name too long") as caught:
         served_names(Settings(model=model))
     assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize("field", ["host", "served_model_name"])
+def test_an_empty_host_is_not_all_of_them_and_an_empty_name_none(field):
+    values = {"host": "", "served_model_name": ("",)}
+    with pytest.raises(ConfigError, match=rf"^--{field.replace('_', '-')}: must have at least 1 character, not ''$"):
+        resolve_settings({field: values[field]})

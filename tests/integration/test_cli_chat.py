@@ -68,6 +68,12 @@ def test_in_a_pipe_the_first_failure_ends_it(fake_server):
     assert done.stderr == "error: no command /sett, did you mean /set?\n"
 
 
+@pytest.mark.parametrize("line", ["/save ~nosuchuser/c.json", "/load ~nosuchuser/c.json", "/save a\0b"])
+def test_a_file_that_cannot_be_is_one_line(fake_server, line):
+    done = chat(fake_server, f"{line}\n")
+    assert (done.returncode, done.stderr.startswith("error: "), done.stderr.count("\n")) == (1, True, 1), done.stderr
+
+
 def test_a_model_that_is_not_there_is_one_line(fake_server):
     done = chat(fake_server, "hello\n", "--model", "nope")
     assert (done.returncode, done.stdout) == (1, "")
@@ -138,3 +144,18 @@ def test_several_lines_are_one_message_and_the_history_outlives_the_program(fake
         again.type(CTRL_D)
         assert again.wait() == 0
         assert "\x1b[2m" not in again.seen  # NO_COLOR
+
+
+def test_a_dumb_terminal_has_a_plain_chat(fake_server, tmp_path):
+    environment = {"XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
+    with Terminal([*CHAT, "--url", fake_server.url, "--max-tokens", "3"], environment) as terminal:
+        terminal.expect("> ")
+        terminal.type("hello\n")
+        terminal.expect("3 tokens")
+        terminal.expect("> ")
+        terminal.type(CTRL_C)
+        terminal.expect("(Ctrl-D ends)")
+        terminal.expect("> ")
+        terminal.type(CTRL_D)
+        assert terminal.wait() == 0
+        assert "\x1b" not in terminal.seen

@@ -66,6 +66,11 @@ def test_ctrl_c_is_status_130_without_a_trace(fake_server):
         assert "Traceback" not in terminal.seen
 
 
+def test_streaming_is_said_by_its_flag():
+    done = complete("hello", "--extra-body", '{"stream": true}')
+    assert (done.returncode, "--stream" in done.stderr) == (2, True)
+
+
 def test_a_reader_that_leaves_is_no_error(fake_server):
     command = f"{' '.join(COMPLETE)} hello --url {fake_server.url} --stream {shlex.join(LONG)} | head -c 5"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

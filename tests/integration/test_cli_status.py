@@ -71,6 +71,14 @@ def test_watching_goes_on_until_ctrl_c(fake_server):
         assert "Traceback" not in terminal.seen
 
 
+def test_a_dumb_terminal_gets_plain_text(fake_server):
+    command = [*STATUS, "--run-dir", str(fake_server.run_dir), "--watch", "0.1"]
+    with Terminal(command, {"TERM": "dumb"}) as terminal:
+        for _ in range(2):
+            terminal.expect("engine core")
+        assert "\x1b" not in terminal.seen
+
+
 def test_no_server_is_one_line_and_status_1(tmp_path):
     for flags in (("--run-dir", tmp_path), ("--url", "http://127.0.0.1:1")):
         done = status(*flags)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import pytest
 
@@ -55,7 +56,8 @@ def test_an_error_in_the_middle_of_a_stream_has_its_code():
     ("body", "status", "message"),
     [
         (b'{"error": {"message": "bad", "code": "x"}}', "400 Bad", "bad"),
-        (b'{"detail": "none"}', "404 Not Found", "none"),
+        (b'{"detail": "none"}', "403 Forbidden", "none"),
+        (b'{"error": {"message": "no\\u001b[2J model", "code": "model_not_found"}}', "404 Not Found", "no[2J model"),
         (b'["odd"]', "500 Oops", "['odd']"),
         (b"<html>", "502 Bad Gateway", "HTTP 502 <html>"),
         (
@@ -67,6 +69,20 @@ def test_an_error_in_the_middle_of_a_stream_has_its_code():
 )
 def test_refusals_are_what_the_server_says(body, status, message):
     assert failure(lambda _: [response(body, status)]).message == message
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"detail": "Not Found"}', b'{"error": {"message": "Not Found", "code": "not_found"}}']
+)
+def test_a_path_that_is_not_there_is_named_with_the_url(body):
+    message = failure(lambda _: [response(body, "404 Not Found")]).message
+    assert re.fullmatch(r"http://\S+/v1/completions: Not Found \(is http://\S+ the base URL of an .*\)", message)
+
+
+def test_a_redirect_names_the_place():
+    head = "Location: https://elsewhere/v1/models"
+    error = failure(lambda _: [response(b"<html>", "301 Moved", head)], lambda client: client.get("/v1/models"))
+    assert error.message.endswith("/v1/models has moved to https://elsewhere/v1/models: name that with --url")
 
 
 @pytest.mark.parametrize("script", [[b"not HTTP at all\r\n\r\n", CLOSE], [CLOSE], [response(b"not JSON")]])

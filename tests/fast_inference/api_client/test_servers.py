@@ -74,6 +74,13 @@ def test_a_run_dir_without_a_server_is_named(tmp_path):
         find_server(None, tmp_path / "x")
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"url": 5}'])
+def test_a_status_of_another_version_is_told(text):
+    running(8123).status_file.write_text(text)
+    with pytest.raises(ConfigError, match=r"status\.json was written by another version.*--url"):
+        find_server(None, None)
+
+
 @pytest.mark.parametrize(
     ("text", "key"),
     [("", None), ("a", "a"), (" a , b", "a"), ("sha256:1,b", "b"), ('["x", "y"]', "x"), ("sha256:1", None)],

@@ -91,7 +91,7 @@ def test_a_given_model_is_not_asked_for():
     [
         (response(b'{"data": []}'), "lists no model; name one with --model"),
         (response(b"{"), "lists no model"),
-        (response(b'{"error": {"message": "key?"}}', "401 No"), "HTTP 401: key?"),
+        (response(b'{"error": {"message": "key?"}}', "401 No"), r"HTTP 401: key\? \(give it with --api-key\)"),
     ],
 )
 def test_a_server_without_models_is_one_line(answer, message):

@@ -58,6 +58,7 @@ def test_a_saved_conversation_goes_on(tmp_path):
         '[{"role": "user", "content": "a"}]',
         '[{"role": "x", "content": "a"}]',
         '{"messages": [], "sampling": 1}',
+        pytest.param("[" * 100_000, id="deep"),
     ],
 )
 def test_what_is_no_conversation_is_refused_and_changes_nothing(tmp_path, text):
@@ -69,6 +70,15 @@ def test_what_is_no_conversation_is_refused_and_changes_nothing(tmp_path, text):
     assert (conversation.num_turns, conversation.system) == (1, "sys")
 
 
+def test_a_file_changes_neither_the_model_nor_what_is_asked(tmp_path):
+    values = {"messages": [], "sampling": {"model": "other", "messages": [], "seed": 1}}
+    (tmp_path / "c.json").write_text(json.dumps(values))
+    conversation = Conversation("m")
+    conversation.load(tmp_path / "c.json")
+    body = conversation.body("a")
+    assert (body["model"], body["messages"], body["seed"]) == ("m", [{"role": "user", "content": "a"}], 1)
+
+
 def test_a_list_of_messages_is_a_conversation(tmp_path):
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     (tmp_path / "c.json").write_text(json.dumps(messages))
@@ -77,7 +87,18 @@ def test_a_list_of_messages_is_a_conversation(tmp_path):
     assert conversation.messages == messages
 
 
+def test_text_that_is_no_unicode_is_saved_as_far_as_it_is(tmp_path):
+    conversation = Conversation("m")
+    conversation.keep("a", "b\ud800c")
+    conversation.save(tmp_path / "c.json")
+    conversation.load(tmp_path / "c.json")
+    assert conversation.messages[1]["content"] == "b?c"
+
+
 def test_files_that_cannot_be_had_are_named(tmp_path):
+    for use in (Conversation("m").load, Conversation("m").save):
+        with pytest.raises(ConfigError, match="null byte"):
+            use(tmp_path / "a\0b")
     with pytest.raises(ConfigError, match=r"cannot read .*absent"):
         Conversation("m").load(tmp_path / "absent")
     with pytest.raises(ConfigError, match="cannot write "):

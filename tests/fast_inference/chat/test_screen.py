@@ -34,6 +34,12 @@ def test_text_of_the_model_cannot_change_the_terminal():
     assert terminal.getvalue() == "a[2Jb\tc\nd"
 
 
+def test_what_the_server_says_cannot_change_the_terminal():
+    terminal = _Terminal()
+    Screen(terminal).error("no\x1b[2J\x9bmodel")
+    assert terminal.getvalue() == "\x1b[31merror: no[2Jmodel\x1b[0m\n"
+
+
 def test_thoughts_are_dim_and_apart():
     terminal = _Terminal()
     screen = Screen(terminal)
