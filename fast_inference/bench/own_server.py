@@ -31,6 +31,12 @@ class OwnServer:
     run_dir: RunDir
 
     @property
+    def launcher_pid(self) -> int:
+        """Of the launcher."""
+        pid: int = json.loads(self.run_dir.status_file.read_text())["launcher"]["pid"]
+        return pid
+
+    @property
     def core_pid(self) -> int | None:
         """Of the engine core; None while there is none."""
         pid: int | None = json.loads(self.run_dir.status_file.read_text())["core"]["pid"]
