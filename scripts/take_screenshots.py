@@ -139,7 +139,7 @@ def load_on(url: str, model: str) -> Iterator[None]:
         body = {"model": model, "max_tokens": 60, "temperature": 1, "ignore_eos": True}
         body["messages"] = [{"role": "user", "content": f"Tell me something about the number {number}. " * 8}]
         with httpx.Client(base_url=url, timeout=120) as http:
-            while not is_over.wait(number % 3 * 0.7):
+            while not is_over.wait(0.1 + number % 3 * 0.7):
                 if abs((time.monotonic() - began_at) / LOAD_S - 0.5) < 0.5 - number * 0.05:
                     http.post("/v1/chat/completions", json=body).raise_for_status()
 
