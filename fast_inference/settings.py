@@ -72,6 +72,14 @@ class _SettingsLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _values_in(text: str) -> Any:
+    loader = _SettingsLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 class _Environment(EnvSettingsSource):
     """Environment variables; a list is written as JSON or with commas."""
 
@@ -171,7 +179,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is no map, or has a key that is no setting.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _SettingsLoader)
+        values = _values_in(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -117,9 +117,7 @@ def survive(page: Page, server: OwnServer) -> None:
     expect(page.locator(".answer .figures")).to_contain_text(re.compile(r"\d{2} tokens"), timeout=ANSWER_MS)
     begun = page.locator(".answer > .markdown").inner_text()
     assert server.core_pid is not None
-    os.kill(
-        server.launcher_pid, signal.SIGSTOP
-    )  # the launcher, which would have the next core ready before anybody sees it
+    os.kill(server.launcher_pid, signal.SIGSTOP)  # it would have the next core ready before anybody sees it
     try:
         os.kill(server.core_pid, signal.SIGKILL)
         expect(page.locator(".note")).to_contain_text("The answer goes on by itself", timeout=ANSWER_MS)
