@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fast_inference.flags import FlagParser
+from fast_inference.flags import FlagParser, positive_number
 from ipc.exit_codes import EXIT_CONFIG_ERROR
 
 if TYPE_CHECKING:
@@ -86,13 +86,13 @@ def _add_serve(kinds: "argparse._SubParsersAction[_BenchParser]") -> None:
     )
     levels.add_argument(
         "--request-rate",
-        type=_numbers(_positive),
+        type=_numbers(positive_number),
         metavar="R,…",
         help="open loop: requests per second on average (default: none, a closed loop)",
     )
     parser.add_argument(
         "--burstiness",
-        type=_positive,
+        type=positive_number,
         metavar="X",
         help="with --request-rate: 1 is a Poisson process, less is burstier, more is more even (default: 1)",
     )
@@ -205,7 +205,7 @@ def _add_common_flags(parser: argparse.ArgumentParser, default_model: str) -> No
         "--keep-alive", action=argparse.BooleanOptionalAction, default=True,
         help="use connections for several requests (default: yes)",
     )  # fmt: skip
-    add("--timeout", type=_positive, default=600.0, metavar="S", help="seconds for a request (default: 600)")
+    add("--timeout", type=positive_number, default=600.0, metavar="S", help="seconds for a request (default: 600)")
     add("--output", type=Path, metavar="FILE.json", help="write all numbers as JSON (default: no)")
 
 
@@ -263,16 +263,6 @@ def _at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
-    return value
 
 
 def _numbers(parse: Callable[[str], Number]) -> Callable[[str], list[Number]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fast_inference.api_client.servers import API_KEY_VARIABLE, add_key_flag, add_server_flags, find_server, first_key
 from fast_inference.console import has_cursor, printable
-from fast_inference.flags import FlagParser
+from fast_inference.flags import FlagParser, positive_number
 from ipc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def add_status(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         "--watch",
         nargs="?",
         const=2.0,
-        type=_seconds,
+        type=positive_number,
         metavar="SECONDS",
         help="look again after so many seconds, 2 where they are not given, until Ctrl-C (default: look once)",
     )
@@ -129,13 +129,3 @@ def _show(namespace: argparse.Namespace, look: Callable[[], "StatusReport"]) -> 
         else:
             print(f"{text}\n", flush=True)
         time.sleep(namespace.watch)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
-    return value

@@ -94,6 +94,17 @@ def utf8_text(text: str) -> str:
     return text
 
 
+def positive_number(text: str) -> float:
+    """A finite number above 0; the `type` of a flag."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return value
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`' (did you mean X?)'` for the known name that is most like `name`, or the empty string."""
     matches = difflib.get_close_matches(name, list(known), n=1)
