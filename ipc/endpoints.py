@@ -73,6 +73,20 @@ class RunDir:
         return self.path / f"core-{slot}.journal"
 
     @property
+    def cores_file(self) -> Path:
+        """Where the cores are: `ipc/core_directory.py`."""
+        return self.path / "cores.json"
+
+    @property
+    def cores_dir(self) -> Path:
+        """Holds a folder for each core but the first."""
+        return self.path / "cores"
+
+    def of_core(self, index: int) -> "RunDir":
+        """Where one of several cores has its files: the first one here, another in a folder of its own inside."""
+        return self if index == 0 else RunDir(self.cores_dir / str(index))
+
+    @property
     def config_file(self) -> Path:
         """The settings that the launcher resolved."""
         return self.path / "config.json"
@@ -219,12 +233,13 @@ class RunDir:
         self.forget_reload()
         mine = [self.config_file, self.core_socket, self.connections_file, self.status_file.with_suffix(".tmp")]
         mine += [self.reload_file.with_suffix(".tmp"), self.reload_lock_file, *self.path.glob("core-*.link")]
+        mine += [self.cores_file, self.cores_file.with_suffix(".tmp")]
         for slot in CORE_SLOTS:
             mine += [self.slot_socket(slot), self.slot_lock_file(slot), self.slot_journal_file(slot)]
         has_run = self.status_file.exists()
         if not has_run:
             mine.append(self.marker_file)
-        for folder in (self.fake_tokenizer_dir, self.temporary_state_dir):
+        for folder in (self.fake_tokenizer_dir, self.temporary_state_dir, self.cores_dir):
             shutil.rmtree(folder, ignore_errors=True)
         for path in (*mine, self.launcher_lock_file):
             with suppress(OSError):  # whoever took the folder away or wants to keep it does not stop the end
@@ -280,6 +295,8 @@ class RemoteCore:
     """Has its public key and this client's own keys (`ipc/curve.py`)."""
     client_name: str = "client"
     """Whose keys."""
+    server_key: str = ""
+    """Its public key in Z85, where not that of `server.key`."""
 
 
 CoreAddress = Path | RemoteCore
@@ -320,7 +337,8 @@ def connect_to_core(context: zmq.Context[zmq.Socket[bytes]], address: CoreAddres
 def _set_curve_options(socket: zmq.Socket[bytes], core: RemoteCore) -> None:
     folder = CurveDir(core.curve_dir)
     keys = folder.client_keys(core.client_name)
-    socket.setsockopt(zmq.CURVE_SERVERKEY, folder.server_public_key())
+    server_key = core.server_key.encode() or folder.server_public_key()
+    socket.setsockopt(zmq.CURVE_SERVERKEY, server_key)
     socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
