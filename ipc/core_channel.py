@@ -126,7 +126,7 @@ class CoreChannel:
 
     def add(self, request: RequestOutputs) -> bool:
         """Hand a request to the core, whole or from where it stopped; False if it could not be sent."""
-        if not self.link.add(request):
+        if not self.link.add(request, self.name):
             return False
         view = self.view
         view.num_live += 1

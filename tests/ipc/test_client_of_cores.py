@@ -112,7 +112,7 @@ def test_the_streams_of_a_dead_core_go_on_with_the_other_one_at_once(cores):
         cores.processes[0].kill()
         rests = await asyncio.gather(*map(read, streams))
         assert [first + rest for first, rest in zip(firsts, rests, strict=True)] == whole
-        assert sorted(stream.num_cores for stream in streams) == [1] * 6 + [2] * 6
+        assert sorted(stream.core_names for stream in streams) == [["0", "1"]] * 6 + [["1"]] * 6
 
     cores.talk(conversation)
 
