@@ -37,8 +37,8 @@ class RemoteAccess:
     """Names by public key."""
 
     @classmethod
-    def of(cls, config: EndpointConfig) -> "RemoteAccess | None":
-        """Read the keys; None where there is no such endpoint.
+    def of(cls, config: EndpointConfig, core_index: int = 0) -> "RemoteAccess | None":
+        """Read the keys; None where there is no such endpoint. Each core of a server has a port of its own.
 
         Raises:
             ConfigError: a key is missing, damaged or readable for others.
@@ -46,7 +46,7 @@ class RemoteAccess:
         if config.core_endpoint is None or config.curve_dir is None:
             return None
         folder = CurveDir(config.curve_dir)
-        return cls(config.core_endpoint, folder.server_keys(), folder.allowed_clients())
+        return cls(config.endpoint_of(core_index), folder.server_keys(), folder.allowed_clients())
 
 
 class CoreSocket:
