@@ -97,6 +97,17 @@ def test_an_unknown_key_is_refused_and_counted(core, keys, address, tmp_path):
         wait_until(lambda: stats(client)["num_refused_keys"] > before)
 
 
+def test_a_client_is_added_and_removed_while_the_core_runs(core, keys, address):
+    keys.make("late")
+    late = RemoteCore(address.endpoint, keys.path, "late")
+    with SyncEngineClient(late, name="late") as client:
+        client.wait_ready(5)
+        (keys.clients_dir / "late.key").unlink()
+        assert len(client.generate([7], PARAMS).token_ids) == 20  # who is in stays
+    with SyncEngineClient(late, name="late") as client, pytest.raises(EngineUnavailableError):
+        client.wait_ready(0.5)
+
+
 @pytest.mark.parametrize("kind", ["no key", "the wrong server key"])
 def test_without_the_right_keys_nothing_is_heard(core, keys, address, kind):
     local = core.connect()
