@@ -11,13 +11,14 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, Protocol, Unpack
 
 import zmq
 
 from ipc.core_link import CoreLink
-from ipc.endpoints import CoreAddress
-from ipc.errors import EngineUnavailableError, ServerError
+from ipc.endpoints import CoreAddress, RemoteCore
+from ipc.errors import ConfigError, EngineUnavailableError, ServerError
 from ipc.messages import Call, CallMethod, ClientMetrics, ClientRole, CoreState, Load, Reply, RequestId, Welcome
 from ipc.recovery import CoreLossPolicy, Recovery, has_same_tokenizer
 from ipc.request_options import RequestOptions, new_add
@@ -25,6 +26,7 @@ from ipc.request_outputs import Output, RequestOutputs
 from ipc.request_stream import RequestStream
 from ipc.sampling_params import SamplingParams
 from ipc.session import Session, own_hello
+from ipc.tokenizer_transfer import fetch_tokenizer, has_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +34,11 @@ _RECOVERY_INTERVAL_S = 0.1
 """How often requests without a core are looked at."""
 _OF_ALL_CORES = frozenset({CallMethod.ABORT, CallMethod.CANCEL})
 """Calls that mean requests wherever they are."""
+_TOKENIZER_PIECE_TIMEOUT_S = 20.0
 
 __all__ = ["EngineClient", "Output", "RequestStream"]
 
+Answer = dict[str, int | float | str]
 PrepareModel = Callable[[Welcome], Awaitable[None]]
 
 
@@ -219,13 +223,18 @@ class EngineClient:
             EngineUnavailableError: no answer within the time.
             ServerError: the core answered with an error.
         """
-        links = self._links if method in _OF_ALL_CORES else [self._link]
+        links = self._links if method in _OF_ALL_CORES or self._link is None else [self._link]
+        return await self._call(links, method, arguments or {}, timeout_s)
+
+    async def _call(
+        self, links: Sequence[CoreLink], method: CallMethod, arguments: dict[str, int | str], timeout_s: float
+    ) -> Answer:
         call_id = next(self._call_ids)
         answers = self._calls[call_id] = asyncio.Queue()
-        result: dict[str, int | float | str] = {}
+        result: Answer = {}
         try:
-            calling = Call(call_id, method, arguments or {})
-            num_sent = sum(link is not None and link.session.is_welcomed and link.send(calling) for link in links)
+            calling = Call(call_id, method, arguments)
+            num_sent = sum(link.session.is_welcomed and link.send(calling) for link in links)
             if not num_sent:
                 raise EngineUnavailableError("The engine accepts no messages at the moment.")
             async with asyncio.timeout(timeout_s):
@@ -236,6 +245,29 @@ class EngineClient:
         finally:
             del self._calls[call_id]
         return result
+
+    async def tokenizer_dir(self, core: Welcome) -> Path:
+        """The folder with the tokenizer of a core; where that is on another host, and does not lie in the same place
+        here, it is got from there first.
+
+        Raises:
+            ConfigError: it cannot be had.
+            EngineUnavailableError: the core gives no answer.
+        """
+        folder = Path(core.tokenizer_dir)
+        if not isinstance(self._address, RemoteCore) or await asyncio.to_thread(
+            has_tokenizer, folder, core.tokenizer_fingerprint
+        ):
+            return folder
+
+        async def call(arguments: dict[str, int | str]) -> Answer:
+            links = [link for link in self._links if link.session.epoch == core.epoch]
+            return await self._call(links[:1], CallMethod.TOKENIZER, arguments, _TOKENIZER_PIECE_TIMEOUT_S)
+
+        try:
+            return await fetch_tokenizer(call, core.tokenizer_fingerprint)
+        except ServerError as error:
+            raise ConfigError(f"the core on the other host does not give its tokenizer: {error.message}") from error
 
     async def metrics(self, timeout_s: float) -> dict[str, int | float]:
         """All series that the core knows, with what this process has counted up to now.
