@@ -244,7 +244,8 @@ class RunDir:
         mine += [self.reload_file.with_suffix(".tmp"), self.reload_lock_file, *self.path.glob("core-*.link")]
         mine += [self.cores_file, self.cores_file.with_suffix(".tmp")]
         for slot in CORE_SLOTS:
-            mine += [self.slot_socket(slot), self.slot_lock_file(slot), self.slot_journal_file(slot)]
+            journal = self.slot_journal_file(slot)
+            mine += [self.slot_socket(slot), self.slot_lock_file(slot), journal, journal.with_suffix(".tmp")]
         has_run = self.status_file.exists()
         if not has_run:
             mine.append(self.marker_file)
