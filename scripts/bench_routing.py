@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="microseconds to choose the core of a request")
     parser.add_argument("--cores", type=_numbers, default="1,2,8,64,256", help="numbers of cores")
     parser.add_argument("--tokens", type=_numbers, default="20,100,500,1000,2000,4000", help="lengths of prompts")
-    parser.add_argument("--requests", type=int, default=4000, help="of each kind, after as many that are not counted")
+    parser.add_argument("--requests", type=int, default=4000, help="that are timed, after twice as many")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args(argv)
     rows = [
@@ -60,7 +60,7 @@ def measure(num_cores: int, num_tokens: int, num_requests: int) -> dict[str, flo
     cores = [_core(str(index), draw) for index in range(num_cores)]
     router = EngineRouter()
     router.on_cores_changed([core.name for core in cores])
-    requests = _traffic(num_tokens, 2 * num_requests, draw)
+    requests = _traffic(num_tokens, 3 * num_requests, draw)
     times_ns = []
     gc.collect()
     for add in requests:
@@ -68,7 +68,7 @@ def measure(num_cores: int, num_tokens: int, num_requests: int) -> dict[str, flo
         index = router.choose(add, cores)
         times_ns.append(time.perf_counter_ns() - started_ns)
         cores[index].load = _load(draw)
-    times_us = [time_ns / 1000 for time_ns in times_ns[num_requests:]]
+    times_us = [time_ns / 1000 for time_ns in times_ns[2 * num_requests :]]
     return {"median_us": statistics.median(times_us), "p99_us": statistics.quantiles(times_us, n=100)[98]}
 
 
