@@ -41,9 +41,9 @@ def test_another_system_prompt_is_learned():
     divergence = Divergence()
     for chat in range(1, 20):
         divergence.observe(rest(30, chat))
-    for chat in range(20, 40):
+    for chat in range(20, 100):
         divergence.observe(rest(40, chat))
-    assert num_key_tokens(divergence, rest(40, 60)) == 40 + KEY_TOKENS
+    assert num_key_tokens(divergence, rest(40, 200)) == 40 + KEY_TOKENS
 
 
 def test_prompts_that_part_at_once_share_nothing():
