@@ -155,6 +155,7 @@ class CoreSet:
                 sum(welcome.max_num_seqs for welcome in welcomes),
                 sum(welcome.max_queued_requests for welcome in welcomes),
                 sum(welcome.max_queued_tokens for welcome in welcomes),
+                sum(welcome.num_blocks for welcome in welcomes),
             )
         if ready != self.ready:
             self.ready, self.ready_views = ready, [channel.view for channel in ready]
