@@ -1,11 +1,12 @@
 """`python -m engine_core --config RUN_DIR/config.json`: the engine core, as the launcher starts it.
 
 `--slot N` says which socket and lock are its own, `--standby` that another core serves while this one loads.
-Exit codes: 0 drained, 1 configuration (one line on stderr; of a standby core in the run dir too), 70 a bug (with a
+Exit codes: 0 drained, 1 configuration (one line on stderr and in the run dir), 70 a bug (with a
 trace in the log).
 """
 
 import argparse
+import contextlib
 import faulthandler
 import gc
 import logging
@@ -39,7 +40,7 @@ def main() -> int:
         EngineCoreProcess(arguments.config, slot=arguments.slot, is_standby=arguments.standby).run()
     except ConfigError as error:
         sys.stderr.write(f"error: {error.message}\n")
-        if arguments.standby:
+        with contextlib.suppress(OSError):  # a run dir that is gone, or none
             RunDir(arguments.config.parent).standby_error_file.write_text(error.message)
         return EXIT_CONFIG_ERROR
     except Exception:  # the top of the process

@@ -27,6 +27,7 @@ from fast_inference.drain_progress import show_drain
 from fast_inference.listener import bind_listeners, local_url_of, port_of, url_of
 from fast_inference.model_store import resolve_model
 from fast_inference.progress import StartProgress
+from fast_inference.ray_executor.fleet import RayFleet
 from fast_inference.ready_message import example_request, ready_line
 from fast_inference.restart_policy import FrontendRestartPolicy
 from fast_inference.service_notify import ServiceNotifier
@@ -76,8 +77,9 @@ def serve(settings: Settings) -> int:
             state_dir = open_state_dir(settings, port, run_dir)
             names = served_names(settings)
             progress(f"looking for the model {settings.model}")
-            with notifier.extending():
-                model = resolve_model(settings.model, progress, rope=settings.rope)
+            with notifier.extending():  # each node of a Ray cluster looks for it itself
+                is_here = settings.executor == "local"
+                model = resolve_model(settings.model, progress, rope=settings.rope) if is_here else settings.model
             resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
             resolved["state_dir"] = state_dir.path if state_dir is not None else None
             write_config(settings.model_copy(update=resolved), run_dir.config_file)
@@ -112,8 +114,13 @@ class Launcher:
         self._progress = progress
         self._notifier = notifier
         self._status_file = StatusFile(run_dir.status_file)
-        self._cores = CoreSupervisor(run_dir, settings.hang_timeout, self._refresh, self._fail)
-        self._reload = CoreReload(settings, run_dir, self._cores, self._refresh)
+        self._cores: CoreSupervisor | RayFleet
+        self._reload: CoreReload | None = None
+        if settings.executor == "ray":
+            self._cores = RayFleet(run_dir, settings.cores, self._refresh, self._fail)
+        else:
+            self._cores = CoreSupervisor(run_dir, settings.hang_timeout, self._refresh, self._fail)
+            self._reload = CoreReload(settings, run_dir, self._cores, self._refresh)
         self._reload_asked = asyncio.Event()
         self._batch_runner = BatchRunnerSupervisor(run_dir, state_dir, lambda: self._was_ready, self._refresh)
         self._frontends: list[Child | None] = [None] * settings.frontends
@@ -149,7 +156,12 @@ class Launcher:
         while True:
             await self._reload_asked.wait()
             self._reload_asked.clear()
-            await self._reload.run()
+            if self._reload is None:
+                log.error(
+                    "cores of a Ray cluster are not reloaded: start another fleet (--ray-fleet), and stop this one"
+                )
+            else:
+                await self._reload.run()
 
     # --- children ---
 
@@ -304,9 +316,10 @@ class Launcher:
             state = ServerState.READY
         else:
             state = ServerState.RESTARTING if self._was_ready else ServerState.STARTING
+        reload = None if self._reload is None else self._reload.status
         launcher, batch_runner = LauncherStatus(self._launcher_pid), self._batch_runner.status()
         restarts = Restarts((*self._num_frontend_restarts,), self._batch_runner.num_deaths)
-        return Status(state, launcher, core, frontends, self._url, self._reload.status, batch_runner, restarts)
+        return Status(state, launcher, core, frontends, self._url, reload, batch_runner, restarts)
 
     def _frontend_status(self, index: int) -> FrontendStatus:
         frontend, port = self._frontends[index], self._ports[index % len(self._ports)]

@@ -38,6 +38,7 @@ from ipc.config import (
     LauncherConfig,
     LogConfig,
     ModelConfig,
+    RayConfig,
     SchedulerConfig,
     TracingConfig,
 )
@@ -116,6 +117,7 @@ class Settings(
     SchedulerConfig,
     CacheConfig,
     EndpointConfig,
+    RayConfig,
     TracingConfig,
     LogConfig,
     FakeModelConfig,

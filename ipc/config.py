@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ipc.api_keys import digests_of
 from ipc.errors import ConfigError
@@ -31,6 +31,8 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
 _METRICS_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]{0,63})?")
 _HTTP_URL = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:[1-9]\d{0,4})?(/[^\s?#]*)?")
+_FLEET_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_CORES = re.compile(r"([1-9]\d{0,3})(?::([1-9]\d{0,3}))?")
 _TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
 Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
@@ -314,6 +316,42 @@ class EndpointConfig(_Section):
         return self
 
 
+class RayConfig(_Section):
+    """Cores on the machines of a Ray cluster."""
+
+    executor: Literal["local", "ray"] = Field(
+        "local",
+        description="who runs the engine cores: 'local', this machine; 'ray', actors of a Ray cluster (needs "
+        "fast-inference[ray])",
+    )
+    ray_address: str | None = Field(
+        None,
+        description="HOST:PORT of the Ray head; where not set, RAY_ADDRESS, a Ray that runs here, or one of our own",
+    )
+    ray_fleet: str | None = Field(
+        None, description="name of the cores that several servers share; where not set, that of the model"
+    )
+    ray_cpus_per_core: float | None = Field(
+        None,
+        gt=0,
+        description="CPUs that Ray reserves for each core; where not set, --threads, or for cores without a GPU their "
+        "share of a node",
+    )
+    scale_up_queued_tokens: int = Field(
+        4096, ge=1, description="one more core when more prompt tokens than this wait, per core (--cores MIN:MAX)"
+    )
+    scale_down_idle: float = Field(
+        60.0, ge=1, description="seconds for which one core less would do before there is one less"
+    )
+
+    @model_validator(mode="after")
+    def _has_a_plain_name(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.ray_fleet is not None and not _FLEET_NAME.fullmatch(self.ray_fleet):
+            raise ConfigError(f"--ray-fleet: {self.ray_fleet[:80]!r} must be letters, digits, '.', '_' and '-'")
+        return self
+
+
 class TracingConfig(_Section):
     """Traces of requests, for an OpenTelemetry collector."""
 
@@ -355,6 +393,7 @@ class LauncherConfig(_Section):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=MAX_PORT, description="port to listen on; 0 takes a free one")
     frontends: int = Field(2, ge=1, le=64, description="frontend processes")
+    cores: str = Field("1", description="engine cores; MIN:MAX with --executor ray, by the tokens that wait")
     frontend_ports: bool = Field(
         False,
         description="give each frontend a port of its own, for a load balancer: --port, the one after it, and so on",
@@ -368,6 +407,13 @@ class LauncherConfig(_Section):
         "many, and more the more it computes",
     )
 
+    @field_validator("cores", mode="before")
+    @classmethod
+    def _is_number_or_range(cls, value: object) -> str:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        parse_cores(str(value))
+        return str(value)
+
     @model_validator(mode="after")
     def _has_a_port_for_each(self) -> Self:
         """Raises ConfigError, which pydantic passes on as it is."""
@@ -376,12 +422,26 @@ class LauncherConfig(_Section):
         return self
 
     @property
+    def cores_range(self) -> tuple[int, int]:
+        """The fewest and the most cores."""
+        return parse_cores(self.cores)
+
+    @property
     def is_local(self) -> bool:
         """True if only this machine can connect."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host.lower() == "localhost"
+
+
+def parse_cores(text: str) -> tuple[int, int]:
+    """`"2"` → (2, 2), `"1:4"` → (1, 4); raises `ConfigError`."""
+    match = _CORES.fullmatch(text)
+    fewest, most = (0, 0) if match is None else (int(match[1]), int(match[2] or match[1]))
+    if not 0 < fewest <= most:
+        raise ConfigError(f"--cores: {text[:80]!r} is neither a number of cores nor MIN:MAX, such as 1:4")
+    return fewest, most
 
 
 SectionT = TypeVar("SectionT", bound=BaseModel)

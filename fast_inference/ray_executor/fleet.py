@@ -1,0 +1,148 @@
+"""The launcher's side of `--executor ray`: keeps the agent running, and knows of the cores what the agent has written.
+
+Has the face of `CoreSupervisor`, so that `launcher.py` need not care who runs the cores. Invariant: only settings end
+the server; an agent that dies, or a Ray that is away, is waited for while frontends serve on.
+Next: `agent.py`.
+"""
+
+import asyncio
+import importlib.util
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from fast_inference.child import Child, stop_children
+from fast_inference.ray_executor.fleet_state import FleetCore, FleetState
+from fast_inference.status import CoreStatus
+from ipc.config import parse_cores
+from ipc.core_directory import write_cores
+from ipc.endpoints import RunDir
+from ipc.errors import ConfigError
+from ipc.exit_codes import EXIT_CONFIG_ERROR
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.2
+_FIRST_DELAY_S = 0.5
+_MAX_DELAY_S = 10.0
+_END_GRACE_S = 15.0
+"""What the agent gets beyond the time for requests: it waits for the cores, if they end with this launcher."""
+
+
+def check_installed() -> None:
+    """Raise `ConfigError` where there is no Ray; imports nothing."""
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("--executor ray needs Ray: pip install 'fast-inference[ray]'")
+
+
+class RayFleet:
+    """The cores of one launcher, which may be those of others too."""
+
+    def __init__(
+        self, run_dir: RunDir, cores: str, on_change: Callable[[], None], on_failure: Callable[[str | None], None]
+    ) -> None:
+        """`on_failure` gets the reason, or None where the agent has said it in one line itself."""
+        self._run_dir = run_dir
+        self._min_cores = parse_cores(cores)[0]
+        self._on_change = on_change
+        self._on_failure = on_failure
+        self._agent: Child | None = None
+        self._state = FleetState(stage="starting the agent of Ray")
+        self.was_heard = asyncio.Event()
+        """Set when the agent has first said something."""
+        self.has_been_ready = False
+        self._is_stopping = False
+
+    @property
+    def children(self) -> list[Child]:
+        """The agent."""
+        return [] if self._agent is None else [self._agent]
+
+    @property
+    def is_ready(self) -> bool:
+        """True while cores are to be used: as many as there must be, and after that at least one."""
+        return self._state.num_listed >= (1 if self.has_been_ready else self._min_cores)
+
+    @property
+    def is_stuck(self) -> bool:
+        """False: what hangs is the business of whoever supervises the cores."""
+        return False
+
+    @property
+    def num_blocks(self) -> int:
+        """Of all KV caches together."""
+        return sum(core.num_blocks for core in self._state.cores)
+
+    @property
+    def can_generate(self) -> bool:
+        """False where the model gives embeddings only."""
+        return all(core.can_generate for core in self._state.cores)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that the cores run, of all servers of the fleet."""
+        return sum(core.num_running for core in self._state.cores)
+
+    @property
+    def stage(self) -> str:
+        """What is waited for, for people."""
+        return self._state.stage
+
+    def status(self) -> CoreStatus:
+        """What `status.json` says of the fleet as a whole: ready while one can be used, with the restarts of all."""
+        restarts: Counter[str] = Counter()
+        for core in self._state.cores:
+            restarts.update(core.restarts)
+        if not self._state.cores:
+            return CoreStatus(state="starting" if not self.has_been_ready else "stopped")
+        first = min(self._state.cores, key=lambda core: (core.state != "ready", core.name))
+        state = "ready" if self.is_ready else "starting" if first.state == "ready" else first.state
+        return CoreStatus(first.pid, first.epoch, state, first.last_exit, dict(restarts))
+
+    def cores(self) -> tuple[FleetCore, ...]:
+        """Each one."""
+        return self._state.cores
+
+    async def run(self) -> None:
+        """Keep the agent running and follow what it writes, until cancelled or until `on_failure` was called."""
+        write_cores(self._run_dir, {})  # not the core of a run dir without the file
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_agent())
+            group.create_task(self._follow())
+
+    async def stop(self, timeout_s: float) -> None:
+        """Leave the fleet; where this was the last launcher, the cores end."""
+        self._is_stopping = True
+        await stop_children(self.children, timeout_s + _END_GRACE_S)
+
+    async def _keep_agent(self) -> None:
+        delay_s = _FIRST_DELAY_S
+        while not self._is_stopping:
+            arguments = ["--config", str(self._run_dir.config_file)]
+            try:
+                agent = self._agent = Child("agent of Ray", "fast_inference.ray_executor.agent", arguments)
+            except OSError as error:
+                self._on_failure(f"cannot start the agent of Ray: {error}")
+                return
+            started_at = asyncio.get_running_loop().time()
+            self._on_change()
+            await agent.wait()
+            if self._is_stopping:
+                return
+            if not self.has_been_ready and agent.exit_code == EXIT_CONFIG_ERROR:
+                self._on_failure(None)
+                return
+            if asyncio.get_running_loop().time() - started_at > _MAX_DELAY_S:
+                delay_s = _FIRST_DELAY_S
+            log.error("%s (pid %d) %s; restart in %.1f s", agent.name, agent.pid, agent.exit_text, delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, _MAX_DELAY_S)
+
+    async def _follow(self) -> None:
+        while not self._is_stopping:
+            if self._run_dir.fleet_file.exists():
+                self._state = FleetState.read(self._run_dir.fleet_file)
+                self.was_heard.set()
+                self.has_been_ready |= self.is_ready
+                self._on_change()
+            await asyncio.sleep(_POLL_S)
