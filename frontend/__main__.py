@@ -36,6 +36,7 @@ from frontend.state import FrontendState
 from frontend.tracing import Tracing
 from ipc.client import EngineClient
 from ipc.config import ConnectionConfig, FrontendConfig, LauncherConfig, LogConfig, TracingConfig, load_section
+from ipc.core_directory import CoreDirectory
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_INTERNAL_ERROR
@@ -146,7 +147,7 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
     """
     frontend_config = load_section(config_file, FrontendConfig)
     client = EngineClient(
-        RunDir(config_file.parent).core_socket,
+        CoreDirectory(RunDir(config_file.parent)),
         name=f"frontend-{index}",
         role=ClientRole.FRONTEND,
         on_core_loss=CoreLossPolicy(frontend_config.on_core_loss),

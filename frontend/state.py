@@ -211,17 +211,17 @@ class FrontendState:
             raise EngineUnavailableError(f"The engine {problem}.")
         return ServedModel(welcome, tokenizer, self._names(welcome))
 
-    def check_admission(self, model: ServedModel, num_requests: int = 1) -> None:
+    def check_admission(self, num_requests: int = 1) -> None:
         """Refuse early what the core would refuse, which itself decides for good; asked before a body is read, so that
         a refusal costs next to nothing, and again with the number of requests in it.
 
         Raises:
             QueueFullError: by the occupancy that the core last published, not all of the requests have room.
         """
-        load = self.client.load
-        num_free_places = max(0, model.welcome.max_num_seqs - load.num_running)
-        num_room = num_free_places + model.welcome.max_queued_requests - load.num_waiting
-        has_token_room = load.num_queued_tokens < model.welcome.max_queued_tokens
+        load, capacity = self.client.load, self.client.capacity
+        num_free_places = max(0, capacity.max_num_seqs - load.num_running)
+        num_room = num_free_places + capacity.max_queued_requests - load.num_waiting
+        has_token_room = load.num_queued_tokens < capacity.max_queued_tokens
         if num_requests > num_room or (load.num_waiting > num_free_places and not has_token_room):
             raise QueueFullError(
                 f"{load.num_waiting} requests are waiting and {num_requests} more have no room; try again later.",

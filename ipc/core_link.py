@@ -67,11 +67,11 @@ class CoreLink:
         self._loop.remove_reader(self._fd)
         self._socket.close(linger=100)
 
-    def add(self, request: RequestOutputs) -> bool:
+    def add(self, request: RequestOutputs, core_name: str = "") -> bool:
         """Hand a request to the core, whole or from where it stopped; False if it could not be sent."""
         if not self.send(request.next_add()):
             return False
-        request.on_sent(self.session.welcome)
+        request.on_sent(self.session.welcome, core_name)
         self.session.requests[request.request_id] = request
         return True
 

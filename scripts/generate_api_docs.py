@@ -99,7 +99,8 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
   has them in its last chunk, a Response in itself, a streamed Message in `message_delta`. The engine's clock begins
   when it takes the request in: reading and tokenizing the body is not in it. Several answers together begin with the
   first one and end with the last; the speed of several prompts is that until each has its first token. After the loss
-  of a core time goes on: what passed before the first token is in `queue_ms`, what passed after it in `decode_ms`.
+  of a core time goes on: what passed before the first token is in `queue_ms`, what passed after it in `decode_ms`;
+  `cores` names the cores that took part.
   Whole answers say the same in the header `Server-Timing`.
 - **`timeout`**, or the shorter one of it and the header `X-Request-Timeout`: 504 `timeout`, in a stream that has begun
   an error event.

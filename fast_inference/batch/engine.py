@@ -25,6 +25,7 @@ from frontend.health import package_version
 from frontend.state import FrontendState
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig, load_section
+from ipc.core_directory import CoreDirectory
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.messages import ClientRole
@@ -150,7 +151,7 @@ def remove_leftovers(now: float) -> None:
 async def _connected(run_dir: RunDir) -> AsyncGenerator[FrontendState, None]:
     """A state without HTTP, as a frontend of this run dir has it, but as a client of the role BATCH."""
     config = load_section(run_dir.config_file, FrontendConfig)
-    client = EngineClient(run_dir.core_socket, name="batch", role=ClientRole.BATCH)
+    client = EngineClient(CoreDirectory(run_dir), name="batch", role=ClientRole.BATCH)
     created_at = int(time.time())
     state = FrontendState(config, client, created_at=created_at, config_file=run_dir.config_file, role="batch")
     await state.start()

@@ -5,6 +5,8 @@ there is none, or it does not answer, the text holds what is known without it, a
 Invariant: a scrape waits for nothing longer than `PATIENCE_S`, and is neither refused under load nor during a drain.
 """
 
+from collections import Counter
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -50,6 +52,10 @@ class ServingMetrics:
         try:
             if client.state is None and client.welcome is None:  # this process has just started
                 await client.wait_ready(LINK_PATIENCE_S)
-            return await client.metrics(PATIENCE_S) if client.welcome is not None else {}
+            of_cores = await client.metrics(PATIENCE_S) if client.welcome is not None else {}
         except (EngineUnavailableError, ServerError):
             return {}
+        total: Counter[str] = Counter()
+        for values in of_cores.values():
+            total.update(values)
+        return dict(total)

@@ -46,6 +46,8 @@ class Timings(BaseModel):
     prompt_n: int
     """Prompt tokens that were computed, without the cached ones."""
     predicted_n: int
+    cores: list[str]
+    """Names of the engine cores that computed it; more than one where one was lost, or for several answers."""
 
 
 class _Choice(BaseModel):

@@ -17,6 +17,7 @@ from fast_inference.core.engine.waiting import result_of
 from frontend.state import FrontendState
 from ipc.client import EngineClient
 from ipc.config import FrontendConfig
+from ipc.core_directory import CoreDirectory
 from ipc.endpoints import RunDir
 from ipc.errors import EngineUnavailableError
 from ipc.messages import ClientRole
@@ -51,7 +52,7 @@ class ClientThread:
             ConfigError: the tokenizer or the chat template cannot be used.
             EngineUnavailableError: the core does not answer.
         """
-        client = EngineClient(run_dir.core_socket, name=name, role=role)
+        client = EngineClient(CoreDirectory(run_dir), name=name, role=role)
         self.state = FrontendState(
             config, client, created_at=created_at, config_file=run_dir.config_file, role=process_role
         )

@@ -105,7 +105,7 @@ class TextRequests:
 
     async def _begin(self, serving: OpenAIServing[GenerationT], model: ServedModel, body: GenerationT) -> Generation:
         check_num_answers(body)
-        self._state.check_admission(model, body.num_answers)
+        self._state.check_admission(body.num_answers)
         inputs = await serving.engine_inputs(model, body)
         options = serving.options(ApiCall(), model, body, "")
         return Generation(self._state.client, model, inputs, serving.text_options(model, body, inputs), **options)
