@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ipc.api_keys import digests_of
 from ipc.errors import ConfigError
@@ -26,15 +26,28 @@ FAKE_MODEL = "fake"
 SECRET_SETTINGS = frozenset({"api_key", "admin_api_key"})
 """Settings whose values are never repeated, not even in an error about them."""
 MAX_PORT = 65535
+MAX_CORES = 64
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
 _METRICS_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]{0,63})?")
 _HTTP_URL = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:[1-9]\d{0,4})?(/[^\s?#]*)?")
 _FLEET_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-_CORES = re.compile(r"([1-9]\d{0,3})(?::([1-9]\d{0,3}))?")
+_CORES = re.compile(r"([1-9]\d?)(?::([1-9]\d?))?")
 _TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
+
+def _core_count(value: object) -> int | str:
+    """A number, or a range that is written as `MIN:MAX`."""
+    match = _CORES.fullmatch(str(value).strip())
+    least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= least <= most <= MAX_CORES:
+        raise ValueError(f"must be a number from 1 to {MAX_CORES}, or such a range like 1:3")
+    return f"{least}:{most}" if match and match[2] else least
+
+
+CoreCount = Annotated[int | str, BeforeValidator(_core_count)]
+"""How many engine cores: 2, or between 1 and 3: "1:3"."""
 Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
 """Keys, of which only the digests are kept."""
 
@@ -392,8 +405,8 @@ class LauncherConfig(_Section):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=MAX_PORT, description="port to listen on; 0 takes a free one")
+    cores: CoreCount = Field(1, description="engine cores; with --executor ray also MIN:MAX, by the tokens that wait")
     frontends: int = Field(2, ge=1, le=64, description="frontend processes")
-    cores: str = Field("1", description="engine cores; MIN:MAX with --executor ray, by the tokens that wait")
     frontend_ports: bool = Field(
         False,
         description="give each frontend a port of its own, for a load balancer: --port, the one after it, and so on",
@@ -407,13 +420,6 @@ class LauncherConfig(_Section):
         "many, and more the more it computes",
     )
 
-    @field_validator("cores", mode="before")
-    @classmethod
-    def _is_number_or_range(cls, value: object) -> str:
-        """Raises ConfigError, which pydantic passes on as it is."""
-        parse_cores(str(value))
-        return str(value)
-
     @model_validator(mode="after")
     def _has_a_port_for_each(self) -> Self:
         """Raises ConfigError, which pydantic passes on as it is."""
@@ -422,9 +428,9 @@ class LauncherConfig(_Section):
         return self
 
     @property
-    def cores_range(self) -> tuple[int, int]:
-        """The fewest and the most cores."""
-        return parse_cores(self.cores)
+    def core_range(self) -> tuple[int, int]:
+        """Fewest and most cores; the same number twice where it is fixed."""
+        return core_range(self.cores)
 
     @property
     def is_local(self) -> bool:
@@ -435,13 +441,10 @@ class LauncherConfig(_Section):
             return self.host.lower() == "localhost"
 
 
-def parse_cores(text: str) -> tuple[int, int]:
-    """`"2"` → (2, 2), `"1:4"` → (1, 4); raises `ConfigError`."""
-    match = _CORES.fullmatch(text)
-    fewest, most = (0, 0) if match is None else (int(match[1]), int(match[2] or match[1]))
-    if not 0 < fewest <= most:
-        raise ConfigError(f"--cores: {text[:80]!r} is neither a number of cores nor MIN:MAX, such as 1:4")
-    return fewest, most
+def core_range(cores: int | str) -> tuple[int, int]:
+    """Fewest and most cores of a `CoreCount`."""
+    least, _, most = str(cores).partition(":")
+    return int(least), int(most or least)
 
 
 SectionT = TypeVar("SectionT", bound=BaseModel)

@@ -22,7 +22,7 @@ from fast_inference.ray_executor.fleet_spec import NAMESPACE, FleetSpec
 from fast_inference.ray_executor.records import ClientHello, CoreOrders, CoreReport, CoreResources, FleetView
 from fast_inference.ray_executor.scaling import ScalingPolicy
 from fast_inference.ray_executor.worker_log import configure_worker_logging
-from ipc.config import parse_cores
+from ipc.config import core_range
 from ipc.own_sleep import OwnSleep
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class DirectoryActor:
         configure_worker_logging(spec.told, "cores directory")
         self._spec = spec
         self._resources = resources
-        fewest, most = parse_cores(spec.settings["cores"])
+        fewest, most = core_range(spec.settings["cores"])
         self._policy = ScalingPolicy(
             fewest, most, spec.settings["scale_up_queued_tokens"], spec.settings["scale_down_idle"]
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from fast_inference.child import Child, stop_children
 from fast_inference.ray_executor.fleet_state import FleetCore, FleetState
 from fast_inference.status import CoreStatus
-from ipc.config import parse_cores
+from ipc.config import core_range
 from ipc.core_directory import write_cores
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
@@ -39,11 +39,11 @@ class RayFleet:
     """The cores of one launcher, which may be those of others too."""
 
     def __init__(
-        self, run_dir: RunDir, cores: str, on_change: Callable[[], None], on_failure: Callable[[str | None], None]
+        self, run_dir: RunDir, cores: int | str, on_change: Callable[[], None], on_failure: Callable[[str | None], None]
     ) -> None:
         """`on_failure` gets the reason, or None where the agent has said it in one line itself."""
         self._run_dir = run_dir
-        self._min_cores = parse_cores(cores)[0]
+        self._min_cores = core_range(cores)[0]
         self._on_change = on_change
         self._on_failure = on_failure
         self._agent: Child | None = None

@@ -15,6 +15,8 @@ class FleetCore:
     """One core."""
 
     name: str
+    node_id: str
+    """As Ray names its node."""
     host: str
     """Address of its node."""
     state: str

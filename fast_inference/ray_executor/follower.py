@@ -174,6 +174,7 @@ class FleetFollower:
         cores = tuple(
             FleetCore(
                 report.core,
+                report.node_id,
                 report.host,
                 report.state,
                 report.pid,

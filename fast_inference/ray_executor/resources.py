@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from fast_inference.ray_executor.fleet_spec import FleetSpec
 from fast_inference.ray_executor.records import CoreResources
-from ipc.config import FAKE_MODEL, parse_cores
+from ipc.config import FAKE_MODEL, core_range
 
 Node = Mapping[str, float]
 
@@ -20,7 +20,7 @@ def resources_of(spec: FleetSpec, nodes: Sequence[Node]) -> CoreResources:
     if cpus is None:
         cpus = spec.settings["threads"]
     if cpus is None:
-        cpus = 1 if wants_gpu else _share_of_node(nodes, parse_cores(spec.settings["cores"])[1])
+        cpus = 1 if wants_gpu else _share_of_node(nodes, core_range(spec.settings["cores"])[1])
     return CoreResources(float(cpus), 1.0 if wants_gpu else 0.0)
 
 
