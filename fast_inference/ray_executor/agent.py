@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 EXIT_RAY_LOST = 75
 """Starting this process again may help."""
+_CONNECT_TIMEOUT_S = 5.0
 _MAX_REASON_CHARS = 300
 
 
@@ -38,6 +40,8 @@ def connect(config: RayConfig) -> None:
     """
     check_installed()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if config.ray_address is not None:
+        _check_listens(config.ray_address)
     import ray
 
     options: dict[str, Any] = {"namespace": NAMESPACE, "configure_logging": False, "log_to_driver": False}
@@ -47,6 +51,18 @@ def connect(config: RayConfig) -> None:
         where = f" at {config.ray_address}" if config.ray_address else ""
         reason = " ".join(str(error).split())[:_MAX_REASON_CHARS]
         raise ConfigError(f"cannot connect to Ray{where} (--ray-address): {reason}") from error
+
+
+def _check_listens(address: str) -> None:
+    """Raise `ConfigError` where nobody listens at HOST:PORT, which Ray would wait for, for more than a minute."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdecimal() or "/" in address:  # "auto", or a scheme
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot connect to Ray at {address} (--ray-address): {reason}") from error
 
 
 def main() -> int:

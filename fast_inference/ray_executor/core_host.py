@@ -11,8 +11,10 @@ import hashlib
 import logging
 import os
 import secrets
+import shutil
 import socket
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 10.0
 """Between tries to start a core that cannot."""
+_LEFTOVER_AGE_S = 60.0
 
 
 class CoreHost:
@@ -154,6 +157,7 @@ class CoreHost:
             ConfigError, OSError: something of that cannot be had on this node.
         """
         if self._port is None:
+            _remove_leftovers(self._run_dir.path)
             self._run_dir.create()
             self._run_dir.lock_launcher()
             self._run_dir.forget_crashes()
@@ -207,6 +211,16 @@ def _run_dir_of(fleet: str, core: str, node_id: str) -> RunDir:
     """A short path, the same whenever this core is started on this node, so that nothing piles up there."""
     digest = hashlib.sha256("\0".join((fleet, core, node_id)).encode()).hexdigest()[:12]
     return RunDir(Path(tempfile.gettempdir()) / f"fast-inference-{os.getuid()}" / f"ray-{digest}", is_default=True)
+
+
+def _remove_leftovers(own: Path) -> None:
+    """Remove what killed actors have left: run dirs of which nobody has the lock, unless they are quite new."""
+    for path in own.parent.glob("ray-*"):
+        run_dir = RunDir(path)
+        with suppress(OSError):  # another actor does the same
+            is_old = time.time() - path.stat().st_mtime > _LEFTOVER_AGE_S
+            if path != own and is_old and run_dir.marker_file.exists() and not run_dir.has_launcher():
+                shutil.rmtree(path)
 
 
 def _bound_port(host: str) -> socket.socket:

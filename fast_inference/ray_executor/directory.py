@@ -80,10 +80,13 @@ class Directory:
         self._has_been_ready |= core.was_ready
         return CoreOrders(self._client_keys(), must_end=self._must_end(report.core, core, now))
 
-    def on_unavailable(self, name: str) -> None:
-        """Ray says that its actor does not answer, or is being started elsewhere."""
-        if (core := self._cores.get(name)) is not None:
-            core.is_heard = False
+    def on_unavailable(self, name: str) -> bool:
+        """Ray says that its actor does not answer, or is being started elsewhere; True where that is new."""
+        core = self._cores.get(name)
+        if core is None or not core.is_heard:
+            return False
+        core.is_heard = False
+        return True
 
     def end_core(self, name: str, now: float) -> None:
         """Have it end: clients let go of it first."""

@@ -189,8 +189,9 @@ class DirectoryActor:
                 if self._actors.get(core) is actor:
                     self._forget(core)
                 return
-            except ray.exceptions.RayError:
-                self._directory.on_unavailable(core)
+            except ray.exceptions.RayError as error:
+                if self._directory.on_unavailable(core):
+                    log.warning("the actor of core %s does not answer: %s", core, str(error).splitlines()[0])
             await asyncio.sleep(_WATCH_RETRY_S)
 
     async def _end_actor(self, core: str) -> None:

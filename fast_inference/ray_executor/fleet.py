@@ -113,7 +113,7 @@ class RayFleet:
     async def stop(self, timeout_s: float) -> None:
         """Leave the fleet; where this was the last launcher, the cores end."""
         self._is_stopping = True
-        await stop_children(self.children, timeout_s + _END_GRACE_S)
+        await stop_children(self.children, timeout_s + _END_GRACE_S if self.was_heard.is_set() else timeout_s)
 
     async def _keep_agent(self) -> None:
         delay_s = _FIRST_DELAY_S

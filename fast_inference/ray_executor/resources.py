@@ -34,5 +34,5 @@ def _share_of_node(nodes: Sequence[Node], num_cores: int) -> int:
 def waiting_text(resources: CoreResources, nodes: Sequence[Node]) -> str:
     """`waiting for room: a core wants 1 GPU and 1 CPU; the nodes have 4 CPU; 8 CPU`."""
     have = [", ".join(f"{node.get(name, 0):g} {name}" for name in ("GPU", "CPU") if node.get(name)) for node in nodes]
-    texts = "; ".join(text or "none of these" for text in have) or "nothing: there is no node"
+    texts = "; ".join(filter(None, have)) or "none of these"
     return f"waiting for room: a core wants {resources}; the nodes have {texts}"
