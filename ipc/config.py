@@ -312,12 +312,18 @@ class EndpointConfig(_Section):
 
     core_endpoint: str | None = Field(
         None,
-        description="tcp://ADDRESS:PORT where the engine core also takes clients of other hosts; needs --curve-dir",
+        description="tcp://ADDRESS:PORT where the engine core also takes clients of other hosts; needs --curve-dir; "
+        "of several cores, the second one has the port after it, and so on",
     )
     curve_dir: Path | None = Field(
         None,
         description="folder of `fast-inference keys`: the core's key pair, and public keys of those who may connect",
     )
+
+    def endpoint_of(self, core_index: int) -> str:
+        """That of one of several cores: the port of the first one, the port after it, and so on."""
+        address, _, port = (self.core_endpoint or "").rpartition(":")
+        return f"{address}:{int(port) + core_index}"
 
     @model_validator(mode="after")
     def _is_safe_for_the_network(self) -> Self:
@@ -405,7 +411,11 @@ class LauncherConfig(_Section):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=MAX_PORT, description="port to listen on; 0 takes a free one")
-    cores: CoreCount = Field(1, description="engine cores; with --executor ray also MIN:MAX, by the tokens that wait")
+    cores: CoreCount = Field(
+        1,
+        description="engine cores, each with a GPU of its own, or an equal part of the CPUs and of the memory; MIN:MAX "
+        "with --executor ray: as many as the tokens that wait ask for",
+    )
     frontends: int = Field(2, ge=1, le=64, description="frontend processes")
     frontend_ports: bool = Field(
         False,
@@ -431,6 +441,11 @@ class LauncherConfig(_Section):
     def core_range(self) -> tuple[int, int]:
         """Fewest and most cores; the same number twice where it is fixed."""
         return core_range(self.cores)
+
+    @property
+    def num_cores(self) -> int:
+        """How many cores there are where the number is fixed, else how many there may be."""
+        return self.core_range[1]
 
     @property
     def is_local(self) -> bool:

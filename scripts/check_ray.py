@@ -216,8 +216,8 @@ def check_node(arguments: argparse.Namespace, interruption: Interruption) -> lis
         moved = [answer for answer in answers if len(answer.cores) > 1 or answer.longest_gap_s > LOST_GAP_S]
         print(
             f"node: {len(answers)} streams of {arguments.stream_tokens} tokens on {arguments.cores} cores; the node of "
-            f"core {victim.name} ({victim.node_id[:8]}) killed after {arguments.kill_after} s; {len(moved)} streams lost "
-            f"it and went on, with a pause of {max((a.longest_gap_s for a in moved), default=0):.2f} s at most; "
+            f"core {victim.name} ({victim.node_id[:8]}) killed after {arguments.kill_after} s; {len(moved)} streams "
+            f"lost it and went on, with a pause of {max((a.longest_gap_s for a in moved), default=0):.2f} s at most; "
             f"core {back.name} is back on {back.node_id[:8]} after {took_s:.1f} s"
         )
         again = interruption.run(lambda: ask(server, prompts, arguments.streams))

@@ -22,10 +22,9 @@ from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
 from fast_inference.progress import StartProgress
 from fast_inference.settings import Settings
 from frontend.health import package_version
+from frontend.server_client import client_of_server
 from frontend.state import FrontendState
-from ipc.client import EngineClient
 from ipc.config import FrontendConfig, load_section
-from ipc.core_directory import CoreDirectory
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.messages import ClientRole
@@ -151,7 +150,7 @@ def remove_leftovers(now: float) -> None:
 async def _connected(run_dir: RunDir) -> AsyncGenerator[FrontendState, None]:
     """A state without HTTP, as a frontend of this run dir has it, but as a client of the role BATCH."""
     config = load_section(run_dir.config_file, FrontendConfig)
-    client = EngineClient(CoreDirectory(run_dir), name="batch", role=ClientRole.BATCH)
+    client = client_of_server(run_dir, name="batch", role=ClientRole.BATCH)
     created_at = int(time.time())
     state = FrontendState(config, client, created_at=created_at, config_file=run_dir.config_file, role="batch")
     await state.start()

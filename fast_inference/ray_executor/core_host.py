@@ -167,7 +167,7 @@ class CoreHost:
         settings = self._spec.settings
         self._stage = f"looking for the model {settings['model']}"
         model = await asyncio.to_thread(resolve_model, settings["model"], self._on_progress, rope=settings["rope"])
-        values: dict[str, Any] = {**settings, **self._spec.told, "model": model}
+        values: dict[str, Any] = {**settings, **self._spec.told, "model": model, "cores": 1}
         if self._num_threads is not None and values["threads"] is None:
             values["threads"] = self._num_threads
         paths = {"run_dir": str(self._run_dir.path), "curve_dir": str(self._keys.path)}
@@ -201,7 +201,7 @@ class CoreHost:
         """The core cannot be had; where it has said why itself, that is in a file."""
         if reason is None:
             with suppress(OSError):
-                reason = self._run_dir.standby_error_file.read_text().strip()
+                reason = self._run_dir.core_error_file.read_text().strip()
         self._failure = reason or "the engine core could not start"
         log.error("%s", self._failure)
         self._failed.set()

@@ -1,6 +1,6 @@
 """The launcher's side of `--executor ray`: keeps the agent running, and knows of the cores what the agent has written.
 
-Has the face of `CoreSupervisor`, so that `launcher.py` need not care who runs the cores. Invariant: only settings end
+Has the face of `CoreFleet`, so that `launcher.py` need not care who runs the cores. Invariant: only settings end
 the server; an agent that dies, or a Ray that is away, is waited for while frontends serve on.
 Next: `agent.py`.
 """
@@ -8,11 +8,10 @@ Next: `agent.py`.
 import asyncio
 import importlib.util
 import logging
-from collections import Counter
 from collections.abc import Callable
 
 from fast_inference.child import Child, stop_children
-from fast_inference.ray_executor.fleet_state import FleetCore, FleetState
+from fast_inference.ray_executor.fleet_state import FleetState
 from fast_inference.status import CoreStatus
 from ipc.config import core_range
 from ipc.core_directory import write_cores
@@ -60,8 +59,13 @@ class RayFleet:
 
     @property
     def is_ready(self) -> bool:
-        """True while cores are to be used: as many as there must be, and after that at least one."""
-        return self._state.num_listed >= (1 if self.has_been_ready else self._min_cores)
+        """True while a core is to be used."""
+        return self._state.num_listed > 0
+
+    @property
+    def are_all_ready(self) -> bool:
+        """True while there are as many as there must be."""
+        return self._state.num_listed >= self._min_cores
 
     @property
     def is_stuck(self) -> bool:
@@ -88,24 +92,21 @@ class RayFleet:
         """What is waited for, for people."""
         return self._state.stage
 
-    def status(self) -> CoreStatus:
-        """What `status.json` says of the fleet as a whole: ready while one can be used, with the restarts of all."""
-        restarts: Counter[str] = Counter()
-        for core in self._state.cores:
-            restarts.update(core.restarts)
+    def statuses(self) -> tuple[CoreStatus, ...]:
+        """What `status.json` says of each core that is heard; of one that is not there, while there is none."""
         if not self._state.cores:
-            return CoreStatus(state="starting" if not self.has_been_ready else "stopped")
-        first = min(self._state.cores, key=lambda core: (core.state != "ready", core.name))
-        state = "ready" if self.is_ready else "starting" if first.state == "ready" else first.state
-        return CoreStatus(first.pid, first.epoch, state, first.last_exit, dict(restarts))
+            return (CoreStatus(),)
+        return tuple(
+            CoreStatus(core.pid, core.epoch, core.state, core.last_exit, core.restarts, core.name)
+            for core in self._state.cores
+        )
 
-    def cores(self) -> tuple[FleetCore, ...]:
-        """Each one."""
-        return self._state.cores
+    def prepare(self) -> None:
+        """Tell clients that there is no core yet, which is not the same as no file. Raises OSError."""
+        write_cores(self._run_dir, {})
 
     async def run(self) -> None:
         """Keep the agent running and follow what it writes, until cancelled or until `on_failure` was called."""
-        write_cores(self._run_dir, {})  # not the core of a run dir without the file
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_agent())
             group.create_task(self._follow())
@@ -143,6 +144,6 @@ class RayFleet:
             if self._run_dir.fleet_file.exists():
                 self._state = FleetState.read(self._run_dir.fleet_file)
                 self.was_heard.set()
-                self.has_been_ready |= self.is_ready
+                self.has_been_ready |= self.are_all_ready
                 self._on_change()
             await asyncio.sleep(_POLL_S)

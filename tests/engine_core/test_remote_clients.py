@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import zmq
@@ -19,6 +21,7 @@ from ipc.endpoints import RemoteCore, connect_to_core
 from ipc.errors import EngineUnavailableError
 from ipc.messages import CallMethod, ClientRole
 from ipc.sync_client import SyncEngineClient
+from ipc.tokenizer_files import content_fingerprint
 from tests.factories import make_params
 from tests.junk_frames import junk_messages
 from tests.processes import core_process, stats
@@ -73,6 +76,25 @@ def test_the_asynchronous_client_may_be_remote_too(core, address):
             await client.close()
 
     assert asyncio.run(generate()) == core.connect().generate([7], PARAMS).token_ids
+
+
+def test_the_tokenizer_of_a_core_elsewhere_is_got_once(core, address, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    async def get():
+        client = EngineClient(address, name="remote", role=ClientRole.FRONTEND)
+        await client.start()
+        try:
+            welcome = await client.wait_ready(20)
+            assert await client.tokenizer_dir(welcome) == Path(welcome.tokenizer_dir)  # the same host
+            elsewhere = replace(welcome, tokenizer_dir="/nowhere")
+            return elsewhere, [await client.tokenizer_dir(elsewhere) for _ in range(2)]
+        finally:
+            await client.close()
+
+    welcome, folders = asyncio.run(get())
+    assert folders == [tmp_path / "fast-inference" / "tokenizers" / welcome.tokenizer_fingerprint] * 2
+    assert content_fingerprint(folders[0]) == welcome.tokenizer_fingerprint
 
 
 @contextlib.contextmanager
