@@ -102,7 +102,8 @@ class CurveDir:
             self.clients_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             for file_name, text in texts.items():
                 temporary = self.clients_dir / f".{file_name}"
-                temporary.write_text(text)
+                with open(temporary, "w", opener=_open_private) as file:
+                    file.write(text)
                 os.replace(temporary, self.clients_dir / file_name)
             for path in self.clients_dir.glob("*.key"):
                 if path.name not in texts:
@@ -140,6 +141,10 @@ def _checked_key(name: str, key: str) -> str:
 
 def _public_text(key: str) -> str:
     return f'curve\n    public-key = "{key}"\n'
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _write_pair(folder: Path, name: str) -> list[Path]:

@@ -50,7 +50,10 @@ class CoreHost:
         self._run_dir = _run_dir_of(spec.name, core, node_id)
         self._keys = CurveDir(self._run_dir.path / "keys")
         self._server_key = ""
+        self._endpoint = ""
         self._port: socket.socket | None = None
+        """Holds the number."""
+        self._lock: int | None = None
         self._clients: dict[str, str] = {}
         self._may_start = asyncio.Event()
         self._supervisor: CoreSupervisor | None = None
@@ -69,6 +72,8 @@ class CoreHost:
         core = None if supervisor is None else supervisor.active
         status = None if supervisor is None else supervisor.status()
         welcome = None if core is None else core.client.welcome
+        # As long as its supervisor has not seen that it is ready, it takes its end for a start that failed.
+        is_fresh = supervisor is not None and supervisor.is_ready and not supervisor.has_been_ready
         return CoreReport(
             core=self._core,
             incarnation=self._incarnation,
@@ -77,7 +82,7 @@ class CoreHost:
             endpoint=self._endpoint,
             server_key=self._server_key,
             clients=tuple(self._clients),
-            state="starting" if status is None else status.state,
+            state="loading" if is_fresh else "starting" if status is None else status.state,
             pid=None if status is None else status.pid,
             epoch=0 if status is None else status.epoch,
             stage=self._stage if supervisor is None else supervisor.stage or self._stage,
@@ -90,13 +95,6 @@ class CoreHost:
             last_exit="" if status is None else status.last_exit,
             restarts={} if status is None else status.restarts,
         )
-
-    @property
-    def _endpoint(self) -> str:
-        if self._port is None:
-            return ""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"tcp://{host}:{self._port.getsockname()[1]}"
 
     # --- what it is told ---
 
@@ -121,6 +119,10 @@ class CoreHost:
             await supervisor.stop(CORE_GRACE_S)
         self._keys.remove()
         self._run_dir.remove_files()
+        if self._port is not None:
+            self._port.close()
+        if self._lock is not None:
+            os.close(self._lock)
         self.ended.set()
 
     async def _retire(self, supervisor: CoreSupervisor, drain_s: float) -> None:
@@ -159,11 +161,13 @@ class CoreHost:
         if self._port is None:
             _remove_leftovers(self._run_dir.path)
             self._run_dir.create()
-            self._run_dir.lock_launcher()
+            self._lock = self._run_dir.lock_launcher()
             self._run_dir.forget_crashes()
             self._keys.remove()  # of an actor of before on this node
             self._server_key = self._keys.make_server()
             self._port = _bound_port(self._host)
+            address = f"[{self._host}]" if ":" in self._host else self._host
+            self._endpoint = f"tcp://{address}:{self._port.getsockname()[1]}"
         settings = self._spec.settings
         self._stage = f"looking for the model {settings['model']}"
         model = await asyncio.to_thread(resolve_model, settings["model"], self._on_progress, rope=settings["rope"])
