@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--prefix-words", type=int, default=200, help="that a group shares")
     parser.add_argument("--prompt-words", type=int, default=40, help="of each prompt, behind what it shares")
     parser.add_argument("--tokens", type=int, default=16, help="of each answer")
-    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--streams", type=int, default=40, help="that run when a core is killed")
     parser.add_argument("--stream-tokens", type=int, default=200)
     parser.add_argument("--kill-after", type=float, default=1.0, help="seconds")
