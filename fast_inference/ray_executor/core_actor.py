@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -16,7 +17,8 @@ from ray.actor import ActorHandle
 
 from fast_inference.ray_executor.core_host import CoreHost
 from fast_inference.ray_executor.fleet_spec import NAMESPACE, FleetSpec
-from fast_inference.ray_executor.records import CoreOrders
+from fast_inference.ray_executor.records import CoreOrders, CoreResources
+from fast_inference.ray_executor.resources import memory_share
 from fast_inference.ray_executor.worker_log import configure_worker_logging
 
 log = logging.getLogger(__name__)
@@ -31,12 +33,15 @@ class CoreActor:
     """One core of a fleet, wherever Ray starts it."""
 
     async def __init__(  # type: ignore[misc]  # Ray awaits it
-        self, core: str, spec: FleetSpec, num_threads: int | None
+        self, core: str, spec: FleetSpec, resources: CoreResources
     ) -> None:
         configure_worker_logging(spec.told, f"core {core}")
         context = ray.get_runtime_context()
         self._spec = spec
-        self._host = CoreHost(core, spec, context.get_node_id(), _own_address(), num_threads)
+        node_id = context.get_node_id()
+        num_threads = None if resources.num_gpus else max(1, int(resources.num_cpus))
+        share = memory_share(resources, _node_resources(node_id))
+        self._host = CoreHost(core, spec, node_id, _own_address(), num_threads, share)
         self._directory: ActorHandle[Any] | None = None
         self._heard_at = time.monotonic()
         self._tasks = [asyncio.create_task(work()) for work in (self._host.run, self._report_for_ever)]
@@ -76,6 +81,11 @@ class CoreActor:
         except (ray.exceptions.RayError, TimeoutError, ValueError) as error:  # ValueError: there is none
             log.debug("no answer of the directory: %s", error)
         return None
+
+
+def _node_resources(node_id: str) -> Mapping[str, float]:
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return next((node["Resources"] for node in nodes if node["NodeID"] == node_id), {})
 
 
 def _own_address() -> str:

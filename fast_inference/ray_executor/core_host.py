@@ -19,7 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from engine_core.device import available_memory_bytes
 from fast_inference.config_file import write_values
+from fast_inference.core_shares import CoreShare
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
 from fast_inference.model_store import resolve_model
 from fast_inference.ray_executor.fleet_spec import FleetSpec
@@ -39,18 +41,32 @@ _LEFTOVER_AGE_S = 60.0
 class CoreHost:
     """Of one actor; use it from one event loop."""
 
-    def __init__(self, core: str, spec: FleetSpec, node_id: str, host: str, num_threads: int | None) -> None:
-        """`host` is the address of this node for others; `num_threads` those to compute with, None for the default."""
+    def __init__(
+        self, core: str, spec: FleetSpec, node_id: str, host: str, num_threads: int | None, memory_share: float = 1.0
+    ) -> None:
+        """For core `core` of a fleet.
+
+        Args:
+            core: its name.
+            spec: its fleet.
+            node_id: Ray's name of this node.
+            host: address of this node for others.
+            num_threads: those to compute with; None for the default.
+            memory_share: how much of the memory that this node can spare is its own to plan with.
+        """
         self._core = core
         self._spec = spec
         self._node_id = node_id
         self._host = host
         self._num_threads = num_threads
+        self._memory_share = memory_share
         self._incarnation = secrets.token_hex(8)
         self._run_dir = _run_dir_of(spec.name, core, node_id)
         self._keys = CurveDir(self._run_dir.path / "keys")
         self._server_key = ""
         self._endpoint = ""
+        self._memory_bytes: int | None = None
+        """The same in each start, whatever others have taken by then."""
         self._port: socket.socket | None = None
         """Holds the number."""
         self._lock: int | None = None
@@ -146,7 +162,8 @@ class CoreHost:
             try:
                 await self._prepare()
                 await self._may_start.wait()
-                await self._serve()
+                if not self._is_ending:
+                    await self._serve()
             except (ConfigError, OSError) as error:
                 self._fail(error.message if isinstance(error, ConfigError) else str(error))
             await asyncio.sleep(RETRY_S)
@@ -159,12 +176,14 @@ class CoreHost:
             ConfigError, OSError: something of that cannot be had on this node.
         """
         if self._port is None:
-            _remove_leftovers(self._run_dir.path)
             self._run_dir.create()
+            _remove_leftovers(self._run_dir.path)
             self._lock = self._run_dir.lock_launcher()
             self._run_dir.forget_crashes()
             self._keys.remove()  # of an actor of before on this node
             self._server_key = self._keys.make_server()
+            if self._memory_share < 1:
+                self._memory_bytes = int(self._memory_share * available_memory_bytes())
             self._port = _bound_port(self._host)
             address = f"[{self._host}]" if ":" in self._host else self._host
             self._endpoint = f"tcp://{address}:{self._port.getsockname()[1]}"
@@ -183,7 +202,9 @@ class CoreHost:
         self._run_dir.forget_reload()
         self._failed.clear()
         hang_timeout_s = float(self._spec.settings["hang_timeout"])
-        supervisor = self._supervisor = CoreSupervisor(self._run_dir, hang_timeout_s, self._on_change, self._fail)
+        share = CoreShare(memory_bytes=self._memory_bytes)
+        supervisor = CoreSupervisor(self._run_dir, hang_timeout_s, self._on_change, self._fail, share=share)
+        self._supervisor = supervisor
         running = asyncio.create_task(supervisor.run())
         failing = asyncio.create_task(self._failed.wait())
         try:

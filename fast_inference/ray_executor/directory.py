@@ -54,6 +54,8 @@ class Directory:
     _is_settled: bool = False
     _has_been_ready: bool = False
     is_ending: bool = False
+    trouble: str = ""
+    """What keeps Ray from running a core; until one is ready."""
 
     def __post_init__(self) -> None:
         self._last_client_at = self.started_at
@@ -76,7 +78,8 @@ class Directory:
         if core.report is None or core.report.incarnation != report.incarnation:
             core.was_ready = False
         core.report, core.heard_at, core.is_heard = report, now, True
-        core.was_ready |= report.state == "ready"
+        if report.state == "ready":
+            core.was_ready, self.trouble = True, ""
         self._has_been_ready |= core.was_ready
         return CoreOrders(self._client_keys(), must_end=self._must_end(report.core, core, now))
 
@@ -182,6 +185,7 @@ class Directory:
             is_settled=self._is_settled,
             has_been_ready=self._has_been_ready,
             is_ending=self.is_ending,
+            trouble=self.trouble,
         )
 
     # ---

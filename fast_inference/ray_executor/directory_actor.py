@@ -32,6 +32,7 @@ FOLLOW_S = 1.0
 _LOOK_INTERVAL_S = 0.1
 _RECONCILE_INTERVAL_S = 0.25
 _WATCH_RETRY_S = 0.5
+_START_AGAIN_S = 5.0
 _END_GRACE_S = 10.0
 """What a core gets for its end beyond the time for its requests."""
 
@@ -52,6 +53,8 @@ class DirectoryActor:
         self._directory = Directory(time.monotonic(), fewest)
         self._actors: dict[str, ActorHandle[Any]] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._may_start_at = 0.0
+        """After an actor that ended for good: the next one may do the same."""
         self._changed = asyncio.Event()
         self._tasks = [asyncio.create_task(work()) for work in (self._keep_time, self._reconcile_for_ever)]
         for task in self._tasks:
@@ -132,7 +135,7 @@ class DirectoryActor:
             directory.end_core(directory.idlest(), now)
         for name in directory.ended(now, float(self._spec.settings["drain_timeout"]) + _END_GRACE_S):
             await self._end_actor(name)
-        while len(directory.kept) < directory.num_wanted:
+        while len(directory.kept) < directory.num_wanted and now >= self._may_start_at:
             await self._start_actor(self._free_name())
 
     async def _adopt(self) -> None:
@@ -156,7 +159,6 @@ class DirectoryActor:
 
     async def _start_actor(self, core: str) -> None:
         resources = self._resources
-        num_threads = None if resources.num_gpus else max(1, int(resources.num_cpus))
         options = {
             "name": self._spec.core_actor_name(core),
             "namespace": NAMESPACE,
@@ -168,7 +170,7 @@ class DirectoryActor:
         }
 
         def start() -> ActorHandle[Any]:
-            handle: Any = ray.remote(CoreActor).options(**options).remote(core, self._spec, num_threads)
+            handle: Any = ray.remote(CoreActor).options(**options).remote(core, self._spec, resources)
             return cast("ActorHandle[Any]", handle)
 
         log.info("starting core %s of the fleet %s with %s", core, self._spec.name, resources)
@@ -185,13 +187,16 @@ class DirectoryActor:
             try:
                 await actor.watch.remote()
             except ray.exceptions.ActorDiedError as error:
-                log.warning("the actor of core %s is gone for good: %s", core, str(error).splitlines()[0])
+                reason = last_line(error)
+                log.warning("the actor of core %s is gone for good: %s", core, reason)
                 if self._actors.get(core) is actor:
                     self._forget(core)
+                    self._directory.trouble = f"the actor of core {core} is gone: {reason}"
+                    self._may_start_at = time.monotonic() + _START_AGAIN_S
                 return
             except ray.exceptions.RayError as error:
                 if self._directory.on_unavailable(core):
-                    log.warning("the actor of core %s does not answer: %s", core, str(error).splitlines()[0])
+                    log.warning("the actor of core %s does not answer: %s", core, last_line(error))
             await asyncio.sleep(_WATCH_RETRY_S)
 
     async def _end_actor(self, core: str) -> None:
@@ -204,6 +209,12 @@ class DirectoryActor:
         self._directory.forget_core(core)
         self._actors.pop(core, None)
         self._watches.pop(core, None)
+
+
+def last_line(error: Exception) -> str:
+    """What a text of Ray comes to, which may hold a trace."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _end_process(task: "asyncio.Task[None]") -> None:

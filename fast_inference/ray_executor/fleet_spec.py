@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fast_inference.flags import flag_name
+from fast_inference.wheel_models import known_name
 from ipc.config import (
+    FAKE_MODEL,
     CacheConfig,
     FakeModelConfig,
     ModelConfig,
@@ -30,6 +32,12 @@ _OF_LAUNCHER = ("cores", "hang_timeout", "drain_timeout")
 _OF_RAY = ("ray_cpus_per_core", "scale_up_queued_tokens", "scale_down_idle")
 _ONLY_TOLD = ("served_model_name", "log_level", "log_format")
 """Used by cores too, but launchers may differ in them."""
+
+
+def _anywhere(path: str) -> str:
+    """A path that is one here, for the same place on each node, wherever Ray starts its workers."""
+    found = Path(path).expanduser()
+    return str(found.absolute()) if found.exists() else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +59,11 @@ class FleetSpec:
             raise ConfigError(f"cannot read {config_file}: {error}") from error
         names = [name for section in _SHARED for name in section.model_fields]
         settings = {name: values[name] for name in (*names, *_OF_LAUNCHER, *_OF_RAY)}
-        model = Path(values["model"]).expanduser()
-        if model.exists():  # the same path on each node, wherever Ray starts its workers
-            settings["model"] = str(model.absolute())
+        if values["model"] != FAKE_MODEL and known_name(values["model"]) is None:
+            settings["model"] = _anywhere(values["model"])
+        settings["tokenizer"] = None if values["tokenizer"] is None else _anywhere(values["tokenizer"])
+        pairs = [item.partition("=") for item in values["lora"]]
+        settings["lora"] = [f"{name}={_anywhere(path)}" for name, _, path in pairs]
         ray = load_section(config_file, RayConfig)
         name = ray.ray_fleet or re.sub(r"[^A-Za-z0-9_.-]+", "-", values["served_model_name"][0])
         return cls(name, settings, {name: values[name] for name in _ONLY_TOLD})

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fast_inference.ray_executor.directory_actor import DirectoryActor
+from fast_inference.ray_executor.directory_actor import DirectoryActor, last_line
 from fast_inference.ray_executor.fleet_spec import NAMESPACE, FleetSpec
 from fast_inference.ray_executor.fleet_state import FleetCore, FleetState
 from fast_inference.ray_executor.records import ClientHello, FleetView
@@ -128,8 +128,10 @@ class FleetFollower:
                     await asyncio.sleep(_RETRY_S)
                     continue
                 self._take_in(view)
-            except ray.exceptions.ActorDiedError:
-                log.warning("the directory of the fleet %s is gone", self._spec.name)
+            except ray.exceptions.ActorDiedError as error:
+                if time.monotonic() - heard_at > _LOST_AFTER_S:
+                    raise RayLostError(f"the directory of the fleet cannot run: {last_line(error)}") from error
+                log.warning("the directory of the fleet %s is gone: %s", self._spec.name, last_line(error))
                 self._directory, known = None, None
                 await asyncio.sleep(_RETRY_S)
             except (ray.exceptions.RayError, TimeoutError) as error:
@@ -207,7 +209,7 @@ class FleetFollower:
         if failures:
             return f"core {failures[0].core} on {failures[0].host} cannot start: {failures[0].failure}"
         if view.num_unplaced:
-            return self._room or "waiting for Ray to start the cores"
+            return view.trouble or self._room or "waiting for Ray to start the cores"
         return next((report.stage for report in view.reports if report.stage), "starting the cores")
 
     async def _look_for_room(self) -> None:

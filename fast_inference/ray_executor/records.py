@@ -103,3 +103,5 @@ class FleetView:
     """A core of this fleet has been."""
     is_ending: bool
     """The fleet is being shut down; whoever wants one starts another."""
+    trouble: str = ""
+    """What keeps Ray from running a core."""

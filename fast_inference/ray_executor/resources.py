@@ -24,6 +24,16 @@ def resources_of(spec: FleetSpec, nodes: Sequence[Node]) -> CoreResources:
     return CoreResources(float(cpus), 1.0 if wants_gpu else 0.0)
 
 
+def memory_share(resources: CoreResources, node: Node) -> float:
+    """How much of a node's memory a core plans with: all where no other one has room there, else its part of the CPUs.
+
+    With a GPU of its own it plans with the memory of that.
+    """
+    cpus = node.get("CPU", 0.0)
+    has_room = cpus >= 2 * resources.num_cpus and not resources.num_gpus
+    return resources.num_cpus / cpus if has_room else 1.0
+
+
 def _share_of_node(nodes: Sequence[Node], num_cores: int) -> int:
     cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     if not cpus:

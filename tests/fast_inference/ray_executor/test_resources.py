@@ -2,7 +2,7 @@ import pytest
 
 from fast_inference.ray_executor.fleet_spec import FleetSpec
 from fast_inference.ray_executor.records import CoreResources
-from fast_inference.ray_executor.resources import resources_of, waiting_text
+from fast_inference.ray_executor.resources import memory_share, resources_of, waiting_text
 
 CPU_NODES = [{"CPU": 8.0}, {"CPU": 4.0}, {"memory": 1.0}]
 GPU_NODES = [{"CPU": 8.0}, {"CPU": 16.0, "GPU": 4.0}]
@@ -39,3 +39,11 @@ def test_what_is_said_while_there_is_no_room():
 
 def test_what_is_said_where_no_node_has_anything():
     assert waiting_text(CoreResources(1, 0), []) == "waiting for room: a core wants 1 CPU; the nodes have none of these"
+
+
+@pytest.mark.parametrize(
+    ("resources", "share"),
+    [(CoreResources(2, 0), 0.25), (CoreResources(8, 0), 1.0), (CoreResources(5, 0), 1.0), (CoreResources(1, 1), 1.0)],
+)
+def test_cores_that_share_a_node_divide_its_memory(resources, share):
+    assert memory_share(resources, {"CPU": 8.0}) == share
