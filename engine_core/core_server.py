@@ -21,7 +21,9 @@ from engine_core.admission import Admission
 from engine_core.client_sender import LEASE_S
 from engine_core.core import EngineCore, OnFinished, ignore
 from engine_core.core_socket import RemoteAccess
+from engine_core.crash_evidence import CrashEvidence
 from engine_core.crash_journal import CrashJournal
+from engine_core.device import WHOLE_MACHINE, MachineShare
 from engine_core.events import Drain, DrainBegun, Event, GrammarCompiled
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
@@ -30,7 +32,8 @@ from engine_core.metrics.engine_metrics import EngineMetrics
 from engine_core.model.lora.adapter_files import open_adapters
 from engine_core.model_kind import check_model_folder
 from engine_core.outputs import ModelRunner, RequestKey
-from engine_core.quarantine import Quarantine, suspects_after
+from engine_core.peer_cores import PeerCores
+from engine_core.quarantine import LearnEvidence, Quarantine
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
@@ -39,7 +42,6 @@ from engine_core.step_loop import StepLoop
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
-from engine_core.tokenizer_export import content_fingerprint
 from engine_core.tracing import RequestSpans
 from ipc.config import (
     FAKE_MODEL,
@@ -53,9 +55,10 @@ from ipc.config import (
     TracingConfig,
     load_section,
 )
-from ipc.endpoints import CORE_SLOTS, RunDir
+from ipc.endpoints import RunDir
 from ipc.messages import Welcome
 from ipc.process import start_ticks
+from ipc.tokenizer_files import content_fingerprint
 from ipc.tracing import SpanExport
 from ipc.version import __version__
 
@@ -66,10 +69,26 @@ _LOCK_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class CorePlace:
+    """Which of a server's cores this is, in which process of it, and what it may take of the machine."""
+
+    index: int = 0
+    slot: int = 0
+    """Which socket and lock are its own."""
+    is_standby: bool = False
+    """Whether another one serves in the other slot while it loads."""
+    share: MachineShare = WHOLE_MACHINE
+
+
+ONLY_CORE = CorePlace()
+
+
+@dataclass(frozen=True, slots=True)
 class CoreConfig:
     """The settings that a core reads."""
 
     run_dir: RunDir
+    """This core's own."""
     model: ModelConfig
     cache: CacheConfig
     scheduler: SchedulerConfig
@@ -79,12 +98,13 @@ class CoreConfig:
     tracing: TracingConfig
     served_model_name: tuple[str, ...]
     """What users call the model; the first name is that in its spans."""
+    place: "CorePlace"
 
     @classmethod
-    def read(cls, config_file: Path) -> "CoreConfig":
+    def read(cls, config_file: Path, place: "CorePlace") -> "CoreConfig":
         """From the file that the launcher wrote into the run dir; raises `ConfigError` where it is damaged."""
         return cls(
-            RunDir(config_file.parent),
+            RunDir(config_file.parent).of_core(place.index),
             load_section(config_file, ModelConfig),
             load_section(config_file, CacheConfig),
             load_section(config_file, SchedulerConfig),
@@ -93,6 +113,7 @@ class CoreConfig:
             load_section(config_file, EndpointConfig),
             load_section(config_file, TracingConfig),
             load_section(config_file, FrontendConfig).served_model_name,
+            place,
         )
 
 
@@ -115,7 +136,7 @@ def load_runner(config: CoreConfig, report: ReportLoading) -> ModelRunner:
     report("importing torch")
     from engine_core.model.loader import load_model_runner
 
-    return load_model_runner(config.model, config.cache, config.scheduler, report)
+    return load_model_runner(config.model, config.cache, config.scheduler, report, config.place.share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,40 +161,38 @@ class CoreServer:
         *,
         on_io_failure: Callable[[], None],
         num_descriptors: int = sys.maxsize,
-        slot: int = 0,
-        is_standby: bool = False,
+        place: CorePlace = ONLY_CORE,
     ) -> None:
         """A standby core is found by clients only once it is ready, so that another one may serve while it loads.
 
         Args:
-            config_file: `config.json` of its run dir.
+            config_file: `config.json` in the run dir of the server.
             on_io_failure: called by the I/O thread when it fails: a core that nobody can reach must not live.
             num_descriptors: how many files this process may have open.
-            slot: which socket and lock are its own.
-            is_standby: whether another core serves.
+            place: which core it is.
 
         Raises:
             ConfigError: wrong settings, or another core runs in the slot.
         """
-        self._config = CoreConfig.read(config_file)
+        self._config = CoreConfig.read(config_file, place)
+        self._server_run_dir = RunDir(config_file.parent)
         self._run_dir = self._config.run_dir
         self._loaded: _LoadedCore | None = None
         self._journal: CrashJournal | None = None
+        self._peers: PeerCores | None = None
         self._export: SpanExport | None = None
         self._spans: RequestSpans | None = None
         self._inbox: SimpleQueue[Event] = SimpleQueue()
-        self._remote = RemoteAccess.of(self._config.endpoint)
-        self._lock = self._run_dir.lock_core(slot, wait_s=_LOCK_TIMEOUT_S)
+        self._remote = RemoteAccess.of(self._config.endpoint, place.index)
+        self._lock = self._run_dir.lock_core(place.slot, wait_s=_LOCK_TIMEOUT_S)
         self._epoch = time.time_ns()
         self._clock = StepClock(self._config.launcher.hang_timeout)
-        socket_path, remote_now = self._run_dir.slot_socket(slot), None if is_standby else self._remote
+        socket_path, remote_now = self._run_dir.slot_socket(place.slot), None if place.is_standby else self._remote
         self._io = IoThread(
             socket_path, self._epoch, self._inbox, self._clock, on_io_failure, num_descriptors, remote_now
         )
-        self._slot = slot
-        self._is_standby = is_standby
-        if not is_standby:
-            self._run_dir.publish_core(slot)
+        if not place.is_standby:
+            self._run_dir.publish_core(place.slot)
         self._io.start()
 
     def load(self, load_runner: LoadRunner = load_runner) -> None:
@@ -230,8 +249,8 @@ class CoreServer:
         loaded = self._loaded
         assert loaded is not None
         self._io.become_ready(loaded.welcome, loaded.intake, loaded.admission, loaded.metrics)
-        if self._is_standby:
-            self._run_dir.publish_core(self._slot)
+        if self._config.place.is_standby:
+            self._run_dir.publish_core(self._config.place.slot)
             if self._remote is not None:
                 self._io.open_to_remote(self._remote)
         loaded.loop.run()
@@ -254,6 +273,8 @@ class CoreServer:
             self._loaded.grammars.close(grammars_timeout_s)
             self._loaded = None  # and with it the model, if nobody else has it
         self._io.stop(reason)
+        if self._peers is not None:
+            self._peers.close()
         if self._journal is not None:
             self._journal.close()
         os.close(self._lock)
@@ -269,18 +290,33 @@ class CoreServer:
         self._inbox.put(GrammarCompiled(key, grammar, error_code, error_message))
 
     def _make_quarantine(self) -> Quarantine:
-        """With the suspects of the cores that died on this run dir."""
+        """With the suspects of all cores of the server that died; a reload forgets them: its model may be another."""
         scheduling = self._config.scheduler
         max_tokens_per_step = 1 + (scheduling.speculative_tokens if scheduling.speculative != "off" else 0)
-        journals = [self._run_dir.slot_journal_file(slot) for slot in CORE_SLOTS]
-        suspects = suspects_after(journals, max_tokens_per_step, time.time())
-        if suspects:
+        evidence = CrashEvidence()
+        if not self._config.place.is_standby:
+            evidence = self._evidence_after(evidence, max_tokens_per_step)
+        if evidence.suspects:
             self._clock.suspect_first_step()
         try:
-            self._journal = CrashJournal(self._run_dir.slot_journal_file(self._slot))
+            own_file = self._run_dir.slot_journal_file(self._config.place.slot)
+            self._journal = CrashJournal(own_file, evidence.suspects.values(), evidence.acquittals.values())
         except OSError as error:
             log.warning("cannot keep a journal (%s): a request that kills the core is not found out", error.strerror)
-        return Quarantine(self._journal, suspects)
+        return Quarantine(self._journal, evidence, self._learn_from_others(max_tokens_per_step))
+
+    def _evidence_after(self, known: CrashEvidence, max_tokens_per_step: int) -> CrashEvidence:
+        """What is known with what all journals of the server say."""
+        return known.with_journals(self._server_run_dir.journal_files(), max_tokens_per_step, time.time())
+
+    def _learn_from_others(self, max_tokens_per_step: int) -> LearnEvidence | None:
+        """How this core learns that another one has died; None where there is no other."""
+        place, server = self._config.place, self._server_run_dir
+        others = [server.of_core(index) for index in range(place.share.num_cores) if index != place.index]
+        if not others:
+            return None
+        peers = self._peers = PeerCores(others)
+        return lambda known: self._evidence_after(known, max_tokens_per_step) if peers.has_news() else None
 
     def _make_welcome(self, runner: ModelRunner) -> Welcome:
         info = runner.info

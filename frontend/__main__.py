@@ -32,9 +32,9 @@ from frontend.connection_limit import max_connections
 from frontend.draining import Drain, close_after_answer
 from frontend.host_header import HostPolicy
 from frontend.http_protocol import ConnectionGuards, HttpProtocol
+from frontend.server_client import client_of_server
 from frontend.state import FrontendState
 from frontend.tracing import Tracing
-from ipc.client import EngineClient
 from ipc.config import ConnectionConfig, FrontendConfig, LauncherConfig, LogConfig, TracingConfig, load_section
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
@@ -145,8 +145,8 @@ def build_server(config_file: Path, index: int) -> tuple[FrontendServer, Fronten
         ConfigError: the configuration cannot be read.
     """
     frontend_config = load_section(config_file, FrontendConfig)
-    client = EngineClient(
-        RunDir(config_file.parent).core_socket,
+    client = client_of_server(
+        RunDir(config_file.parent),
         name=f"frontend-{index}",
         role=ClientRole.FRONTEND,
         on_core_loss=CoreLossPolicy(frontend_config.on_core_loss),

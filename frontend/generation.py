@@ -47,6 +47,8 @@ class Answer:
     """How long it took; known once it is finished."""
     num_resumed_tokens: int = 0
     """Tokens of it that an earlier process has left, which took no time now."""
+    core_names: tuple[str, ...] = ()
+    """The cores that computed it, one after the other; known once it is finished."""
 
     @property
     def text(self) -> str:
@@ -110,6 +112,7 @@ class _AnswerStream:
             raise RequestCancelledError()
         if delta.finish is not None:
             self.answer.times = self.stream.phase_times(output.finished)
+            self.answer.core_names = tuple(self.stream.core_names)
             self.stream.abort(STOP_STRING)  # does nothing where the engine itself finished
         return delta
 

@@ -77,7 +77,7 @@ class TranslatedServing(ABC, Generic[BodyT]):
     async def serve(self, request: Request) -> Response:
         """Answer one HTTP request; raises as `OpenAIServing.serve` does."""
         model = self._state.model()
-        self._state.check_admission(model)
+        self._state.check_admission()
         body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
         chat_body = await self._translation(model, body).chat_body(request, self._state)
         call = call_of(request)

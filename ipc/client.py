@@ -1,37 +1,45 @@
-"""The asynchronous client of the engine core: what a frontend holds.
+"""The asynchronous client of the engine cores: what a frontend holds.
 
-Callers only ever see `is_ready` and their own streams. Behind it is one `CoreLink` to the core that takes requests, and
-one to each core that retires: it finishes what it runs while a new one has taken its place. Requests whose core is lost
-wait in `Recovery` and go on with the next one.
-Invariant: a live stream is in the session of exactly one link, or in `Recovery`. Next: `core_link.py`.
+Callers only ever see `is_ready` and their own streams. Behind it is a `CoreSet` with a channel to each core, and a
+policy that says which of them takes a request. Requests whose core is lost or retires go on with another one at once,
+where there is one with the same model; else they wait in `Recovery`.
+Invariant: a live stream is in the session of exactly one link of one channel, or in `Recovery`.
+Next: `core_set.py`, `core_channel.py` (one core), `placement.py` (which one).
 """
 
 import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol, Unpack
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol, Unpack
 
-import zmq
-
-from ipc.core_link import CoreLink
+from ipc.background_tasks import BackgroundTasks
+from ipc.core_calls import Answer, CoreCalls, add_up
+from ipc.core_channel import ChannelEvents, CoreChannel
+from ipc.core_directory import CoreDirectory
+from ipc.core_set import CoreSet
 from ipc.endpoints import CoreAddress
-from ipc.errors import EngineUnavailableError, ServerError
-from ipc.messages import Call, CallMethod, ClientMetrics, ClientRole, CoreState, Load, Reply, RequestId, Welcome
+from ipc.errors import ConfigError, EngineUnavailableError, ServerError
+from ipc.messages import CallMethod, ClientMetrics, ClientRole, CoreState, Load, RequestId, Welcome
+from ipc.placement import Capacity, CoreView, LeastLoaded, Placement
 from ipc.recovery import CoreLossPolicy, Recovery, has_same_tokenizer
 from ipc.request_options import RequestOptions, new_add
 from ipc.request_outputs import Output, RequestOutputs
 from ipc.request_stream import RequestStream
 from ipc.sampling_params import SamplingParams
-from ipc.session import Session, own_hello
+from ipc.tokenizer_transfer import fetch_tokenizer, has_tokenizer
 
 log = logging.getLogger(__name__)
 
 _RECOVERY_INTERVAL_S = 0.1
 """How often requests without a core are looked at."""
-_OF_ALL_CORES = frozenset({CallMethod.ABORT, CallMethod.CANCEL})
-"""Calls that mean requests wherever they are."""
+_OF_ALL_CORES = frozenset(
+    {CallMethod.ABORT, CallMethod.CANCEL, CallMethod.RESET_PREFIX_CACHE, CallMethod.DRAIN, CallMethod.RESUME}
+)
+"""Calls that mean all cores, or requests wherever they are."""
+_TOKENIZER_PIECE_TIMEOUT_S = 20.0
 
 __all__ = ["EngineClient", "Output", "RequestStream"]
 
@@ -51,120 +59,112 @@ class MetricsReporter(Protocol):
 
 
 class EngineClient:
-    """A connection to the core that mends itself; use it from one event loop."""
+    """Connections to the cores that mend themselves; use it from one event loop."""
 
     def __init__(
         self,
-        address: CoreAddress,
+        cores: CoreAddress | CoreDirectory,
         *,
         name: str,
         role: ClientRole,
         on_core_loss: CoreLossPolicy = CoreLossPolicy.RESUME,
+        placement: Placement | None = None,
     ) -> None:
-        self._address = address
-        self._name = name
-        self._role = role
+        """For one core, or those of a directory, which is followed. `placement` is asked where there are several."""
+        self._placement = placement or LeastLoaded()
         self._request_ids = itertools.count(1)
-        self._call_ids = itertools.count(1)
-        self._calls: dict[int, asyncio.Queue[Reply]] = {}
+        self._calls = CoreCalls()
         self._recovery = Recovery(on_core_loss)
         self._ready = asyncio.Event()
-        self._unlinked = Session()
-        self._link: CoreLink | None = None
-        """To the core that takes requests."""
-        self._next_link: CoreLink | None = None
-        """To the core that takes them from now on, until it is known to be ready."""
-        self._retired_links: list[CoreLink] = []
-        """To cores that only finish what they run."""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._farewells: set[asyncio.Task[None]] = set()
-        """Those that close a link; they are never cancelled."""
-        self._is_recovering = False
-        self._is_preparing = False
+        self._tasks = BackgroundTasks("the link to the core")
+        events = ChannelEvents(
+            self._on_core_change, self._on_orphans, self._calls.on_reply, self._on_beat, self._prepare_model
+        )
+        self._cores = CoreSet(cores, name, role, self._tasks, events, self._on_ready_change)
+        self._reporting: CoreChannel | None = None
+        """Whose core hears what this process counts."""
+        self._is_open = self._is_recovering = False
         self.prepare_model: PrepareModel | None = None
         """Called before the client turns to a core with another model, which waits for it."""
         self.reporter: MetricsReporter | None = None
-        """Asked about once a second; what it reports goes to the core that takes requests."""
+        """Asked about once a second; what it reports goes to a core that takes requests."""
 
-    # --- what is known of the core ---
+    # --- what is known of the cores ---
 
     @property
     def state(self) -> CoreState | None:
-        """State of the core; None while none is known to live. A core that another one replaces counts as READY."""
-        state = self._session.state
-        return CoreState.READY if state is CoreState.RETIRING else state
+        """State of the cores, READY if one is or is just being replaced; None while none is known to live."""
+        return self._cores.state
 
     @property
     def is_ready(self) -> bool:
         """True while requests are accepted."""
-        return self._session.is_ready or self._session.state is CoreState.RETIRING
+        return bool(self._cores.ready) or self._cores.is_turning
 
     @property
     def welcome(self) -> Welcome | None:
-        """What the core last said about itself; stays when the core is lost."""
-        return self._session.welcome
+        """What a core of the model that is served last said about itself; stays when the cores are lost."""
+        return self._cores.welcome
+
+    @property
+    def cores(self) -> list[CoreView]:
+        """What is known of each core, those that are not ready too."""
+        return [channel.snapshot() for channel in self._cores.channels if channel.is_listed]
 
     @property
     def load(self) -> Load:
-        """Occupancy of the core, as last published."""
-        return self._session.load
+        """Occupancy of the cores that take requests together, as last published."""
+        return self._cores.load
+
+    @property
+    def capacity(self) -> Capacity:
+        """What the cores that take requests can hold together."""
+        return self._cores.capacity
 
     @property
     def detail(self) -> str:
-        """Stage of loading, or why the core was lost."""
-        return self._session.detail
+        """Stage of loading, or why a core was lost."""
+        return self._cores.detail
 
     @property
     def beat_age_s(self) -> float:
-        """Seconds since the core was last heard."""
-        return self._session.beat_age_s
+        """Seconds since the core was last heard; of several, one that works, where one does."""
+        return self._cores.first.link.session.beat_age_s if self._cores.first is not None else 0.0
 
     @property
     def step_age_s(self) -> float:
-        """How long the core's running step takes already, as of its last beat; 0 while it is idle."""
-        return self._session.step_age_s
+        """How long the running step of that core takes already, as of its last beat; 0 while it is idle."""
+        return self._cores.first.link.session.step_age_s if self._cores.first is not None else 0.0
 
     @property
     def step_allowance_s(self) -> float:
         """A step that takes longer than this is stuck; 0 where the core does not say."""
-        return self._session.step_allowance_s
-
-    @property
-    def _session(self) -> Session:
-        return self._link.session if self._link is not None else self._unlinked
-
-    @property
-    def _links(self) -> list[CoreLink]:
-        return [link for link in (self._link, self._next_link, *self._retired_links) if link is not None]
+        return self._cores.first.link.session.step_allowance_s if self._cores.first is not None else 0.0
 
     # --- life ---
 
     async def start(self) -> None:
         """Connect, and keep connected until `close`; returns at once."""
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._link = self._open_link()
+        self._is_open = True
+        self._cores.open()
 
     async def close(self) -> None:
         """Say BYE and let go of the sockets; live streams end in `EngineUnavailableError`. Later calls do nothing."""
-        if self._link is None:
+        if not self._is_open:
             return
-        self._report_metrics(self._link)
-        links, error = self._links, EngineUnavailableError("The client was closed.")
-        self._link, self._next_link, self._retired_links = None, None, []
-        for link in links:
-            await link.close()
-            link.session.fail_all(error)
+        self._is_open = False
+        self._report_metrics()
+        error = EngineUnavailableError("The client was closed.")
+        await self._cores.close_channels(error)
         self._recovery.fail_all(error)
-        for task in self._tasks - self._farewells:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._context.term()  # would wait for ever for a socket that is not closed
+        await self._tasks.close()
+        self._cores.end()
 
     async def wait_ready(self, timeout_s: float | None = None) -> Welcome:
-        """Wait until the core accepts requests.
+        """Wait until a core accepts requests.
 
         Raises:
-            EngineUnavailableError: it did not within the time.
+            EngineUnavailableError: none did within the time.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -186,157 +186,146 @@ class EngineClient:
         model: Welcome | None = None,
         **options: Unpack[RequestOptions],
     ) -> RequestStream:
-        """Hand a request to the core. Its prompt was tokenized for `model`, where that is given.
+        """Hand a request to a core. Its prompt was tokenized for `model`, where that is given.
 
         Raises:
-            EngineUnavailableError: the core is not ready, its socket accepts nothing, or it has another model now.
+            EngineUnavailableError: no core is ready, none accepts messages, or there is another model now.
         """
-        if not self.is_ready or self._link is None:
+        if not self.is_ready:
             raise EngineUnavailableError(f"The engine is not ready ({self.detail or 'starting'}).")
         if model is not None and self.welcome is not None and not has_same_tokenizer(model, self.welcome):
             raise EngineUnavailableError("Another model has replaced this one.", code="engine_replaced")
         request_id = RequestId(next(self._request_ids))
         stream = RequestStream(new_add(request_id, prompt_token_ids, sampling_params, **options), self.abort)
-        if not self._session.is_ready:  # the next core is, in a moment
+        if not self._cores.ready:  # the next core is, in a moment
             stream.core = self.welcome
             self._hold([stream])
-        elif not self._link.add(stream):
+        elif not self._place(stream):
             raise EngineUnavailableError("The engine accepts no messages at the moment.")
         return stream
 
     def abort(self, request_ids: Sequence[RequestId], reason: str = "") -> None:
         """Stop these requests; those that have ended are left out."""
         sent = [request_id for request_id in request_ids if not self._recovery.remove(request_id)]
-        for link in self._links:
-            link.abort(sent, reason)
+        for channel in self._cores.channels:
+            channel.abort(sent, reason)
+
+    def _place(self, request: RequestOutputs) -> bool:
+        """Send a request to the core that the policy chooses, or to any other one; False if none takes it."""
+        ready = self._cores.ready
+        chosen = self._placement.choose(request.add, self._cores.ready_views) if len(ready) > 1 else 0
+        return ready[chosen].add(request) or any(channel.add(request) for channel in ready)
+
+    # --- control calls ---
 
     async def call(
         self, method: CallMethod, arguments: dict[str, int | str] | None = None, timeout_s: float = 5.0
-    ) -> dict[str, int | float | str]:
-        """Make a control call. One about requests goes to all cores; the counts in the answers are added up.
+    ) -> Answer:
+        """Make a control call. One about requests or caches goes to all cores; the counts in the answers are added up.
 
         Raises:
             EngineUnavailableError: no answer within the time.
-            ServerError: the core answered with an error.
+            ServerError: a core answered with an error.
         """
-        links = self._links if method in _OF_ALL_CORES else [self._link]
-        call_id = next(self._call_ids)
-        answers = self._calls[call_id] = asyncio.Queue()
-        result: dict[str, int | float | str] = {}
-        try:
-            calling = Call(call_id, method, arguments or {})
-            num_sent = sum(link is not None and link.session.is_welcomed and link.send(calling) for link in links)
-            if not num_sent:
-                raise EngineUnavailableError("The engine accepts no messages at the moment.")
-            async with asyncio.timeout(timeout_s):
-                for _ in range(num_sent):
-                    _add_up(result, await answers.get())
-        except TimeoutError as error:
-            raise EngineUnavailableError(f"no answer to {method.name} in {timeout_s} s") from error
-        finally:
-            del self._calls[call_id]
+        if method in _OF_ALL_CORES:
+            links = [(channel.name, link) for channel in self._cores.channels for link in channel.links]
+        else:
+            first = self._cores.first
+            links = [] if first is None else [(first.name, first.link)]
+        result: Answer = {}
+        for answer in (await self._calls.call(links, method, arguments or {}, timeout_s)).values():
+            add_up(result, answer)
         return result
 
-    async def metrics(self, timeout_s: float) -> dict[str, int | float]:
-        """All series that the core knows, with what this process has counted up to now.
+    async def tokenizer_dir(self, core: Welcome) -> Path:
+        """The folder with the tokenizer of a core; where that is on another host, and does not lie in the same place
+        here, it is got from a core that has it first.
 
         Raises:
-            EngineUnavailableError: no answer within the time.
-            ServerError: the core answered with an error.
+            ConfigError: it cannot be had.
+            EngineUnavailableError: no core gives an answer.
         """
-        if self._link is not None:
-            self._report_metrics(self._link)
-        values = await self.call(CallMethod.METRICS, timeout_s=timeout_s)
-        return {key: value for key, value in values.items() if not isinstance(value, str)}
+        folder, fingerprint = Path(core.tokenizer_dir), core.tokenizer_fingerprint
+        if not self._cores.has_remote or await asyncio.to_thread(has_tokenizer, folder, fingerprint):
+            return folder
 
-    # --- links ---
+        async def call(arguments: dict[str, int | str]) -> Answer:
+            links = self._cores.links_with_tokenizer(fingerprint)[:1]
+            answers = await self._calls.call(links, CallMethod.TOKENIZER, arguments, _TOKENIZER_PIECE_TIMEOUT_S)
+            return answers[links[0][0]]
 
-    def _open_link(self) -> CoreLink:
-        hello = own_hello(self._name, self._role, self._address)
-        return CoreLink(self._context, self._address, hello, self._on_change, self._on_reply, self._report_metrics)
+        try:
+            return await fetch_tokenizer(call, fingerprint)
+        except ServerError as error:
+            raise ConfigError(f"the core on the other host does not give its tokenizer: {error.message}") from error
 
-    def _on_reply(self, reply: Reply) -> None:
-        answers = self._calls.get(reply.call_id)  # None: nobody waits any more
-        if answers is not None:
-            answers.put_nowait(reply)
+    async def metrics(self, timeout_s: float) -> dict[str, dict[str, int | float]]:
+        """By name of the core, all series that it knows; in one of them is what this process has counted up to now.
 
-    def _report_metrics(self, link: CoreLink) -> None:
-        reporter = self.reporter
-        if reporter is None or link is not self._link or not link.session.is_welcomed:
-            return
-        if link.send(reporter.report()):
+        Raises:
+            EngineUnavailableError: no core answers within the time.
+            ServerError: a core answered with an error.
+        """
+        self._report_metrics()
+        links = [(channel.name, channel.link) for channel in self._cores.channels if channel.is_listed]
+        answers = await self._calls.call(links, CallMethod.METRICS, {}, timeout_s)
+        return {
+            name: {key: value for key, value in values.items() if not isinstance(value, str)}
+            for name, values in answers.items()
+        }
+
+    def _on_beat(self, channel: CoreChannel) -> None:
+        if channel is self._reporting_channel():
+            self._report_metrics()
+
+    def _report_metrics(self) -> None:
+        channel, reporter = self._reporting_channel(), self.reporter
+        if reporter is not None and channel is not None and channel.link.send(reporter.report()):
             reporter.on_reported()
 
-    def _on_change(self, link: CoreLink) -> None:
-        """Look at what a link has taken in."""
-        session = link.session
-        if session.orphans:
-            self._hold(session.take_orphans(), None if session.state is CoreState.RETIRING else session.loss)
-        if link is self._link:
-            self._follow_core(session)
-        elif link is self._next_link:
-            if session.is_ready:
-                self._begin_turning(session)
-        elif link in self._retired_links and not session.requests:
-            self._retired_links.remove(link)
-            self._let_go(link)
+    def _reporting_channel(self) -> CoreChannel | None:
+        """The core that keeps what this process counts: the same one as long as it lives."""
+        before = self._reporting
+        if before is None or not before.is_listed or not before.link.session.is_welcomed:
+            welcomed = (channel for channel in self._cores.channels if channel.link.session.is_welcomed)
+            self._reporting = next(welcomed, None)
+        return self._reporting
 
-    def _follow_core(self, session: Session) -> None:
-        if session.state is CoreState.RETIRING:
-            if self._next_link is None:
-                log.info("another core takes the place of this one")
-                self._next_link = self._open_link()
-        elif not session.is_ready:
-            self._ready.clear()
-        elif not self._ready.is_set():
+    # --- cores that come, go and change ---
+
+    def _on_core_change(self) -> None:
+        self._cores.look()
+
+    def _on_ready_change(self) -> None:
+        """Other cores than before take requests."""
+        ready = self._cores.ready
+        self._placement.on_cores_changed([channel.name for channel in ready])
+        if ready:
             self._ready.set()
             self._recover()
-
-    def _begin_turning(self, session: Session) -> None:
-        """Turn to the next core, once its model is prepared where it is another one."""
-        welcome, before = session.welcome, self.welcome
-        assert welcome is not None
-        is_new = before is None or welcome.model_fingerprint != before.model_fingerprint
-        if self._is_preparing:
-            return
-        if is_new and self.prepare_model is not None:
-            self._is_preparing = True
-            self._run(self._prepare_and_turn(welcome, self.prepare_model))
         else:
-            self._turn()
+            self._ready.clear()
 
-    async def _prepare_and_turn(self, welcome: Welcome, prepare_model: PrepareModel) -> None:
-        try:
-            await prepare_model(welcome)
-        finally:
-            self._is_preparing = False
-        if self._next_link is not None and self._next_link.session.is_ready:
-            self._turn()
-
-    def _turn(self) -> None:
-        """Send requests to the next core from now on; the one before keeps its link while it answers."""
-        before, next_link, self._next_link = self._link, self._next_link, None
-        assert before is not None
-        assert next_link is not None
-        if before.session.is_ready:  # it found the new core by itself, after the one before had ended
-            self._let_go(next_link)
-            return
-        self._link = next_link
-        if before.session.requests:  # it retires, or dies in a moment
-            self._retired_links.append(before)
-        else:
-            self._let_go(before)
-        self._ready.set()
-        self._recover()
+    async def _prepare_model(self, core: Welcome) -> None:
+        if self.prepare_model is not None:
+            await self.prepare_model(core)
 
     # --- requests without a core ---
+
+    def _on_orphans(
+        self, channel: CoreChannel, requests: list[RequestOutputs], loss: EngineUnavailableError | None
+    ) -> None:
+        """Take requests that have lost their core; another one gets them at once, where there is one."""
+        self._hold(requests, loss)
+        if not channel.is_ready:  # else it refused them for now
+            self._recover()
 
     def _hold(self, requests: list[RequestOutputs], loss: EngineUnavailableError | None = None) -> None:
         self._recovery.hold(requests, loss)
         if self._recovery and not self._is_recovering:
-            log.info("%d requests wait for the next core", len(self._recovery))
+            log.info("%d requests wait for a core", len(self._recovery))
             self._is_recovering = True
-            self._run(self._keep_recovering())
+            self._tasks.run(self._keep_recovering())
 
     async def _keep_recovering(self) -> None:
         try:
@@ -348,37 +337,10 @@ class EngineClient:
             self._is_recovering = False
 
     def _recover(self) -> None:
-        """Bring the requests to the core, if one takes them."""
-        welcome = self.welcome
-        if not self._recovery or not self._session.is_ready or self._link is None or welcome is None:
+        """Bring the requests to cores that take them."""
+        if not self._recovery or not self._cores.ready or self.welcome is None:
             return
-        requests = self._recovery.take_for(welcome)
-        unsent = [request for request in requests if not self._link.add(request)]
+        known = [channel.welcome for channel in self._cores.channels if channel.welcome is not None]
+        unsent = [request for request in self._recovery.take_for(self.welcome, known) if not self._place(request)]
         if unsent:
             self._recovery.hold(unsent)
-
-    def _let_go(self, link: CoreLink) -> None:
-        self._farewells.add(self._run(link.close()))
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_task_done)
-        return task
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._farewells.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("the link to the core failed", exc_info=error)
-
-
-def _add_up(result: dict[str, int | float | str], reply: Reply) -> None:
-    """Add the counts of one more answer; raises `ServerError` for its error."""
-    if reply.error:
-        raise ServerError(reply.error)
-    for name, value in reply.result.items():
-        before = result.get(name)
-        if isinstance(value, int) and isinstance(before, int):
-            value += before
-        result[name] = value

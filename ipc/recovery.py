@@ -7,6 +7,7 @@ Invariant: a request that is held leaves exactly once: to a core, with an error,
 """
 
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 
 from ipc.errors import EngineUnavailableError, FastInferenceError, RequestTimeoutError
@@ -49,17 +50,19 @@ class Recovery:
         """Let go of one; False if it is not here."""
         return self._held.pop(request_id, None) is not None
 
-    def take_for(self, core: Welcome) -> list[RequestOutputs]:
-        """All that this core can go on with, in order of arrival; the others end in an error."""
+    def take_for(self, core: Welcome, others: Sequence[Welcome] = ()) -> list[RequestOutputs]:
+        """All that this core can go on with, in order of arrival. What none of the others could go on with either,
+        ready or not, ends in an error; the rest stays.
+        """
         taken: list[RequestOutputs] = []
-        for request, _ in self._held.values():
-            if not _can_go_on(request, core):
-                _end(request, EngineUnavailableError("Another model has replaced this one.", code="engine_replaced"))
-            elif request.add.adapter and request.add.adapter not in core.adapters:
-                _end(request, EngineUnavailableError("This adapter is not served any more.", code="engine_replaced"))
-            else:
+        for request_id, (request, _) in list(self._held.items()):
+            if _can_go_on(request, core):
                 taken.append(request)
-        self._held.clear()
+            elif any(_can_go_on(request, other) for other in others):
+                continue
+            else:
+                _end(request, _why_not(request, core))
+            del self._held[request_id]
         return taken
 
     def expire(self, now: float) -> None:
@@ -82,12 +85,23 @@ class Recovery:
 
 
 def _can_go_on(request: RequestOutputs, core: Welcome) -> bool:
+    """True where this core can take the request, in so far as it depends on its model and adapters."""
+    return _fits_model(request, core) and (not request.add.adapter or request.add.adapter in core.adapters)
+
+
+def _fits_model(request: RequestOutputs, core: Welcome) -> bool:
     """Token ids mean the same only with one tokenizer, and a text goes on only with one model."""
     if request.core is None:
         return True
     if request.is_started:
         return request.core.model_fingerprint == core.model_fingerprint
     return has_same_tokenizer(request.core, core)
+
+
+def _why_not(request: RequestOutputs, core: Welcome) -> EngineUnavailableError:
+    if _fits_model(request, core):
+        return EngineUnavailableError("This adapter is not served any more.", code="engine_replaced")
+    return EngineUnavailableError("Another model has replaced this one.", code="engine_replaced")
 
 
 def has_same_tokenizer(one: Welcome, other: Welcome) -> bool:

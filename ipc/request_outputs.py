@@ -90,6 +90,8 @@ class RequestOutputs:
         """When it was first sent."""
         self.num_cores = 0
         """How many cores it was sent to."""
+        self.core_names: list[str] = []
+        """Names of these cores; one that came back to life is named once."""
         self._lost_us = 0
         """From when it was first sent until it was sent to the core that gave the first token."""
         self._started: Started | None = None
@@ -123,9 +125,11 @@ class RequestOutputs:
             self.add, prompt_token_ids=token_ids, num_resumed_tokens=num_resumed_tokens, timeout_ms=timeout_ms
         )
 
-    def on_sent(self, core: Welcome | None) -> None:
+    def on_sent(self, core: Welcome | None, name: str = "") -> None:
         """It was handed to this core."""
         self.core = core
+        if name and name not in self.core_names[-1:]:
+            self.core_names.append(name)
         self.num_cores += 1
         if self.num_cores > 1 and not self.is_started:
             self._lost_us = _microseconds(time.monotonic() - self.sent_at)

@@ -21,8 +21,8 @@ from fast_inference.config_file import write_config
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
 from fast_inference.settings import Settings
 from frontend.health import package_version
+from frontend.server_client import client_of_server
 from frontend.state import FrontendState
-from ipc.client import EngineClient
 from ipc.config import FrontendConfig, load_section
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
@@ -149,7 +149,7 @@ def remove_leftovers(now: float) -> None:
 async def _connected(run_dir: RunDir) -> AsyncGenerator[FrontendState, None]:
     """A state without HTTP, as a frontend of this run dir has it, but as a client of the role BATCH."""
     config = load_section(run_dir.config_file, FrontendConfig)
-    client = EngineClient(run_dir.core_socket, name="batch", role=ClientRole.BATCH)
+    client = client_of_server(run_dir, name="batch", role=ClientRole.BATCH)
     created_at = int(time.time())
     state = FrontendState(config, client, created_at=created_at, config_file=run_dir.config_file, role="batch")
     await state.start()

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fast_inference.child import child_environment
 from fast_inference.ready_message import url_in_ready_line
@@ -30,27 +31,32 @@ class OwnServer:
     """Base URL."""
     run_dir: RunDir
 
+    def status(self) -> dict[str, Any]:
+        """What `status.json` says now."""
+        status: dict[str, Any] = json.loads(self.run_dir.status_file.read_text())
+        return status
+
     @property
     def launcher_pid(self) -> int:
         """Of the launcher."""
-        pid: int = json.loads(self.run_dir.status_file.read_text())["launcher"]["pid"]
+        pid: int = self.status()["launcher"]["pid"]
         return pid
 
     @property
     def core_pid(self) -> int | None:
         """Of the engine core; None while there is none."""
-        pid: int | None = json.loads(self.run_dir.status_file.read_text())["core"]["pid"]
+        pid: int | None = self.status()["core"]["pid"]
         return pid
 
     @property
     def frontend_pids(self) -> list[int | None]:
         """Of each frontend; None for one that is being replaced."""
-        return [frontend["pid"] for frontend in json.loads(self.run_dir.status_file.read_text())["frontends"]]
+        return [frontend["pid"] for frontend in self.status()["frontends"]]
 
     @property
     def frontend_ports(self) -> list[int]:
         """Of each frontend; all the same without `--frontend-ports`."""
-        return [frontend["port"] for frontend in json.loads(self.run_dir.status_file.read_text())["frontends"]]
+        return [frontend["port"] for frontend in self.status()["frontends"]]
 
 
 @contextlib.contextmanager

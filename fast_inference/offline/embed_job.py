@@ -55,7 +55,7 @@ class EmbedJob(PromptJob[PreparedText, EmbeddingRequestOutput]):
 
     async def _vector(self, prepared: PreparedText) -> EmbeddingRequestOutput:
         body = prepared.body
-        self._requester.state.check_admission(prepared.model)
+        self._requester.state.check_admission()
         [vector] = await self._embedder(prepared.model, body).vectors([prepared.token_ids])
         shown = vector if body.dimensions is None else shortened(vector, body.dimensions)
         ids = list(prepared.token_ids)

@@ -131,7 +131,7 @@ class GenerateJob(PromptJob[PreparedPrompt, RequestOutput]):
 
     def _generation(self, prepared: PreparedPrompt) -> Generation:
         state, serving, model, body = self._requester.state, prepared.serving, prepared.model, prepared.body
-        state.check_admission(model, len(prepared.params))
+        state.check_admission(len(prepared.params))
         ids = prepared.token_ids.tolist()
         inputs = [EngineInput(ids, params, prepared.text) for params in prepared.params]
         options = serving.options(self._requester.call, model, body, "")

@@ -20,8 +20,8 @@ import uvloop
 from frontend.batch_api.runner import BatchRunner
 from frontend.batch_api.state_dir import StateDir
 from frontend.batch_api.store_thread import StoreThread
+from frontend.server_client import client_of_server
 from frontend.state import FrontendState
-from ipc.client import EngineClient
 from ipc.config import FrontendConfig, LogConfig, load_section
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
@@ -45,7 +45,7 @@ async def serve(config_file: Path, created_at: int) -> None:
         raise ConfigError("there is no state dir")
     state_dir = StateDir(config.state_dir)
     lock = state_dir.lock("batch runner")
-    client = EngineClient(RunDir(config_file.parent).core_socket, name="batch-runner", role=ClientRole.BATCH)
+    client = client_of_server(RunDir(config_file.parent), name="batch-runner", role=ClientRole.BATCH)
     state = FrontendState(config, client, created_at=created_at, config_file=config_file, role="batch")
     store = StoreThread(state_dir)
     await state.start()

@@ -114,7 +114,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
             ClientDisconnect: the client left before that.
         """
         model = self._state.model()
-        self._state.check_admission(model)
+        self._state.check_admission()
         body, headers = await read_body(request, self._body_type, self._state.large_body_slot)
         call = call_of(request)
         if body.stream:
@@ -205,7 +205,7 @@ class OpenAIServing(ABC, Generic[BodyT]):
         self, call: ApiCall, model: ServedModel, body: BodyT, options: RequestOptions, *, is_kept: bool
     ) -> tuple[Generation, AnswerWriter]:
         check_num_answers(body)
-        self._state.check_admission(model, body.num_answers)
+        self._state.check_admission(body.num_answers)
         span = self._span(call, body, options["external_ids"][-1])
         with span.ended_on_error():
             inputs = await self.engine_inputs(model, body)

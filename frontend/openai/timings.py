@@ -65,6 +65,7 @@ def timings_of(answers: Sequence[Answer], answers_per_prompt: int) -> dict[str, 
         "cached_tokens": num_cached_tokens,
         "prompt_n": num_computed_tokens,
         "predicted_n": sum(answer.num_output_tokens for answer in answers),
+        "cores": list(dict.fromkeys(name for answer in answers for name in answer.core_names)),
     }
 
 

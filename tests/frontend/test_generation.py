@@ -145,18 +145,18 @@ def test_a_stream_begins_when_every_answer_has_begun(run_dir: RunDir):
 def test_a_full_queue_refuses_before_anything_is_tokenized(run_dir: RunDir):
     async def use(client: EngineClient, model: ServedModel) -> None:
         state = FrontendState(FrontendConfig(), client, created_at=0)
-        state.check_admission(model)
+        state.check_admission()
         prompts = inputs(*"abcd", max_tokens=2000)
         running = Generation(client, model, prompts, TextOptions())
         await running.prime()
         waiting = Generation(client, model, prompts, TextOptions())
         await wait_for(lambda: client.load.num_waiting == 4)
         with pytest.raises(QueueFullError):
-            state.check_admission(model)
+            state.check_admission()
         running.close()
         waiting.close()
         await wait_until_idle(client)
-        state.check_admission(model)
+        state.check_admission()
 
     with_client(run_dir, use)
 

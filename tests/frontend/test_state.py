@@ -89,12 +89,12 @@ def test_the_names_are_the_configured_ones_or_else_the_model_id(
 def test_as_many_are_admitted_as_have_room(core: CoreProcess, load: Load, num_requests: int, is_admitted: bool):
     async def run() -> None:
         async with application(core.run_dir) as served:
-            model = served.state.model()
-            served.state.client._session.load = load
+            served.state.model()
+            served.state.client._cores.channels[0].link.session.load = load
             if is_admitted:
-                return served.state.check_admission(model, num_requests)
+                return served.state.check_admission(num_requests)
             with pytest.raises(QueueFullError):
-                served.state.check_admission(model, num_requests)
+                served.state.check_admission(num_requests)
 
     asyncio.run(run())
 
@@ -102,9 +102,11 @@ def test_as_many_are_admitted_as_have_room(core: CoreProcess, load: Load, num_re
 def test_an_early_refusal_says_when_to_try_again(core: CoreProcess):
     async def run() -> None:
         async with application(core.run_dir) as served:
-            served.state.client._session.load = Load(num_running=4, num_waiting=8, retry_after_ms=2500)
+            served.state.client._cores.channels[0].link.session.load = Load(
+                num_running=4, num_waiting=8, retry_after_ms=2500
+            )
             with pytest.raises(QueueFullError) as caught:
-                served.state.check_admission(served.state.model())
+                served.state.check_admission()
             assert caught.value.retry_after_s == 2.5
 
     asyncio.run(run())
@@ -129,7 +131,7 @@ def test_a_later_model_that_cannot_be_served_is_said_once_and_refused(
 ):
     async def run() -> None:
         async with application(core.run_dir) as served:
-            session = served.state.client._session
+            session = served.state.client._cores.channels[0].link.session
             assert session.welcome is not None
             session.welcome = replace(session.welcome, model_fingerprint="other", tokenizer_dir=str(tmp_path))
             await asyncio.sleep(1.5)  # three looks at it
@@ -146,7 +148,7 @@ def test_a_later_model_that_cannot_be_served_is_said_once_and_refused(
 def test_what_nobody_foresaw_ends_the_watching_with_a_failure(core: CoreProcess, tmp_path: Path):
     async def run() -> None:
         async with application(core.run_dir) as served:
-            session = served.state.client._session
+            session = served.state.client._cores.channels[0].link.session
             assert session.welcome is not None
             session.welcome = replace(session.welcome, model_fingerprint="other", tokenizer_dir=cast("str", None))
             async with asyncio.timeout(5):
@@ -162,13 +164,14 @@ def test_a_later_model_has_the_names_that_the_launcher_wrote_for_it(core: CorePr
     async def run() -> None:
         async with application(core.run_dir, served_model_name=("old",)) as served:
             core.run_dir.config_file.write_text('{"served_model_name": ["new"]}')
-            session = served.state.client._session
+            session = served.state.client._cores.channels[0].link.session
             before = session.welcome
             assert before is not None
             later = replace(before, model_fingerprint="other")
             await served.state._prepare_model(later)
             assert served.state.model().names == ("old",)
             session.welcome = later
+            served.state.client._cores.look()
             assert served.state.model().names == ("new",)
 
     try:
@@ -181,7 +184,7 @@ def test_a_later_model_has_the_names_that_the_launcher_wrote_for_it(core: CorePr
 
 
 def test_a_core_that_beats_no_more_is_stalled_until_it_does(core: CoreProcess, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("frontend.state.BEAT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("frontend.core_watch.BEAT_TIMEOUT_S", 1.0)
 
     async def run() -> None:
         async with application(core.run_dir) as served:

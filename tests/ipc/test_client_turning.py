@@ -23,18 +23,19 @@ class Turning:
 
     async def begin(self):
         await self.client.start()
-        self.before = self.client._link
+        self.channel = self.client._cores.channels[0]
+        self.before = self.channel.link
         self.say(self.before, make_welcome(epoch=1))
         self.before.session.requests[RequestId(1)] = self.stream
         self.say(self.before, CoreBeat(1, CoreState.RETIRING, 1, 0, Load(), ""))
 
     def turn(self, **fields):
-        self.say(self.client._next_link, make_welcome(epoch=2, **fields))
+        self.say(self.channel.next_link, make_welcome(epoch=2, **fields))
 
     def say(self, link, message):
         epoch = 1 if link is self.before else 2
         link.session.receive(codec.encode(message, epoch))
-        self.client._on_change(link)
+        self.channel._on_change(link)
 
 
 def run(turning, conversation):
@@ -95,7 +96,7 @@ def test_a_cancellation_reaches_the_next_core_before_the_requests_that_wait_for_
         monkeypatch.setattr(CoreLink, "send", send)
         with pytest.raises(EngineUnavailableError):
             await turning.client.call(CallMethod.CANCEL, {"id": "x"}, timeout_s=0.01)
-        assert called == [turning.before, turning.client._next_link]
+        assert called == [turning.before, turning.channel.next_link]
         await turning.client.close()
 
     run(turning, conversation)

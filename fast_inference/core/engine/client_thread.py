@@ -14,8 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fast_inference.core.engine.waiting import result_of
+from frontend.server_client import client_of_server
 from frontend.state import FrontendState
-from ipc.client import EngineClient
 from ipc.config import FrontendConfig
 from ipc.endpoints import RunDir
 from ipc.errors import EngineUnavailableError
@@ -51,7 +51,7 @@ class ClientThread:
             ConfigError: the tokenizer or the chat template cannot be used.
             EngineUnavailableError: the core does not answer.
         """
-        client = EngineClient(run_dir.core_socket, name=name, role=role)
+        client = client_of_server(run_dir, name=name, role=role)
         self.state = FrontendState(
             config, client, created_at=created_at, config_file=run_dir.config_file, role=process_role
         )

@@ -47,7 +47,7 @@ class TextRequests:
             FastInferenceError: as the HTTP endpoint does; the others are stopped then.
         """
         bodies = [self._body(CompletionRequest, {**fields, "prompt": part}) for part in _parts(fields["prompt"])]
-        slots = asyncio.Semaphore(num_at_once(bodies[0][0]))
+        slots = asyncio.Semaphore(num_at_once(self._state.client.capacity))
 
         async def answer(model: ServedModel, body: CompletionRequest, prompt: str | list[int]) -> Answer:
             async with slots:
@@ -105,7 +105,7 @@ class TextRequests:
 
     async def _begin(self, serving: OpenAIServing[GenerationT], model: ServedModel, body: GenerationT) -> Generation:
         check_num_answers(body)
-        self._state.check_admission(model, body.num_answers)
+        self._state.check_admission(body.num_answers)
         inputs = await serving.engine_inputs(model, body)
         options = serving.options(ApiCall(), model, body, "")
         return Generation(self._state.client, model, inputs, serving.text_options(model, body, inputs), **options)

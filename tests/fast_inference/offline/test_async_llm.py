@@ -93,7 +93,7 @@ def test_what_is_wrong_is_raised(async_llm):
 
 def test_cancelling_and_leaving_stop_the_requests(async_llm):
     endless = SamplingParams(max_tokens=4000, ignore_eos=True)
-    requests = async_llm._client.state.client._session.requests
+    requests = async_llm._client.state.client._cores.channels[0].link.session.requests
 
     async def ask():
         generating = asyncio.create_task(async_llm.generate(["one", "two"], endless))

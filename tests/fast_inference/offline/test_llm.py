@@ -132,7 +132,7 @@ def test_who_stops_reading_stops_the_requests(llm):
     outputs = llm.generate_each((f"prompt {number}" for number in itertools.count()), GREEDY)
     next(outputs)
     outputs.close()
-    wait_until(lambda: not llm._client.state.client._session.requests)
+    wait_until(lambda: not llm._client.state.client._cores.channels[0].link.session.requests)
 
 
 def test_a_list_longer_than_the_queue_is_waited_for():
@@ -145,7 +145,7 @@ def test_a_wrong_prompt_is_named_before_anything_runs(llm):
     with pytest.raises(ContextLengthError, match="item 2: ") as caught:
         llm.generate(["one", "two", "x" * 100_000, "four"], GREEDY)
     assert caught.value.param == "prompt"
-    assert not llm._client.state.client._session.requests
+    assert not llm._client.state.client._cores.channels[0].link.session.requests
     assert int(llm.generate("one", GREEDY)[0].request_id) == int(before) + 4  # the last one was not looked at
 
 

@@ -175,7 +175,7 @@ async def leave(serve: Callable[[Request], Awaitable[Response]], body: dict[str,
     async def receive() -> Message:
         if (message := next(messages, None)) is not None:
             return message
-        while not state.client._session.requests:  # noqa: ASYNC110  nothing tells
+        while not state.client._cores.channels[0].link.session.requests:  # noqa: ASYNC110  nothing tells
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.05)
         return {"type": "http.disconnect"}
@@ -201,7 +201,7 @@ def test_a_client_that_leaves_stops_all_its_requests(tmp_path: Path, endpoint: A
             body_and_model = {"model": "fake", "ignore_eos": True, **body}
             await leave(endpoint(served.state).serve, body_and_model, served.state)
             await asyncio.sleep(0)
-            assert not served.state.client._session.requests
+            assert not served.state.client._cores.channels[0].link.session.requests
             async with asyncio.timeout(5):
                 while (stats := await served.state.client.call(CallMethod.STATS))["num_running"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)

@@ -30,7 +30,7 @@ def test_a_refusal_of_any_answer_is_the_status_of_all(
     async def run() -> None:
         async with application(core.run_dir) as served:
             if not is_foreseen:  # as when the published load is too old
-                monkeypatch.setattr(served.state, "check_admission", lambda model, num_requests=1: None)
+                monkeypatch.setattr(served.state, "check_admission", lambda num_requests=1: None)
             body = {"model": "fake", "prompt": "a", "max_tokens": 500, "ignore_eos": True, "stream": stream}
             answer = await served.http.post("/v1/completions", json={**body, **request_size})
             assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")

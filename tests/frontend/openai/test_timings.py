@@ -33,6 +33,7 @@ FIELDS = {
     "cached_tokens",
     "prompt_n",
     "predicted_n",
+    "cores",
 }
 
 
@@ -60,6 +61,7 @@ def check(timings: dict[str, Any], num_tokens: int = 4, num_answers: int = 1) ->
     """A step takes 2 ms, so this is the least that it can have taken."""
     assert set(timings) == FIELDS
     assert timings["predicted_n"] == num_tokens * num_answers
+    assert timings["cores"] == ["0"]
     assert timings["prefill_ms"] >= 2
     assert timings["decode_ms"] >= 2 * (num_tokens - 1)
     assert timings["ttft_ms"] == pytest.approx(timings["queue_ms"] + timings["prefill_ms"])
@@ -124,8 +126,17 @@ def test_strict_bodies_know_the_field(core: CoreProcess):
 
 def test_several_answers_take_from_the_first_that_begins_to_the_last_that_ends():
     answers = [
-        Answer(0, 10, num_cached_tokens=4, num_output_tokens=3, times=PhaseTimes(1_000, 5_000, 7_000)),
-        Answer(1, 10, num_cached_tokens=4, num_output_tokens=5, times=PhaseTimes(2_000, 4_000, 10_000)),
+        Answer(
+            0, 10, num_cached_tokens=4, num_output_tokens=3, times=PhaseTimes(1_000, 5_000, 7_000), core_names=("1",)
+        ),
+        Answer(
+            1,
+            10,
+            num_cached_tokens=4,
+            num_output_tokens=5,
+            times=PhaseTimes(2_000, 4_000, 10_000),
+            core_names=("0", "1"),
+        ),
     ]
     assert AnswerTimings.of(answers) == AnswerTimings(2.0, 2.0, 6.0)
     assert timings_of(answers, answers_per_prompt=2) == {
@@ -138,6 +149,7 @@ def test_several_answers_take_from_the_first_that_begins_to_the_last_that_ends()
         "cached_tokens": 4,
         "prompt_n": 6,
         "predicted_n": 8,
+        "cores": ["1", "0"],
     }
 
 

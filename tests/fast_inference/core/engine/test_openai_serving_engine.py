@@ -71,7 +71,7 @@ def test_who_closes_the_chunks_stops_the_request(engine, serving):
         await chunks.aclose()
 
     asyncio.run(ask())
-    wait_until(lambda: not engine.client.state.client._session.requests)
+    wait_until(lambda: not engine.client.state.client._cores.channels[0].link.session.requests)
 
 
 def test_the_process_of_engine_and_application_is_counted_once(engine):

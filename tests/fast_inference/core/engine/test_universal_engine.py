@@ -100,7 +100,7 @@ def test_who_stops_reading_stops_the_request(engine):
     next(stream)
     stream.close()
     client = engine._client.state.client
-    while client._session.requests:
+    while client._cores.channels[0].link.session.requests:
         engine.generate("two", max_tokens=1)
 
 
