@@ -37,10 +37,10 @@ _NOT_OF_A_JOB = frozenset(
 """Settings of servers."""
 DEFAULT_LINES_PER_PART = 1000
 _ONLY_ON_RAY = {
-    "ray_address": "--ray-address",
-    "ray_cores": "--cores",
-    "ray_cpus_per_core": "--ray-cpus-per-core",
-    "ray_gpus_per_core": "--ray-gpus-per-core",
+    "job_ray_address": "--ray-address",
+    "job_cores": "--cores",
+    "job_cpus_per_core": "--ray-cpus-per-core",
+    "job_gpus_per_core": "--ray-gpus-per-core",
     "lines_per_part": "--lines-per-part",
     "output_format": "--output-format",
 }
@@ -98,33 +98,37 @@ def _add_ray_flags(parser: FlagParser) -> None:
     ray = parser.add_argument_group("Many machines, with --executor ray")
     ray.add_argument(
         "--executor",
+        dest="job_executor",
         choices=("local", "ray"),
         help="'ray': many engine cores, on all nodes of a Ray cluster; input and output are folders that all of them "
         "see (default: local)",
     )
     ray.add_argument(
         "--ray-address",
+        dest="job_ray_address",
         metavar="ADDRESS",
         help="of the cluster; 'auto': that of this machine (default: RAY_ADDRESS, else one is started for the job)",
     )
     ray.add_argument(
         "--cores",
-        dest="ray_cores",
+        dest="job_cores",
         type=_count_or_range,
         metavar="N|MIN:MAX",
         help="engine cores (default: one for each GPU, or for each node where there are none)",
     )
     ray.add_argument(
         "--ray-cpus-per-core",
+        dest="job_cpus_per_core",
         type=positive_number,
         metavar="N",
-        help="CPUs that Ray sets aside for a core (default: 1 with a GPU, else all of the smallest node)",
+        help="CPUs that Ray reserves for each core (default: 1 with a GPU, else all of the smallest node)",
     )
     ray.add_argument(
         "--ray-gpus-per-core",
+        dest="job_gpus_per_core",
         type=_number,
         metavar="N",
-        help="GPUs that Ray sets aside for a core (default: 1 if the cluster has any, else 0)",
+        help="GPUs that Ray reserves for each core (default: 1 if the cluster has any, else 0)",
     )
     ray.add_argument(
         "--lines-per-part",
@@ -185,10 +189,10 @@ def _run_on_ray(namespace: argparse.Namespace, attach: str | None, settings: "Se
         namespace.input,
         namespace.output,
         OutputFormat(getattr(namespace, "output_format", OutputFormat.JSONL)),
-        getattr(namespace, "ray_address", None),
-        getattr(namespace, "ray_cores", None),
-        getattr(namespace, "ray_cpus_per_core", None),
-        getattr(namespace, "ray_gpus_per_core", None),
+        getattr(namespace, "job_ray_address", settings.ray_address),
+        getattr(namespace, "job_cores", None),
+        getattr(namespace, "job_cpus_per_core", settings.ray_cpus_per_core),
+        getattr(namespace, "job_gpus_per_core", None),
         getattr(namespace, "lines_per_part", DEFAULT_LINES_PER_PART),
         attach,
         getattr(namespace, "max_in_flight", None),
@@ -198,7 +202,7 @@ def _run_on_ray(namespace: argparse.Namespace, attach: str | None, settings: "Se
 
 
 def _is_for_ray(namespace: argparse.Namespace) -> bool:
-    return getattr(namespace, "executor", "local") == "ray"
+    return getattr(namespace, "job_executor", "local") == "ray"
 
 
 def _refuse_useless(parser: FlagParser, namespace: argparse.Namespace) -> None:
@@ -206,7 +210,7 @@ def _refuse_useless(parser: FlagParser, namespace: argparse.Namespace) -> None:
     useless = _NOT_ON_RAY if _is_for_ray(namespace) else _ONLY_ON_RAY
     for name, flag in useless.items():
         if hasattr(namespace, name):
-            parser.error(f"{flag} is not for --executor {getattr(namespace, 'executor', 'local')}")
+            parser.error(f"{flag} is not for --executor {'ray' if _is_for_ray(namespace) else 'local'}")
 
 
 def _count_or_range(text: str) -> tuple[int, int]:

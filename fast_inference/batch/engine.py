@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fast_inference.config_file import write_config
+from fast_inference.core_shares import ONLY_CORE_SHARE, CoreShare
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
 from fast_inference.settings import Settings
 from frontend.health import package_version
@@ -53,10 +54,13 @@ class Engine:
 
 
 @asynccontextmanager
-async def own_engine(settings: Settings, progress: Callable[[str], None]) -> AsyncGenerator[Engine, None]:
+async def own_engine(
+    settings: Settings, progress: Callable[[str], None], share: CoreShare = ONLY_CORE_SHARE
+) -> AsyncGenerator[Engine, None]:
     """Start a core; it is replaced when it dies or hangs, as that of a server.
 
-    `settings` are resolved: the model is a folder, `run_dir` is not looked at. `progress` is told of each stage.
+    `settings` are resolved: the model is a folder, `run_dir` is not looked at. `progress` is told of each stage,
+    and `share` says what others leave of the machine.
 
     Raises:
         ConfigError: its files cannot be written.
@@ -74,7 +78,7 @@ async def own_engine(settings: Settings, progress: Callable[[str], None]) -> Asy
             if not ended.done():
                 ended.set_exception(EngineEndedError(reason))
 
-        cores = CoreSupervisor(run_dir, settings.hang_timeout, lambda: _show_stage(cores, progress), fail)
+        cores = CoreSupervisor(run_dir, settings.hang_timeout, lambda: _show_stage(cores, progress), fail, share=share)
         running = asyncio.create_task(cores.run())
         running.add_done_callback(lambda task: _pass_on(task, ended))
         try:

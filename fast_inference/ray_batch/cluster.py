@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from fast_inference.ray_executor.fleet import check_installed
+from fast_inference.ray_executor.records import CoreResources
+from fast_inference.ray_executor.resources import memory_share
 from ipc.errors import ConfigError
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -25,6 +28,8 @@ class WorkerShape:
     max_workers: int
     num_cpus: float
     num_gpus: float
+    memory_share: float = 1.0
+    """How much of its node's memory each may plan with."""
 
     def __str__(self) -> str:
         """For people."""
@@ -44,14 +49,12 @@ def joined_ray(address: str | None) -> Iterator[None]:
         ConfigError: Ray is not installed, or cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    check_installed()
+    import ray
+    import ray.data
 
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ConfigError("--executor ray needs Ray: pip install fast-inference[ray]") from error
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == "local" else {}
+    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == "local" else {}
     try:
         _check_reachable(address)
         ray.init(address=address, logging_level=logging.ERROR, **own)
@@ -82,9 +85,9 @@ def worker_shape(cores: tuple[int, int] | None, num_cpus: float | None, num_gpus
     Raises:
         ConfigError: no node can have such a worker, now at least.
     """
-    import ray
+    from fast_inference.ray_executor.follower import alive_nodes  # imports Ray
 
-    nodes: list[dict[str, Any]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = alive_nodes()
     cluster_gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if num_gpus is None:
         num_gpus = 1 if cluster_gpus else 0
@@ -99,7 +102,8 @@ def worker_shape(cores: tuple[int, int] | None, num_cpus: float | None, num_gpus
     if cores is None:
         count = int(cluster_gpus // num_gpus) if num_gpus else len(fitting)
         cores = (max(count, 1),) * 2
-    return WorkerShape(*cores, num_cpus, num_gpus)
+    share = min(memory_share(CoreResources(num_cpus, num_gpus), node) for node in fitting)
+    return WorkerShape(*cores, num_cpus, num_gpus, share)
 
 
 def actor_pool(shape: WorkerShape, num_calls: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from fast_inference.ray_batch.worker import (
     BatchWorker,
     WorkerJob,
 )
+from fast_inference.ray_executor.fleet import check_installed
 from fast_inference.settings import Settings, served_names
 from frontend.batch.job import JobCounts
 from frontend.batch.line_source import Reorder
@@ -63,6 +64,7 @@ def run_ray_batch(options: RayOptions, settings: Settings) -> int:
         ConfigError: the job cannot begin or go on.
         Interrupted: a signal came before the job began.
     """
+    check_installed()
     with Interruption(), JobFolder(options.output, options.output_format) as folder:
         blocks = _plan(options, settings)
         done = folder.recover(manifest(blocks, options.output_format), len(blocks))
@@ -153,7 +155,7 @@ def _shape(options: RayOptions) -> WorkerShape:
 def _worker_job(options: RayOptions, settings: Settings, shape: WorkerShape) -> WorkerJob:
     """With paths and names that mean the same on every node."""
     names = served_names(settings)
-    changes: dict[str, Any] = {"served_model_name": names}
+    changes: dict[str, Any] = {"served_model_name": names, "executor": "local", "cores": 1}
     if Path(settings.model).exists():
         changes["model"] = str(Path(settings.model).absolute())
     if settings.threads is None and not shape.num_gpus:
@@ -168,6 +170,7 @@ def _worker_job(options: RayOptions, settings: Settings, shape: WorkerShape) -> 
         settings.max_body_bytes,
         options.max_in_flight,
         options.reorder,
+        shape.memory_share,
     )
 
 

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine_core.device import available_memory_bytes
 from fast_inference.batch.engine import Engine, EngineEndedError, attached_engine, attached_run_dir, own_engine
+from fast_inference.core_shares import ONLY_CORE_SHARE, CoreShare
 from fast_inference.model_store import resolve_model
 from fast_inference.progress import log_progress
 from fast_inference.ray_batch.parts import OutputFolder, OutputFormat, PartCounts
@@ -55,6 +57,8 @@ class WorkerJob:
     max_body_bytes: int
     max_in_flight: int | None
     reorder: Reorder
+    memory_share: float = 1.0
+    """How much of a node's memory a core of one's own plans with."""
 
 
 class BatchWorker:
@@ -101,7 +105,7 @@ class BatchWorker:
             engine = await stack.enter_async_context(self._engine_of_job())
             ready = asyncio.create_task(engine.state.wait_until_ready())
             await _first_of(ready, engine)
-            at_once = self._job.max_in_flight or num_at_once(engine.state.model())
+            at_once = self._job.max_in_flight or num_at_once(engine.state.client.capacity)
             self._slots = asyncio.Semaphore(at_once)
             self._turn = asyncio.Lock()
             self._open = stack.pop_all()
@@ -112,7 +116,11 @@ class BatchWorker:
             return attached_engine(attached_run_dir(self._job.attach))
         settings = Settings(**self._job.settings)
         model = resolve_model(settings.model, log_progress, rope=settings.rope)
-        return own_engine(settings.model_copy(update={"model": model}), lambda stage: log_progress(stage, None))
+        settings = settings.model_copy(update={"model": model})
+        share = ONLY_CORE_SHARE
+        if self._job.memory_share < 1:
+            share = CoreShare(memory_bytes=int(self._job.memory_share * available_memory_bytes()))
+        return own_engine(settings, lambda stage: log_progress(stage, None), share)
 
     async def _part_of(self, block: Block) -> PartCounts:
         done = self._output.counts(block.index)

@@ -204,3 +204,27 @@ def test_check_names_the_wrong_lines(tmp_path: Path):
     lines = stdout.splitlines()
     assert lines[:2] == ["line 2: Missing required field: method.", "line 3: custom_id 'id-1' has come before."]
     assert lines[2].startswith("3 lines, 2 wrong (")
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--executor", "ray", "--ordered"), "--ordered is not for --executor ray"),
+        (("--executor", "ray", "--errors", "x"), "--errors is not for --executor ray"),
+        (("--executor", "ray", "--cores", "3:2"), "must be N or MIN:MAX, not '3:2'"),
+        (("--cores", "2"), "--cores is not for --executor local"),
+        (("--lines-per-part", "2"), "--lines-per-part is not for --executor local"),
+    ],
+)
+def test_flags_of_the_other_executor_are_wrong_usage(tmp_path: Path, flags: tuple[str, ...], complaint: str):
+    status, _, stderr = Job(tmp_path, []).run(*flags)
+    assert status == 2
+    assert complaint in stderr
+
+
+def test_a_ray_that_is_not_there_is_one_line(tmp_path: Path):
+    job = Job(tmp_path, [completion(1)])
+    flags = ("--executor", "ray", "--ray-address", "127.0.0.1:1", "-o", str(tmp_path / "out"), "--model", "fake")
+    status, _, stderr = job.run(*flags)
+    assert status == 1
+    assert stderr.splitlines()[-1].startswith("error: cannot join Ray at 127.0.0.1:1: ")
