@@ -42,7 +42,6 @@ from engine_core.step_loop import StepLoop
 from engine_core.stop_check import StopCheck
 from engine_core.structured_output.grammar import CompiledGrammar
 from engine_core.structured_output.grammar_compiler import GrammarCompiler
-from engine_core.tokenizer_export import content_fingerprint
 from engine_core.tracing import RequestSpans
 from ipc.config import (
     FAKE_MODEL,
@@ -59,6 +58,7 @@ from ipc.config import (
 from ipc.endpoints import RunDir
 from ipc.messages import Welcome
 from ipc.process import start_ticks
+from ipc.tokenizer_files import content_fingerprint
 from ipc.tracing import SpanExport
 from ipc.version import __version__
 

@@ -16,7 +16,8 @@ import zmq
 from ipc.background_tasks import BackgroundTasks
 from ipc.core_channel import ChannelEvents, CoreChannel
 from ipc.core_directory import ONLY_CORE, CoreDirectory
-from ipc.endpoints import CoreAddress
+from ipc.core_link import CoreLink
+from ipc.endpoints import CoreAddress, RemoteCore
 from ipc.errors import EngineUnavailableError
 from ipc.messages import ClientRole, CoreState, Load, Welcome
 from ipc.placement import Capacity, CoreView
@@ -64,17 +65,20 @@ class CoreSet:
         """What a core of the model that is served last said about itself; stays when the cores are lost."""
         self._load = Load()
         self._load_at = 0.0
+        self._is_open = False
 
     # --- life ---
 
     def open(self) -> None:
         """Connect, and keep connected until `close`."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._is_open = True
         self._follow_addresses()
         self._tasks.run(self._keep_looking())
 
     async def close_channels(self, error: EngineUnavailableError) -> None:
         """Say BYE to all; live streams end in the error. The sockets that close meanwhile are for `end`."""
+        self._is_open = False
         channels, self.channels, self.ready, self.ready_views = self.channels, [], [], []
         for channel in channels:
             await channel.close(error)
@@ -117,12 +121,28 @@ class CoreSet:
         """A core that speaks for all: one that takes requests, where there is one."""
         return next(iter(self.ready or self.channels), None)
 
+    @property
+    def has_remote(self) -> bool:
+        """True if one of them is on another host."""
+        return any(isinstance(channel.address, RemoteCore) for channel in self.channels)
+
+    def links_with_tokenizer(self, fingerprint: str) -> list[tuple[str, CoreLink]]:
+        """Names and links of those that have this tokenizer and answer calls."""
+        links = [(channel.name, link) for channel in self.channels for link in channel.links]
+        return [
+            (name, link)
+            for name, link in links
+            if (welcome := link.session.welcome) is not None
+            and link.session.is_welcomed
+            and welcome.tokenizer_fingerprint == fingerprint
+        ]
+
     # --- cores that come, go and change ---
 
     async def _keep_looking(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_INTERVAL_S)
+        while self._is_open:  # a channel that is opened behind the closing of the others would stay
             self._follow_addresses()
+            await asyncio.sleep(_LOOK_INTERVAL_S)
 
     def _follow_addresses(self) -> None:
         """Open channels to the cores that are listed now, and let go of the others."""
@@ -155,6 +175,7 @@ class CoreSet:
                 sum(welcome.max_num_seqs for welcome in welcomes),
                 sum(welcome.max_queued_requests for welcome in welcomes),
                 sum(welcome.max_queued_tokens for welcome in welcomes),
+                sum(welcome.num_blocks for welcome in welcomes),
             )
         if ready != self.ready:
             self.ready, self.ready_views = ready, [channel.view for channel in ready]

@@ -78,6 +78,16 @@ class RunDir:
         return self.path / "cores.json"
 
     @property
+    def fleet_file(self) -> Path:
+        """How the cores of a Ray cluster are, for the launcher."""
+        return self.path / "fleet.json"
+
+    @property
+    def ray_keys_dir(self) -> Path:
+        """The keys with which this server connects to them."""
+        return self.path / "ray-keys"
+
+    @property
     def cores_dir(self) -> Path:
         """Holds a folder for each core but the first."""
         return self.path / "cores"
@@ -243,13 +253,14 @@ class RunDir:
         mine = [self.config_file, self.core_socket, self.connections_file, self.status_file.with_suffix(".tmp")]
         mine += [self.reload_file.with_suffix(".tmp"), self.reload_lock_file, *self.path.glob("core-*.link")]
         mine += [self.cores_file, self.cores_file.with_suffix(".tmp")]
+        mine += [self.fleet_file, self.fleet_file.with_suffix(".tmp"), self.core_error_file]
         for slot in CORE_SLOTS:
             journal = self.slot_journal_file(slot)
             mine += [self.slot_socket(slot), self.slot_lock_file(slot), journal, journal.with_suffix(".tmp")]
         has_run = self.status_file.exists()
         if not has_run:
             mine.append(self.marker_file)
-        for folder in (self.fake_tokenizer_dir, self.temporary_state_dir, self.cores_dir):
+        for folder in (self.fake_tokenizer_dir, self.temporary_state_dir, self.cores_dir, self.ray_keys_dir):
             shutil.rmtree(folder, ignore_errors=True)
         for path in (*mine, self.launcher_lock_file):
             with suppress(OSError):  # whoever took the folder away or wants to keep it does not stop the end
@@ -330,7 +341,7 @@ def connect_to_core(context: zmq.Context[zmq.Socket[bytes]], address: CoreAddres
         ConfigError: the keys for a core on another host are missing or damaged.
     """
     socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.IDENTITY, b"c" + os.urandom(15))
+    _set_new_identity(socket)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
@@ -344,6 +355,21 @@ def connect_to_core(context: zmq.Context[zmq.Socket[bytes]], address: CoreAddres
     return socket
 
 
+def reconnect_to_core(socket: zmq.Socket[bytes], core: RemoteCore) -> None:
+    """Let go of the connection and make a new one, with another identity.
+
+    libzmq never connects again by itself where it was refused, and a core takes no second connection of one identity
+    while it has not noticed the end of the first.
+    """
+    socket.disconnect(core.endpoint)
+    _set_new_identity(socket)
+    socket.connect(core.endpoint)
+
+
+def _set_new_identity(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.IDENTITY, b"c" + os.urandom(15))
+
+
 def _set_curve_options(socket: zmq.Socket[bytes], core: RemoteCore) -> None:
     folder = CurveDir(core.curve_dir)
     keys = folder.client_keys(core.client_name)
@@ -353,6 +379,8 @@ def _set_curve_options(socket: zmq.Socket[bytes], core: RemoteCore) -> None:
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_AFTER_MS)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, HANDSHAKE_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.IPV6, int("[" in core.endpoint))
 
 

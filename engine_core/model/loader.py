@@ -35,10 +35,11 @@ from engine_core.model.sampling.native_token_picker import NativeTokenPicker
 from engine_core.model.sampling.token_picker import TORCH_PICKER, TokenPicker
 from engine_core.outputs import ModelInfo
 from engine_core.sentence_files import read_sentence_files
-from engine_core.tokenizer_export import TOKENIZER_FILE, export_tokenizer
+from engine_core.tokenizer_export import export_tokenizer
 from engine_core.tokenizer_facts import check_vocabulary, eos_token_id
 from ipc.config import CacheConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
+from ipc.tokenizer_files import TOKENIZER_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -11,17 +11,20 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from frontend.routing.divergence import Divergence
 from frontend.routing.prefix_path import DEPTHS, PrefixPath
 
 _GROWTH = 1024 / 1023
 """Of the weight of a request over that of the one before it: shares are those of about the last 1,000 requests."""
-_LARGEST_WEIGHT = 1e100
+_LARGEST_WEIGHT = 1e30
+
+_MAX_END_LOOKUPS = 8
 
 
 class PrefixNode:
     """One beginning."""
 
-    __slots__ = ("core", "ends", "mass", "overflow_core")
+    __slots__ = ("core", "divergence", "ends", "mass", "overflow_core")
 
     def __init__(self, core: str, mass: float) -> None:
         self.core = core
@@ -32,6 +35,8 @@ class PrefixNode:
         """Sum of the weights of the requests that had it."""
         self.ends = 0
         """Bit i is set where a prompt ended i blocks deeper, before the next depth."""
+        self.divergence: Divergence | None = None
+        """Where the prompts that have it part; only of those that many have."""
 
 
 @dataclass(slots=True)
@@ -59,6 +64,9 @@ class PrefixMemory:
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+    def __contains__(self, prefix_hash: int) -> bool:
+        return prefix_hash in self._nodes
 
     def find(self, path: PrefixPath) -> Match:
         """What is remembered of this prompt; it is counted with all its known beginnings."""
@@ -98,8 +106,9 @@ class PrefixMemory:
         nodes, known, hashes = self._nodes, match.nodes, path.hashes
         last_level = len(hashes) - 1
         num_end_blocks = path.num_blocks - DEPTHS[last_level]
-        has_end = num_end_blocks > 0 and last_level + 1 < len(DEPTHS)
-        if has_end:
+        if last_level + 1 == len(DEPTHS):
+            num_end_blocks = 0
+        if num_end_blocks:
             self._use(path.hash_between(last_level, path.num_blocks), core)
         for level in range(last_level, -1, -1):
             if level < len(known):
@@ -108,24 +117,24 @@ class PrefixMemory:
                     known[level].core = core
             else:
                 nodes[hashes[level]] = PrefixNode(core, self._weight)
-        if has_end:
+        if num_end_blocks:
             nodes[hashes[last_level]].ends |= 1 << num_end_blocks
         while len(nodes) > self._max_nodes:
             nodes.popitem(last=False)
 
-    def forget_all_but(self, names: Collection[str]) -> None:
-        """Only these cores are left."""
+    def forget(self, names: Collection[str]) -> None:
+        """These cores are gone."""
         for node in self._nodes.values():
-            if node.overflow_core not in names:
+            if node.overflow_core in names:
                 node.overflow_core = ""
-            if node.core not in names:
+            if node.core in names:
                 node.core, node.overflow_core = node.overflow_core, ""
 
     def _find_end(self, path: PrefixPath, match: Match) -> None:
         level = len(match.nodes) - 1
         num_more = path.num_blocks - DEPTHS[level]
         ends = match.nodes[level].ends & ((2 << num_more) - 1)
-        while ends:
+        for _ in range(min(ends.bit_count(), _MAX_END_LOOKUPS)):  # the deepest ones
             num_end_blocks = ends.bit_length() - 1
             ends ^= 1 << num_end_blocks
             num_blocks = DEPTHS[level] + num_end_blocks
