@@ -170,6 +170,10 @@ def test_adapters_without_a_name_a_folder_or_a_difference_are_refused(lora):
         ({"max_num_batched_tokens": "16"}, ["--max-num-batched-tokens (16)", "--max-num-seqs (64)"]),
         ({"frontend_ports": "true", "frontends": "3", "port": "65534"}, ["--frontend-ports", "3 ports from 65534"]),
         ({"num_blocks": "9", "kv_cache_memory_bytes": "9"}, ["--num-blocks", "--kv-cache-memory-bytes"]),
+        (
+            {"cores": "3", "core_endpoint": "tcp://127.0.0.1:65534", "curve_dir": "keys"},
+            ["--core-endpoint", "3 ports from 65534"],
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_one_line(flags, named):
@@ -177,6 +181,17 @@ def test_settings_that_contradict_each_other_are_one_line(flags, named):
         resolve_settings(flags)
     assert all(name in caught.value.message for name in named)
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("cores", ["0", "65", "-1", "two", "3:1", "1:65", "1:", "1.5", "true"])
+def test_what_is_no_number_of_cores_is_one_line(cores):
+    with pytest.raises(ConfigError, match=r"^--cores: must be a number from 1 to 64, or such a range like 1:3, not "):
+        resolve_settings({"cores": cores})
+
+
+def test_each_core_has_the_port_after_that_of_the_one_before():
+    settings = resolve_settings({"cores": "2", "core_endpoint": "tcp://[::1]:5555", "curve_dir": "keys"})
+    assert [settings.endpoint_of(index) for index in range(2)] == ["tcp://[::1]:5555", "tcp://[::1]:5556"]
 
 
 @pytest.mark.parametrize(
