@@ -97,7 +97,9 @@ def look_at_run_dir(run_dir: "RunDir", url: str, probe: "Probe") -> "StatusRepor
         look = probe.look()
     except EngineUnavailableError as error:
         return replace(report, detail=error.message)
-    return replace(report, model=look.model, load=look.load, cores=look.cores)
+    exits = {core.get("name"): str(core["last_exit"]) for core in status.get("cores", ())}
+    cores = [replace(core, last_exit=exits.get(core.name, "")) for core in look.cores]
+    return replace(report, model=look.model, load=look.load, cores=cores)
 
 
 def look_at_url(client: "ApiClient", probe: "Probe") -> "StatusReport":

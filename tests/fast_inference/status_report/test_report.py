@@ -49,11 +49,11 @@ def test_the_text_has_all_of_it():
 
 def test_each_of_several_cores_has_a_line():
     load = ServerLoad(3, 1, 0, 0.25, 120.4)
-    cores = [CoreLoad("0", "ready", load, "cuda:0"), CoreLoad("b2", "no answer")]
-    report = StatusReport("http://h:80", "ready", load=load, cores=cores)
+    cores = [CoreLoad("0", "ready", load, "cuda:0"), CoreLoad("b2", "no answer", last_exit="was killed by SIGKILL")]
+    report = StatusReport("http://h:80", "ready", load=load, cores=cores, last_core_exit="exited with 1")
     assert report.as_text().splitlines()[2:] == [
         "core   0: ready on cuda:0, 3 running, 1 waiting, 120 tok/s, KV cache 25%",
-        "core   b2: no answer",
+        "core   b2: no answer; the one before was killed by SIGKILL",
     ]
 
 
