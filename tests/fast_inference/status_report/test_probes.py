@@ -43,6 +43,7 @@ def test_each_core_is_told_and_their_sum(cores):
 
 
 def test_a_core_that_does_not_answer_keeps_no_other_from_being_shown(cores):
+    cores[0].connect()
     cores[1].kill()
     probe = CoreProbe(cores[0].run_dir, "")
     look = probe.look()
