@@ -29,6 +29,7 @@ from fast_inference.drain_progress import show_drain
 from fast_inference.listener import bind_listeners, local_url_of, port_of, url_of
 from fast_inference.model_store import resolve_model
 from fast_inference.progress import StartProgress
+from fast_inference.ray_executor.fleet import RayFleet
 from fast_inference.ready_message import example_request, ready_line
 from fast_inference.restart_policy import FrontendRestartPolicy
 from fast_inference.service_notify import ServiceNotifier
@@ -75,12 +76,13 @@ def serve(settings: Settings) -> int:
         run_dir.forget_reload()
         run_dir.forget_crashes()  # whatever ended the server before, it was no request
         try:
-            shares = divide_machine(settings)
+            is_local = settings.executor == "local"
+            shares = divide_machine(settings) if is_local else []
             state_dir = open_state_dir(settings, port, run_dir)
             names = served_names(settings)
             progress(f"looking for the model {settings.model}")
-            with notifier.extending():
-                model = resolve_model(settings.model, progress, rope=settings.rope)
+            with notifier.extending():  # each node of a Ray cluster looks for it itself
+                model = resolve_model(settings.model, progress, rope=settings.rope) if is_local else settings.model
             resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
             resolved["state_dir"] = state_dir.path if state_dir is not None else None
             write_config(settings.model_copy(update=resolved), run_dir.config_file)
@@ -104,7 +106,9 @@ class Launcher:
         notifier: ServiceNotifier,
         state_dir: StateDir | None = None,
     ) -> None:
-        """`listeners` are one that the frontends share, or one for each; there is a core for each of the `shares`."""
+        """`listeners` are one that the frontends share, or one for each; there is a core for each of the `shares`, or
+        Ray has them.
+        """
         self._settings = settings
         self._model_name = model_name
         self._run_dir = run_dir
@@ -117,14 +121,18 @@ class Launcher:
         self._progress = progress
         self._notifier = notifier
         self._status_file = StatusFile(run_dir.status_file)
-        self._shares = shares
         self._reload_asked = asyncio.Event()
         self._batch_runner = BatchRunnerSupervisor(run_dir, state_dir, lambda: self._was_ready, self._refresh)
         self._frontends: list[Child | None] = [None] * settings.frontends
         self._num_frontend_restarts = [0] * settings.frontends
         self._stopping = asyncio.Event()
-        self._cores = CoreFleet(run_dir, shares, settings.hang_timeout, self._refresh, self._fail)
-        self._reload = CoreReload(settings, run_dir, self._cores, self._refresh)
+        self._cores: CoreFleet | RayFleet
+        self._reload: CoreReload | None = None
+        if settings.executor == "ray":
+            self._cores = RayFleet(run_dir, settings.cores, self._refresh, self._fail)
+        else:
+            self._cores = CoreFleet(run_dir, shares, settings.hang_timeout, self._refresh, self._fail)
+            self._reload = CoreReload(settings, run_dir, self._cores, self._refresh)
         self._was_ready = False
         self._exit_code = 0
 
@@ -160,7 +168,10 @@ class Launcher:
         while True:
             await self._reload_asked.wait()
             self._reload_asked.clear()
-            await self._reload.run()
+            if self._reload is None:
+                log.error("cores of a Ray cluster are not reloaded: start another --ray-fleet, and stop this one")
+            else:
+                await self._reload.run()
 
     # --- children ---
 
@@ -308,22 +319,19 @@ class Launcher:
 
     def _status(self) -> Status:
         cores = self._cores.statuses()
+        are_cores_ready = self._cores.is_ready if self._was_ready else self._cores.are_all_ready
         frontends = tuple(self._frontend_status(index) for index in range(len(self._frontends)))
         ready_frontends = [frontend.state == "ready" for frontend in frontends]
         if self._stopping.is_set():
             state = ServerState.DRAINING
-        elif self._are_enough([core.state == "ready" for core in cores]) and self._are_enough(ready_frontends):
+        elif are_cores_ready and (any if self._was_ready else all)(ready_frontends):
             state = ServerState.READY
         else:
             state = ServerState.RESTARTING if self._was_ready else ServerState.STARTING
         launcher, batch_runner = LauncherStatus(self._launcher_pid), self._batch_runner.status()
         restarts = Restarts((*self._num_frontend_restarts,), self._batch_runner.num_deaths)
-        reload = self._reload.status
+        reload = None if self._reload is None else self._reload.status
         return Status(state, launcher, cores[0], frontends, self._url, reload, batch_runner, restarts, cores)
-
-    def _are_enough(self, are_ready: Sequence[bool]) -> bool:
-        """For the start all must be ready, later one is enough."""
-        return (any if self._was_ready else all)(are_ready)
 
     def _frontend_status(self, index: int) -> FrontendStatus:
         frontend, port = self._frontends[index], self._ports[index % len(self._ports)]
@@ -335,7 +343,7 @@ class Launcher:
     def _announce(self) -> None:
         self._progress.close()
         try:
-            num_frontends, num_cores = len(self._frontends), len(self._shares)
+            num_frontends, num_cores = len(self._frontends), len(self._cores.statuses())
             line = ready_line(self._url, self._model_name, num_frontends, self._cores.num_blocks, num_cores)
             sys.stdout.write(line + "\n")
             url = local_url_of(self._settings.host, self._ports[0])

@@ -39,6 +39,7 @@ from ipc.config import (
     LauncherConfig,
     LogConfig,
     ModelConfig,
+    RayConfig,
     SchedulerConfig,
     TracingConfig,
 )
@@ -117,6 +118,7 @@ class Settings(
     SchedulerConfig,
     CacheConfig,
     EndpointConfig,
+    RayConfig,
     TracingConfig,
     LogConfig,
     FakeModelConfig,
@@ -141,6 +143,18 @@ class Settings(
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return tuple(item.strip() for item in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_cores_that_its_executor_can_run(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.executor == "local" and isinstance(self.cores, str):
+            raise ConfigError(
+                f"--cores {self.cores}: on one machine the number is fixed: use --cores {self.num_cores}, or "
+                "--executor ray"
+            )
+        if self.executor == "ray" and self.core_endpoint is not None:
+            raise ConfigError("--core-endpoint and --executor ray: each core finds an address of its own on its node")
+        return self
 
     @model_validator(mode="after")
     def _has_a_port_for_each_core(self) -> Self:
