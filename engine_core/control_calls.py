@@ -3,13 +3,17 @@
 Used by the I/O thread before a call is answered. `process` answers them: it relies on what is checked here.
 """
 
-from ipc.messages import Call, CallMethod, ClientRole
+from pathlib import Path
 
-_FOR_EVERYBODY = frozenset({CallMethod.PING, CallMethod.STATS, CallMethod.METRICS})
+from ipc.messages import Call, CallMethod, ClientRole, Reply, Welcome
+from ipc.tokenizer_files import TokenizerFiles
+
+_FOR_EVERYBODY = frozenset({CallMethod.PING, CallMethod.STATS, CallMethod.METRICS, CallMethod.TOKENIZER})
 _FOR_FRONTENDS = _FOR_EVERYBODY | {CallMethod.CANCEL}
 _ARGUMENTS: dict[CallMethod, dict[str, type]] = {
     CallMethod.ABORT: {"flow": str},
     CallMethod.CANCEL: {"id": str, "flow": str},
+    CallMethod.TOKENIZER: {"file": str, "offset": int},
 }
 """Arguments and their types; methods that are not here take none."""
 _REQUIRED: dict[CallMethod, str] = {CallMethod.CANCEL: "id"}
@@ -31,6 +35,19 @@ def why_refused(call: Call, role: ClientRole) -> str:
     if required is not None and not call.arguments.get(required):
         return f"{method.name} needs the argument '{required}'"
     return ""
+
+
+def answer_tokenizer(call: Call, welcome: Welcome | None) -> Reply:
+    """The answer to a TOKENIZER that `why_refused` has let pass; it reads a bounded piece of a file."""
+    if welcome is None:
+        return Reply(call.call_id, error="the model is not loaded yet")
+    file, offset = call.arguments.get("file", ""), call.arguments.get("offset", 0)
+    assert isinstance(file, str)
+    assert isinstance(offset, int)
+    try:
+        return Reply(call.call_id, TokenizerFiles(Path(welcome.tokenizer_dir)).answer(file, offset))
+    except (OSError, ValueError) as error:
+        return Reply(call.call_id, error=f"TOKENIZER: {error}")
 
 
 def _allowed_methods(role: ClientRole) -> frozenset[CallMethod]:

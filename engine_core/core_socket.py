@@ -1,9 +1,9 @@
 """The core's ROUTER with all that stands at its door: who may connect, how many, and how often somebody was refused.
 
 Clients on this machine come by ipc, where the run dir's mode says who they may be. Clients of other hosts come by tcp,
-where there is one (`--core-endpoint`): CURVE encrypts and shows their keys, and this is the ZAP handler that knows the
-allowed ones. Options are copied when a socket is bound, so those for tcp do not touch ipc.
-Owned by the I/O thread. Next: `connection_guard.py`, `ipc/curve.py`.
+where there is one (`--core-endpoint`): CURVE encrypts and shows their keys, and this is the ZAP handler that asks
+`allowed_clients.py` for the allowed ones. Options are copied when a socket is bound, so those for tcp do not touch ipc.
+Owned by the I/O thread. Next: `connection_guard.py`, `allowed_clients.py`.
 """
 
 import logging
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
-from zmq.utils import z85
 
+from engine_core.allowed_clients import AllowedClients
 from engine_core.connection_guard import ConnectionGuard
 from ipc.config import EndpointConfig
 from ipc.counted_warning import CountedWarning
@@ -33,12 +33,12 @@ class RemoteAccess:
 
     endpoint: str
     keys: KeyPair
-    allowed: dict[bytes, str]
-    """Names by public key."""
+    folder: CurveDir
+    """Has the keys of those who may connect."""
 
     @classmethod
-    def of(cls, config: EndpointConfig) -> "RemoteAccess | None":
-        """Read the keys; None where there is no such endpoint.
+    def of(cls, config: EndpointConfig, core_index: int = 0) -> "RemoteAccess | None":
+        """Read the keys; None where there is no such endpoint. Each core of a server has a port of its own.
 
         Raises:
             ConfigError: a key is missing, damaged or readable for others.
@@ -46,7 +46,8 @@ class RemoteAccess:
         if config.core_endpoint is None or config.curve_dir is None:
             return None
         folder = CurveDir(config.curve_dir)
-        return cls(config.core_endpoint, folder.server_keys(), folder.allowed_clients())
+        folder.allowed_clients()  # what is wrong at the start is told at the start
+        return cls(config.endpoint_of(core_index), folder.server_keys(), folder)
 
 
 class CoreSocket:
@@ -83,13 +84,13 @@ class CoreSocket:
     def open_remote(self, remote: RemoteAccess) -> None:
         """Listen for other hosts; raises `ConfigError` where the endpoint cannot be had."""
         self._remote = remote
-        self._zap.allow(remote.allowed)
+        self._zap.allow(remote.folder)
         self._bind_remote(remote)
 
     def open_remote_when_free(self, remote: RemoteAccess) -> None:
         """The same once the core that has the endpoint now has let go of it: it is tried in each `report`."""
         self._remote = remote
-        self._zap.allow(remote.allowed)
+        self._zap.allow(remote.folder)
         self._try_remote()
 
     def close_remote(self) -> None:
@@ -149,7 +150,7 @@ class CoreSocket:
                 f"cannot listen on {remote.endpoint}: {zmq.strerror(error.errno or 0)} (--core-endpoint)"
             ) from error
         self._bound_endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        log.info("listening on %s for %s", remote.endpoint, ", ".join(remote.allowed.values()))
+        log.info("listening on %s for those with a key in %s", remote.endpoint, remote.folder.clients_dir)
 
 
 class _ZapHandler:
@@ -159,12 +160,12 @@ class _ZapHandler:
         """Nobody is allowed yet."""
         self.socket = context.socket(zmq.REP)
         self.socket.bind(_ZAP_ENDPOINT)
-        self._allowed: dict[bytes, bytes] = {}
+        self._allowed: AllowedClients | None = None
         self.warning = CountedWarning(log, "refused a client of another host")
 
-    def allow(self, names: dict[bytes, str]) -> None:
-        """Let those with these keys in, and nobody else."""
-        self._allowed = {_raw_key(key): name.encode() for key, name in names.items()}
+    def allow(self, folder: CurveDir) -> None:
+        """Let those in who have a key in this folder, as it is when they come, and nobody else."""
+        self._allowed = AllowedClients(folder)
 
     def answer(self) -> None:
         """Answer everybody who waits at the door."""
@@ -173,15 +174,12 @@ class _ZapHandler:
                 version, request_id, _, address, _, mechanism, *credentials = self.socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
-            name = self._allowed.get(credentials[0]) if mechanism == b"CURVE" and credentials else None
-            if name is None or version != _ZAP_VERSION:
+            name = None
+            if self._allowed is not None and version == _ZAP_VERSION and mechanism == b"CURVE" and credentials:
+                name = self._allowed.name_of(credentials[0])
+            if name is None:
                 self.warning.add(f"{address.decode(errors='replace')} has no key that is allowed")
                 answer = [b"400", b"not allowed", b"", b""]
             else:
-                answer = [b"200", b"", name, b""]
+                answer = [b"200", b"", name.encode(), b""]
             self.socket.send_multipart([_ZAP_VERSION, request_id, *answer])
-
-
-def _raw_key(key: bytes) -> bytes:
-    """32 bytes of the 40 characters."""
-    return bytes(z85.decode(key))

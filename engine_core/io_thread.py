@@ -22,7 +22,7 @@ from engine_core.admission import Admission
 from engine_core.client_lives import ClientLives
 from engine_core.client_registry import Client, ClientRegistry
 from engine_core.client_sender import ClientSender
-from engine_core.control_calls import why_refused
+from engine_core.control_calls import answer_tokenizer, why_refused
 from engine_core.core import EngineCoreOutputs
 from engine_core.core_socket import CoreSocket, RemoteAccess
 from engine_core.events import AbortRequests, AddRequest, ControlCall, DrainBegun, Event
@@ -393,6 +393,8 @@ class IoThread(threading.Thread):
             self._sender.send_in_order(client, Reply(call.call_id, error=error))
         elif call.method is CallMethod.METRICS:
             self._sender.send_in_order(client, Reply(call.call_id, {**self._metric_values()}))
+        elif call.method is CallMethod.TOKENIZER:
+            self._sender.send_in_order(client, answer_tokenizer(call, self._welcome))
         else:
             self._inbox.put(ControlCall(client.slot, call))
 

@@ -154,7 +154,7 @@ class StepLoop:
                 num_cancelled, outputs = self._core.cancel_requests(external_id, _text_argument(call, "flow"))
                 self._send_last(outputs)
                 return Reply(call.call_id, {"num_cancelled": num_cancelled})
-            case CallMethod.PING | CallMethod.METRICS:  # answered by the I/O thread
+            case CallMethod.PING | CallMethod.METRICS | CallMethod.TOKENIZER:  # answered by the I/O thread
                 return Reply(call.call_id)
 
     def _send_last(self, outputs: EngineCoreOutputs) -> None:

@@ -4,14 +4,13 @@ Called once by `engine_core/model/loader.py`; the folder is named to frontends i
 A model that ships `tokenizer.json` is used where it lies, every other tokenizer is converted once into the model
 cache, and so is one that is to write texts in small letters, as the files of sentence-transformers may ask for.
 Invariant: a returned folder holds a complete `tokenizer.json` (a new one appears by one rename).
-Next: `frontend/tokenizer.py` reads what is here.
+Next: `ipc/tokenizer_files.py` says which files are handed on, `frontend/tokenizer.py` reads them.
 """
 
 import contextlib
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,10 +19,10 @@ from pathlib import Path
 from engine_core.config_values import read_json_object
 from engine_core.sentence_files import read_sentence_files
 from ipc.errors import ConfigError
+from ipc.tokenizer_files import TOKENIZER_FILE, cache_root
 
 logger = logging.getLogger(__name__)
 
-TOKENIZER_FILE = "tokenizer.json"
 _TOKENIZER_PATTERNS = [
     "tokenizer*",
     "special_tokens_map.json",
@@ -35,12 +34,6 @@ _TOKENIZER_PATTERNS = [
 _NAME_ONE = (
     "name its folder with --tokenizer (of cli_openai: --tokenizer-path), or put tokenizer.json beside a .pt file"
 )
-
-
-def cache_root() -> Path:
-    """The model cache: `$XDG_CACHE_HOME/fast-inference`, with `~/.cache` where the variable is not set."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "fast-inference"
 
 
 def export_tokenizer(model_dir: Path | None, tokenizer: str | None) -> Path:
@@ -68,16 +61,6 @@ def export_tokenizer(model_dir: Path | None, tokenizer: str | None) -> Path:
     if not (lowercased / TOKENIZER_FILE).is_file():
         _lowercase(folder, lowercased)
     return lowercased
-
-
-def content_fingerprint(folder: Path) -> str:
-    """Hash over the files that `frontend/tokenizer.py` reads of a folder; equal for equal content, wherever it is."""
-    digest = hashlib.sha256()
-    for name in (TOKENIZER_FILE, "tokenizer_config.json", "chat_template.jinja"):
-        path = folder / name
-        content = path.read_bytes() if path.is_file() else b""
-        digest.update(f"{name}:{len(content)}\n".encode() + content)
-    return digest.hexdigest()[:32]
 
 
 def _tokenizer_dir(tokenizer: str) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from engine_core.config_values import read_json_object
-from engine_core.tokenizer_export import TOKENIZER_FILE
 from ipc.errors import ConfigError
+from ipc.tokenizer_files import TOKENIZER_FILE
 
 
 def eos_token_id(folder: Path) -> int | None:

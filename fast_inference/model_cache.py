@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from engine_core.tokenizer_export import cache_root
 from ipc.errors import ConfigError
+from ipc.tokenizer_files import cache_root
 
 _SCRATCH_PREFIX = ".pull-"
 _STALE_AFTER_S = 24 * 3600.0

@@ -16,6 +16,7 @@ from fast_inference.child import child_environment
 from fast_inference.model_cache import Progress, exclusive, models_dir, replace_folder, scratch_dir
 from fast_inference.model_folders import is_model_folder
 from ipc.errors import ConfigError
+from ipc.tokenizer_files import TOKENIZER_FILES
 
 _CHUNK_BYTES = 2**20
 
@@ -33,7 +34,6 @@ class Conversion:
 
 
 GGUF = Conversion("fast_inference.gguf_conversion")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def minimal_llm(checkpoint: Path, rope: str | None) -> Conversion:
@@ -44,7 +44,7 @@ def minimal_llm(checkpoint: Path, rope: str | None) -> Conversion:
 
 def tokenizer_files_beside(checkpoint: Path) -> tuple[Path, ...]:
     """The tokenizer in the folder of a checkpoint; empty where there is none."""
-    files = [checkpoint.parent / name for name in _TOKENIZER_FILES]
+    files = [checkpoint.parent / name for name in TOKENIZER_FILES]
     return tuple(path for path in files if path.is_file()) if files[0].is_file() else ()
 
 

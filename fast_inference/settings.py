@@ -11,10 +11,10 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -29,6 +29,7 @@ from fast_inference.flags import ENVIRONMENT_PREFIX, SECTIONS, environment_name,
 from ipc.config import (
     DEFAULT_MODEL_ALIAS,
     FAKE_MODEL,
+    MAX_PORT,
     SECRET_SETTINGS,
     CacheConfig,
     ConnectionConfig,
@@ -140,6 +141,15 @@ class Settings(
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return tuple(item.strip() for item in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_a_port_for_each_core(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.core_endpoint is not None:
+            first = int(self.core_endpoint.rpartition(":")[2])
+            if first + self.num_cores - 1 > MAX_PORT:
+                raise ConfigError(f"--core-endpoint: {self.num_cores} ports from {first} on end above {MAX_PORT}")
+        return self
 
     @classmethod
     def settings_customise_sources(

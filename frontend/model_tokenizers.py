@@ -6,10 +6,11 @@ the event loop. Invariant: a model whose tokenizer cannot be used is looked at o
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from frontend.tokenizer import FrontendTokenizer
-from ipc.errors import ConfigError
+from ipc.errors import ConfigError, EngineUnavailableError
 from ipc.messages import Welcome
 
 log = logging.getLogger(__name__)
@@ -20,9 +21,12 @@ _MAX_MODELS = 2
 class ModelTokenizers:
     """At most one tokenizer for each model."""
 
-    def __init__(self, chat_template_file: Path | None) -> None:
-        """`chat_template_file` is used instead of the templates of the models."""
+    def __init__(self, chat_template_file: Path | None, find_folder: Callable[[Welcome], Awaitable[Path]]) -> None:
+        """`chat_template_file` is used instead of the templates of the models; `find_folder` gives the folder of a
+        core's tokenizer, or raises what `EngineClient.tokenizer_dir` does.
+        """
         self._chat_template_file = chat_template_file
+        self._find_folder = find_folder
         self._by_fingerprint: dict[str, FrontendTokenizer] = {}
         self._loading = asyncio.Lock()
         self._refused_fingerprint = ""
@@ -36,7 +40,8 @@ class ModelTokenizers:
         return core.model_fingerprint == self._refused_fingerprint
 
     async def load(self, core: Welcome) -> bool:
-        """Load the tokenizer of the core's model, if that was not tried before; True if it was loaded now.
+        """Load the tokenizer of the core's model, if that was not tried before; True if it was loaded now. It is to be
+        tried again where the core is on another host and does not give its tokenizer in time.
 
         Raises:
             ConfigError: it cannot be used, and there is no other model to serve.
@@ -45,9 +50,11 @@ class ModelTokenizers:
             if self.of(core) is not None or self.is_refused(core):
                 return False
             try:
-                tokenizer = await asyncio.to_thread(
-                    FrontendTokenizer.load, Path(core.tokenizer_dir), self._chat_template_file
-                )
+                folder = await self._find_folder(core)
+                tokenizer = await asyncio.to_thread(FrontendTokenizer.load, folder, self._chat_template_file)
+            except EngineUnavailableError as error:
+                log.warning("cannot get the tokenizer now: %s", error.message)
+                return False
             except ConfigError as error:
                 if not self._by_fingerprint:
                     raise

@@ -123,7 +123,8 @@ class FrontendState:
         self._config_file = config_file
         self._later_names: dict[str, tuple[str, ...]] = {}
         """By fingerprint, of models that came after the first one."""
-        self._tokenizers = ModelTokenizers(Path(config.chat_template) if config.chat_template else None)
+        chat_template_file = Path(config.chat_template) if config.chat_template else None
+        self._tokenizers = ModelTokenizers(chat_template_file, client.tokenizer_dir)
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

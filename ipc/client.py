@@ -12,6 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Protocol, Unpack
 
 from ipc.background_tasks import BackgroundTasks
@@ -20,7 +21,7 @@ from ipc.core_channel import ChannelEvents, CoreChannel
 from ipc.core_directory import CoreDirectory
 from ipc.core_set import CoreSet
 from ipc.endpoints import CoreAddress
-from ipc.errors import EngineUnavailableError
+from ipc.errors import ConfigError, EngineUnavailableError, ServerError
 from ipc.messages import CallMethod, ClientMetrics, ClientRole, CoreState, Load, RequestId, Welcome
 from ipc.placement import Capacity, CoreView, LeastLoaded, Placement
 from ipc.recovery import CoreLossPolicy, Recovery, has_same_tokenizer
@@ -28,6 +29,7 @@ from ipc.request_options import RequestOptions, new_add
 from ipc.request_outputs import Output, RequestOutputs
 from ipc.request_stream import RequestStream
 from ipc.sampling_params import SamplingParams
+from ipc.tokenizer_transfer import fetch_tokenizer, has_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ _OF_ALL_CORES = frozenset(
     {CallMethod.ABORT, CallMethod.CANCEL, CallMethod.RESET_PREFIX_CACHE, CallMethod.DRAIN, CallMethod.RESUME}
 )
 """Calls that mean all cores, or requests wherever they are."""
+_TOKENIZER_PIECE_TIMEOUT_S = 20.0
 
 __all__ = ["EngineClient", "Output", "RequestStream"]
 
@@ -233,6 +236,28 @@ class EngineClient:
         for answer in (await self._calls.call(links, method, arguments or {}, timeout_s)).values():
             add_up(result, answer)
         return result
+
+    async def tokenizer_dir(self, core: Welcome) -> Path:
+        """The folder with the tokenizer of a core; where that is on another host, and does not lie in the same place
+        here, it is got from a core that has it first.
+
+        Raises:
+            ConfigError: it cannot be had.
+            EngineUnavailableError: no core gives an answer.
+        """
+        folder, fingerprint = Path(core.tokenizer_dir), core.tokenizer_fingerprint
+        if not self._cores.has_remote or await asyncio.to_thread(has_tokenizer, folder, fingerprint):
+            return folder
+
+        async def call(arguments: dict[str, int | str]) -> Answer:
+            links = self._cores.links_with_tokenizer(fingerprint)[:1]
+            answers = await self._calls.call(links, CallMethod.TOKENIZER, arguments, _TOKENIZER_PIECE_TIMEOUT_S)
+            return answers[links[0][0]]
+
+        try:
+            return await fetch_tokenizer(call, fingerprint)
+        except ServerError as error:
+            raise ConfigError(f"the core on the other host does not give its tokenizer: {error.message}") from error
 
     async def metrics(self, timeout_s: float) -> dict[str, dict[str, int | float]]:
         """By name of the core, all series that it knows; in one of them is what this process has counted up to now.

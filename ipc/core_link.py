@@ -2,30 +2,44 @@
 
 Owned by `ipc.client.EngineClient`. It says HELLO as soon as there is a connection and until it is welcomed, and does so
 again whenever the core is lost; `Session` gives the messages their meaning. After each change the owner is called, who
-looks at `session`.
+looks at `session`. The death of a core on another host shows in the end of its connection (`connection_watch.py`);
+a cut link ends nothing, and is waited for until the lease of the core is over.
 Next: `engine_core/io_thread.py`, the other end of the socket.
 """
 
 import asyncio
 import contextlib
+import logging
 import os
+import time
 from array import array
 from collections.abc import Callable, Iterable
 
 import zmq
 
 from ipc import codec
-from ipc.endpoints import CoreAddress, RemoteCore, connect_to_core
+from ipc.connection_watch import ConnectionEvent, ConnectionWatch
+from ipc.endpoints import CoreAddress, RemoteCore, connect_to_core, reconnect_to_core
 from ipc.messages import Abort, Bye, ClientBeat, ClientMessage, Hello, Reply, RequestId, Welcome
 from ipc.process import open_pidfd
 from ipc.request_outputs import RequestOutputs
 from ipc.session import Session
 
+log = logging.getLogger(__name__)
+
 _HELLO_INTERVAL_S = 0.1
 _BEAT_INTERVAL_S = 1.0
 _MAX_MESSAGES_PER_WAKE = 64
 _REMOTE_LEASE_S = 10.0
-"""A core on another host that says nothing for this long is lost."""
+"""A core on another host that says nothing for this long is lost, where its connection has not ended."""
+_RETURN_GRACE_S = 1.5
+"""One whose connection has ended is lost if it does not welcome us again within this time."""
+_NEW_CONNECTION_S = 3.0
+"""After this long without a word from a core on another host, a new connection is made."""
+_PROBLEMS = {
+    ConnectionEvent.REFUSED: "it does not know the key of this client",
+    ConnectionEvent.FAILED: "no secure connection to it (is server.key the right one?)",
+}
 
 
 class CoreLink:
@@ -43,7 +57,7 @@ class CoreLink:
         """Connect at once, and stay connected until `close`. `on_beat` is called with each beat that is sent."""
         self.session = Session()
         self._hello = hello
-        self._is_remote = isinstance(address, RemoteCore)
+        self._remote = address if isinstance(address, RemoteCore) else None
         self._on_change = on_change
         self._on_reply = on_reply
         self._on_beat = on_beat
@@ -56,6 +70,10 @@ class CoreLink:
         self._socket = connect_to_core(context, address)
         self._fd = int(self._socket.getsockopt(zmq.FD))
         self._loop.add_reader(self._fd, self._on_readable)
+        self._watch = ConnectionWatch(self._socket, self._on_connection_event) if self._remote is not None else None
+        self._connected_at = time.monotonic()
+        self._suspended_at: float | None = None
+        """When the connection ended, while the core may still come back."""
         self._keeper = asyncio.create_task(self._keep_connected())
 
     async def close(self) -> None:
@@ -64,6 +82,8 @@ class CoreLink:
         await asyncio.gather(self._keeper, return_exceptions=True)
         self.send(Bye("closed"))
         self._unwatch_core()
+        if self._watch is not None:
+            self._watch.close()
         self._loop.remove_reader(self._fd)
         self._socket.close(linger=100)
 
@@ -105,6 +125,8 @@ class CoreLink:
 
     def _take_in(self) -> bool:
         """Take in a bounded number of messages; True if there may be more."""
+        if self._watch is not None:
+            self._watch.take_events()
         for taken in range(_MAX_MESSAGES_PER_WAKE):
             try:
                 data = self._socket.recv(zmq.DONTWAIT)
@@ -123,6 +145,7 @@ class CoreLink:
         for answer in session.answers_to(message):
             self.send(answer)
         if isinstance(message, Welcome) and (not was_welcomed or session.epoch != epoch_before):
+            self._suspended_at = None
             self._watch_core(message)
         if isinstance(message, Reply):
             self._on_reply(message)
@@ -138,8 +161,8 @@ class CoreLink:
         sequence = 0
         while True:
             if self.session.is_welcomed:
-                if self._is_remote and self.session.beat_age_s > _REMOTE_LEASE_S:
-                    self._on_silence()
+                if self._remote is not None and self.session.beat_age_s > _REMOTE_LEASE_S:
+                    self._give_up(f"it was silent for {_REMOTE_LEASE_S:.0f} s")
                     continue
                 sequence += 1
                 self.send(ClientBeat(sequence, len(self.session.requests)))
@@ -148,6 +171,8 @@ class CoreLink:
                     self._unsent_aborts.clear()
                 await self._nap(_BEAT_INTERVAL_S)
             else:
+                if self._remote is not None:
+                    self._mend_connection(self._remote)
                 self._owes_hello = not self.send(self._hello)
                 await asyncio.sleep(_HELLO_INTERVAL_S)
 
@@ -162,7 +187,7 @@ class CoreLink:
 
     def _watch_core(self, welcome: Welcome) -> None:
         self._unwatch_core()
-        if self._is_remote:
+        if self._remote is not None:
             return
         self._core_pidfd = open_pidfd(welcome.core_pid, welcome.core_pid_start_ticks)
         if self._core_pidfd is None:
@@ -176,12 +201,6 @@ class CoreLink:
             os.close(self._core_pidfd)
             self._core_pidfd = None
 
-    def _on_silence(self) -> None:
-        """Nothing else shows that a core on another host has died."""
-        self._unsent_aborts.clear()
-        self.session.lose(f"it was silent for {_REMOTE_LEASE_S:.0f} s")
-        self._on_change(self)
-
     def _on_core_death(self) -> None:
         self._unwatch_core()
         while self._take_in():  # what it said before it died still counts
@@ -189,4 +208,33 @@ class CoreLink:
         self._unsent_aborts.clear()
         self.session.lose("its process ended")
         self._wake_keeper.set()
+        self._on_change(self)
+
+    # --- a core on another host ---
+
+    def _on_connection_event(self, event: ConnectionEvent) -> None:
+        """Something became of the connection, most often through the death of the core."""
+        if event is not ConnectionEvent.ENDED:
+            self.session.detail = _PROBLEMS[event]
+        elif self.session.is_welcomed:
+            log.warning("the connection to %s has ended", self._remote.endpoint if self._remote else "the core")
+            self._unsent_aborts.clear()
+            self.session.suspend("its connection has ended")
+            self._suspended_at = time.monotonic()
+            self._wake_keeper.set()
+            self._on_change(self)
+
+    def _mend_connection(self, core: RemoteCore) -> None:
+        """While it does not welcome us: give it up when it is time, and try a new connection now and then."""
+        now = time.monotonic()
+        if self._suspended_at is not None and now - self._suspended_at > _RETURN_GRACE_S:
+            self._give_up(self.session.detail)
+        if min(self.session.beat_age_s, now - self._connected_at) > _NEW_CONNECTION_S:
+            self._connected_at = now
+            reconnect_to_core(self._socket, core)
+
+    def _give_up(self, reason: str) -> None:
+        self._suspended_at = None
+        self._unsent_aborts.clear()
+        self.session.lose(reason)
         self._on_change(self)

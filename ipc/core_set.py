@@ -16,7 +16,8 @@ import zmq
 from ipc.background_tasks import BackgroundTasks
 from ipc.core_channel import ChannelEvents, CoreChannel
 from ipc.core_directory import ONLY_CORE, CoreDirectory
-from ipc.endpoints import CoreAddress
+from ipc.core_link import CoreLink
+from ipc.endpoints import CoreAddress, RemoteCore
 from ipc.errors import EngineUnavailableError
 from ipc.messages import ClientRole, CoreState, Load, Welcome
 from ipc.placement import Capacity, CoreView
@@ -116,6 +117,22 @@ class CoreSet:
     def first(self) -> CoreChannel | None:
         """A core that speaks for all: one that takes requests, where there is one."""
         return next(iter(self.ready or self.channels), None)
+
+    @property
+    def has_remote(self) -> bool:
+        """True if one of them is on another host."""
+        return any(isinstance(channel.address, RemoteCore) for channel in self.channels)
+
+    def links_with_tokenizer(self, fingerprint: str) -> list[tuple[str, CoreLink]]:
+        """Names and links of those that have this tokenizer and answer calls."""
+        links = [(channel.name, link) for channel in self.channels for link in channel.links]
+        return [
+            (name, link)
+            for name, link in links
+            if (welcome := link.session.welcome) is not None
+            and link.session.is_welcomed
+            and welcome.tokenizer_fingerprint == fingerprint
+        ]
 
     # --- cores that come, go and change ---
 

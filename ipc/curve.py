@@ -5,8 +5,9 @@
     DIR/clients/NAME.key         the public keys of those who may connect
     DIR/clients/NAME.key_secret  for that client alone
 
-A client on another host needs a folder with `server.key` and its own secret key. Invariant: whoever has no key of the
-list is refused before a byte of it is read (CURVE, with `engine_core/core_socket.py` as ZAP handler).
+A client on another host needs a folder with `server.key` and its own secret key. A core sees at once which clients come
+and go (`engine_core/allowed_clients.py`). Invariant: whoever has no key of the list is refused before a byte of it is
+read (CURVE, with `engine_core/core_socket.py` as ZAP handler).
 """
 
 import os
@@ -40,6 +41,11 @@ class CurveDir:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def clients_dir(self) -> Path:
+        """Holds the keys of clients."""
+        return self.path / "clients"
+
     def server_keys(self) -> KeyPair:
         """The core's own keys; raises `ConfigError` where they are missing, damaged, or readable for others."""
         return _key_pair(self.path / "server.key_secret")
@@ -50,13 +56,18 @@ class CurveDir:
 
     def client_keys(self, name: str) -> KeyPair:
         """A client's own keys; raises `ConfigError`."""
-        return _key_pair(self.path / "clients" / f"{_checked(name)}.key_secret")
+        return _key_pair(self.clients_dir / f"{_checked(name)}.key_secret")
+
+    def client_public_key(self, name: str) -> bytes:
+        """The key by which a client is let in; raises `ConfigError`."""
+        return _key(self.clients_dir / f"{_checked(name)}.key", b"public")
 
     def allowed_clients(self) -> dict[bytes, str]:
         """Names of those who may connect, by public key; raises `ConfigError` where there are none."""
-        allowed = {_key(path, b"public"): path.stem for path in sorted((self.path / "clients").glob("*.key"))}
+        names = sorted(path.stem for path in self.clients_dir.glob("*.key") if not path.name.startswith("."))
+        allowed = {self.client_public_key(name): name for name in names}
         if not allowed:
-            raise ConfigError(f"{self.path / 'clients'} has no *.key of a client that may connect")
+            raise ConfigError(f"{self.clients_dir} has no *.key of a client that may connect")
         return allowed
 
     def make(self, client: str) -> list[Path]:
@@ -68,7 +79,7 @@ class CurveDir:
         _checked(client)
         made = []
         try:
-            for folder, name in ((self.path, "server"), (self.path / "clients", client)):
+            for folder, name in ((self.path, "server"), (self.clients_dir, client)):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if not (folder / f"{name}.key").exists():
                     made += _write_pair(folder, name)

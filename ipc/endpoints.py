@@ -87,6 +87,11 @@ class RunDir:
         return self if index == 0 else RunDir(self.cores_dir / str(index))
 
     @property
+    def core_error_file(self) -> Path:
+        """Why one of several cores could not start, in one line."""
+        return self.path / "core.error"
+
+    @property
     def config_file(self) -> Path:
         """The settings that the launcher resolved."""
         return self.path / "config.json"
@@ -215,9 +220,13 @@ class RunDir:
 
     def forget_crashes(self) -> None:
         """Remove what cores that died have left for their successors."""
-        for slot in CORE_SLOTS:
+        for path in self.journal_files():
             with suppress(OSError):
-                self.slot_journal_file(slot).unlink()
+                path.unlink()
+
+    def journal_files(self) -> list[Path]:
+        """The journals of all cores of this server, as far as they are there; for the first core's run dir."""
+        return sorted(path for folder in (".", "cores/*") for path in self.path.glob(f"{folder}/core-[01].journal"))
 
     def forget_reload(self) -> None:
         """Remove what a reload leaves, or what is left of one that was cut off."""
@@ -320,7 +329,7 @@ def connect_to_core(context: zmq.Context[zmq.Socket[bytes]], address: CoreAddres
         ConfigError: the keys for a core on another host are missing or damaged.
     """
     socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.IDENTITY, b"c" + os.urandom(15))
+    _set_new_identity(socket)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
@@ -334,6 +343,21 @@ def connect_to_core(context: zmq.Context[zmq.Socket[bytes]], address: CoreAddres
     return socket
 
 
+def reconnect_to_core(socket: zmq.Socket[bytes], core: RemoteCore) -> None:
+    """Let go of the connection and make a new one, with another identity.
+
+    libzmq never connects again by itself where it was refused, and a core takes no second connection of one identity
+    while it has not noticed the end of the first.
+    """
+    socket.disconnect(core.endpoint)
+    _set_new_identity(socket)
+    socket.connect(core.endpoint)
+
+
+def _set_new_identity(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.IDENTITY, b"c" + os.urandom(15))
+
+
 def _set_curve_options(socket: zmq.Socket[bytes], core: RemoteCore) -> None:
     folder = CurveDir(core.curve_dir)
     keys = folder.client_keys(core.client_name)
@@ -343,6 +367,8 @@ def _set_curve_options(socket: zmq.Socket[bytes], core: RemoteCore) -> None:
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_AFTER_MS)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, HANDSHAKE_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.IPV6, int("[" in core.endpoint))
 
 

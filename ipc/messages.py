@@ -221,6 +221,9 @@ class CallMethod(IntEnum):
     """Another core has taken the place of this one: finish what runs, hand back the rest, and end the process."""
     METRICS = 9
     """Answers all series of `ipc/metric_series.py` that the core knows, at once, whatever the step loop does."""
+    TOKENIZER = 10
+    """Answers the sizes of the tokenizer's files by name; with the arguments `file` and `offset`, a piece of one as
+    `data` (`ipc/tokenizer_files.py`). For clients on other hosts, at once too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,12 +154,22 @@ class Session:
         self.orphans += self.requests.values()
         self.requests.clear()
 
+    def suspend(self, reason: str) -> None:
+        """The connection to the core has ended: nothing counts before it welcomes this client anew. Until then its
+        requests stay, and become orphans when it does, as it has given them up.
+        """
+        self.state = None
+        self.detail = reason
+
     def _on_bye(self, bye: Bye) -> None:
         reason = f"the core said good-bye: {bye.reason} {bye.detail}".strip()
         if bye.reason == "drained":
             self.lose(reason, message="The engine stopped.", code="engine_stopped")
         else:
-            self.lose(reason, message="The connection to the engine was interrupted.", code="engine_disconnected")
+            self._lose_connection(reason)
+
+    def _lose_connection(self, reason: str) -> None:
+        self.lose(reason, message="The connection to the engine was interrupted.", code="engine_disconnected")
 
     def _on_reject(self, reject: Reject) -> None:
         """A request that had a core before is not refused for what may change."""
@@ -189,6 +199,8 @@ class Session:
             return  # the answer to a repeated HELLO
         if (self.is_welcomed or self.requests) and self.epoch not in (0, welcome.epoch):
             self.lose("another core answers")
+        elif self.requests:  # the same core, after `suspend`
+            self._lose_connection(self.detail)
         self.welcome = welcome
         self.state = CoreState.READY
         self.detail = ""

@@ -15,7 +15,7 @@ from types import ModuleType
 import torch
 from torch.nn.functional import rms_norm, silu
 
-from engine_core.tokenizer_export import cache_root
+from ipc.tokenizer_files import cache_root
 
 VARIANTS = {"A": "heads", "A-tokens": "tokens", "B": "interleaved", "C": "interleaved"}
 """For each generation, what `--rope` says of it."""

@@ -24,8 +24,8 @@ from engine_core.structured_output.grammar import CompiledGrammar, GrammarError
 from engine_core.structured_output.grammar_cache import GrammarCache
 from engine_core.structured_output.grammar_probe import TIME_LIMIT_S, GrammarProbe, load_tokenizer
 from engine_core.structured_output.grammar_source import llguidance_grammar
-from engine_core.tokenizer_export import TOKENIZER_FILE
 from ipc.structured_output import StructuredOutput
+from ipc.tokenizer_files import TOKENIZER_FILE
 
 log = logging.getLogger(__name__)
 

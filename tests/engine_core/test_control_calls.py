@@ -1,14 +1,16 @@
 """Control calls: who may make them, and what they do to a real process."""
 
+import base64
 import contextlib
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
-from engine_core.control_calls import why_refused
+from engine_core.control_calls import answer_tokenizer, why_refused
 from ipc.errors import EngineUnavailableError, ServerError
-from ipc.messages import CANCELLED, CORE_RETIRED, Bye, Call, CallMethod, ClientRole, CoreState, FinishReason
+from ipc.messages import CANCELLED, CORE_RETIRED, Bye, Call, CallMethod, ClientRole, CoreState, FinishReason, Reply
 from ipc.structured_output import GrammarKind, StructuredOutput
 from ipc.sync_client import SyncEngineClient
 from tests.factories import make_params
@@ -17,7 +19,7 @@ from tests.waiting import wait_until
 
 LONG = make_params(max_tokens=2000)
 FOR_ADMINISTRATORS = sorted(
-    set(CallMethod) - {CallMethod.PING, CallMethod.STATS, CallMethod.METRICS, CallMethod.CANCEL}
+    set(CallMethod) - {CallMethod.PING, CallMethod.STATS, CallMethod.METRICS, CallMethod.CANCEL, CallMethod.TOKENIZER}
 )
 
 
@@ -85,6 +87,25 @@ def test_a_refused_call_says_what_is_wrong_with_it(client):
     with pytest.raises(ServerError, match="'flow' of ABORT must be of type str"):
         client.call(CallMethod.ABORT, {"flow": 3})
     assert client.session.is_ready
+
+
+def test_the_files_of_the_tokenizer_come_in_pieces_and_no_other_file_does(core, client):
+    folder = Path(client.session.welcome.tokenizer_dir)
+    sizes = client.call(CallMethod.TOKENIZER)
+    assert sizes == {path.name: path.stat().st_size for path in folder.iterdir()}
+    for name, size in sizes.items():
+        answer = client.call(CallMethod.TOKENIZER, {"file": name, "offset": size - 10})
+        assert base64.b64decode(answer["data"]) == (folder / name).read_bytes()[-10:]
+    (folder / "other.json").write_text("{}")
+    for name in ("other.json", "../config.json"):
+        with pytest.raises(ServerError, match="no such file"):
+            client.call(CallMethod.TOKENIZER, {"file": name})
+    with pytest.raises(ServerError, match="no byte"):
+        client.call(CallMethod.TOKENIZER, {"file": "tokenizer.json", "offset": 2**63})
+
+
+def test_a_core_that_still_loads_has_no_tokenizer():
+    assert answer_tokenizer(Call(3, CallMethod.TOKENIZER), None) == Reply(3, error="the model is not loaded yet")
 
 
 def test_a_drained_core_finishes_what_it_has_and_refuses_the_rest(core, client):

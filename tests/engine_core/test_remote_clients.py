@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import zmq
@@ -19,6 +21,7 @@ from ipc.endpoints import RemoteCore, connect_to_core
 from ipc.errors import EngineUnavailableError
 from ipc.messages import CallMethod, ClientRole
 from ipc.sync_client import SyncEngineClient
+from ipc.tokenizer_files import content_fingerprint
 from tests.factories import make_params
 from tests.junk_frames import junk_messages
 from tests.processes import core_process, stats
@@ -75,6 +78,25 @@ def test_the_asynchronous_client_may_be_remote_too(core, address):
     assert asyncio.run(generate()) == core.connect().generate([7], PARAMS).token_ids
 
 
+def test_the_tokenizer_of_a_core_elsewhere_is_got_once(core, address, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    async def get():
+        client = EngineClient(address, name="remote", role=ClientRole.FRONTEND)
+        await client.start()
+        try:
+            welcome = await client.wait_ready(20)
+            assert await client.tokenizer_dir(welcome) == Path(welcome.tokenizer_dir)  # the same host
+            elsewhere = replace(welcome, tokenizer_dir="/nowhere")
+            return elsewhere, [await client.tokenizer_dir(elsewhere) for _ in range(2)]
+        finally:
+            await client.close()
+
+    welcome, folders = asyncio.run(get())
+    assert folders == [tmp_path / "fast-inference" / "tokenizers" / welcome.tokenizer_fingerprint] * 2
+    assert content_fingerprint(folders[0]) == welcome.tokenizer_fingerprint
+
+
 @contextlib.contextmanager
 def nobody_else_is_served(core):
     """While strangers try, a client of this host gets its answer."""
@@ -95,6 +117,17 @@ def test_an_unknown_key_is_refused_and_counted(core, keys, address, tmp_path):
         with stranger, pytest.raises(EngineUnavailableError):
             stranger.wait_ready(0.5)
         wait_until(lambda: stats(client)["num_refused_keys"] > before)
+
+
+def test_a_client_is_added_and_removed_while_the_core_runs(core, keys, address):
+    keys.make("late")
+    late = RemoteCore(address.endpoint, keys.path, "late")
+    with SyncEngineClient(late, name="late") as client:
+        client.wait_ready(5)
+        (keys.clients_dir / "late.key").unlink()
+        assert len(client.generate([7], PARAMS).token_ids) == 20  # who is in stays
+    with SyncEngineClient(late, name="late") as client, pytest.raises(EngineUnavailableError):
+        client.wait_ready(0.5)
 
 
 @pytest.mark.parametrize("kind", ["no key", "the wrong server key"])

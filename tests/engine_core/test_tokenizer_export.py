@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from engine_core.tokenizer_export import cache_root, export_tokenizer
+from engine_core.tokenizer_export import export_tokenizer
 from ipc.errors import ConfigError
+from ipc.tokenizer_files import cache_root
 from tests.sentence_encoders import save_modules
 
 

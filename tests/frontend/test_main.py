@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 
 
 def test_a_frontend_loads_neither_torch_nor_transformers():
-    code = "import sys, frontend.__main__; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    code = "import sys, frontend.__main__; print(sorted({'torch', 'transformers', 'numpy', 'ray'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 

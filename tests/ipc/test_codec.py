@@ -1,3 +1,4 @@
+import base64
 import contextlib
 from array import array
 from dataclasses import replace
@@ -14,6 +15,8 @@ from ipc.messages import (
     Abort,
     Add,
     Bye,
+    Call,
+    CallMethod,
     ClientMetrics,
     ClientRole,
     CoreBeat,
@@ -39,6 +42,7 @@ from ipc.sampling_params import (
     TokenBias,
 )
 from ipc.structured_output import MAX_SPEC_BYTES, GrammarKind, StructuredOutput
+from ipc.tokenizer_files import PIECE_BYTES
 
 ADD = Add(
     request_id=RequestId(7),
@@ -116,11 +120,20 @@ def test_bytes_of_logprobs_in_a_step_are_pinned():
     assert codec.decode_core_message(codec.encode(step, epoch=1)) == step
 
 
+def test_bytes_of_a_call_for_a_piece_of_the_tokenizer_are_pinned():
+    call = Call(5, CallMethod.TOKENIZER, {"file": "tokenizer.json", "offset": 524288})
+    assert parts_of(call)[0].hex() == "".join([
+        "93" "05" "0a" "82" "a466696c65" "ae746f6b656e697a65722e6a736f6e" "a66f6666736574" "ce00080000",
+    ])  # fmt: skip
+    assert parts_of(Reply(5, {"data": "YWJj"}))[0].hex() == "930581a464617461a459574a6aa0"
+
+
 @pytest.mark.parametrize(
     "message",
     [
         ADD,
         NAMED_ADD,
+        Call(5, CallMethod.TOKENIZER, {"file": "tokenizer.json", "offset": 2**40}),
         Hello("f", ClientRole.FRONTEND, 1, 2, 3),
         Abort(array("Q", [2**64 - 1])),
         ClientMetrics({"a\x1fb": 3, "c": 0.5}, {"d": 2}),
@@ -135,6 +148,7 @@ def test_client_messages_survive_the_wire(message):
     [
         STEP,
         Reply(1, {"a": 1, "b": 0.5, "c": "x"}),
+        Reply(2, {"data": base64.b64encode(bytes(PIECE_BYTES)).decode()}),
         CoreBeat(1, CoreState.READY, 2, 3, step_allowance_ms=30_000),
         Bye("drained"),
     ],

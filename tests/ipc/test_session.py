@@ -301,3 +301,22 @@ def test_junk_is_counted_and_dropped():
     session, _ = make_session()
     session.receive(b"junk")
     assert (session.num_bad_messages, session.is_ready) == (1, True)
+
+
+def test_requests_of_a_suspended_session_wait_until_the_core_welcomes_it_anew():
+    session, request = make_session()
+    session.suspend("its connection has ended")
+    assert (session.is_ready, session.take_orphans()) == (False, [])
+    tell(session, make_step(request, [7]))  # what comes before the welcome does not count
+    tell(session, WELCOME)
+    assert session.is_ready
+    assert (session.take_orphans(), session.requests) == ([request], {})
+    assert session.loss.code == "engine_disconnected"
+    assert request.try_take() is None
+
+
+def test_a_core_that_a_suspended_session_waits_for_in_vain_is_lost():
+    session, request = make_session()
+    session.suspend("its connection has ended")
+    session.lose(session.detail)
+    assert session.take_orphans() == [request]

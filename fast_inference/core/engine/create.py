@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from engine_core.core_server import LoadRunner, load_runner
-from engine_core.tokenizer_export import TOKENIZER_FILE, export_tokenizer
+from engine_core.tokenizer_export import export_tokenizer
 from engine_core.tokenizer_facts import eos_token_id
 from fast_inference.core.engine.client_thread import ClientThread
 from fast_inference.core.engine.engine_thread import EngineFolder, EngineThread
@@ -24,6 +24,7 @@ from fast_inference.progress import log_progress
 from fast_inference.settings import Settings, resolve_settings, served_names
 from ipc.config import DEFAULT_MODEL, FrontendConfig
 from ipc.errors import ConfigError
+from ipc.tokenizer_files import TOKENIZER_FILE
 
 if TYPE_CHECKING:
     import torch
