@@ -1,8 +1,8 @@
 """Measures the step-time model of a device: a real engine core computes a mixed load, four coefficients are fitted.
 
 The load is one of everything: bursts of 1 to `max_num_seqs` prompts of many lengths, computed in chunks beside decodes
-as the scheduler has it. Each whole step of `EngineCore.step` is a row: its time, its decodes, their contexts, its prompt
-tokens. Invariant: rows count by relative errors, so that short steps count as much as long ones; no coefficient is
+as the scheduler has it. Each whole `EngineCore.step` is a row: its time, decodes, their contexts, prompt tokens.
+Invariant: rows count by relative errors, so that short steps count as much as long ones; no coefficient is
 negative. Called by `scripts/simulate_fleet.py` and `validation.py`.
 """
 
@@ -82,9 +82,9 @@ def measure_profile(
     if model.model == FAKE_MODEL:
         device = f"{model.fake_step_ms:g} ms a step, {model.fake_token_us:g} us a token"
     description = (
-        f"{model.model}, {device}: {step_time.fixed_s * 1e3:.2f} ms + {step_time.per_request_s * 1e3:.3f} ms * decodes + "
-        f"{step_time.per_context_token_s * 1e6:.3f} us * contexts + {step_time.per_prefill_token_s * 1e6:.1f} us * prompt "
-        f"tokens; {len(rows)} steps, median error {error:.1%}"
+        f"{model.model}, {device}: {step_time.fixed_s * 1e3:.2f} ms + {step_time.per_request_s * 1e3:.3f} ms * decodes "
+        f"+ {step_time.per_context_token_s * 1e6:.3f} us * contexts + {step_time.per_prefill_token_s * 1e6:.1f} us * "
+        f"prompt tokens; {len(rows)} steps, median error {error:.1%}"
     )
     return Profile(model.model, description, command, step_time, model.num_blocks, max_model_len=4096)
 

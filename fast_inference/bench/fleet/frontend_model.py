@@ -5,11 +5,11 @@ the way is counted once, before a request is in its core; so what a core publish
 known of requests that are still on their way. Invariant: `num_sent_since` of a view counts what `load` cannot contain.
 """
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fast_inference.bench.fleet.sim_request import SimRequest
+from fast_inference.bench.fleet.tokens import Alphabet
 from ipc.messages import Add, CoreState, Load, RequestId, Welcome
 from ipc.placement import CoreView, Placement
 from ipc.sampling_params import SamplingParams
@@ -30,7 +30,9 @@ class SimView(CoreView):
 class SimFrontend:
     """A frontend; it can choose once `on_cores_changed` has named a core."""
 
-    def __init__(self, policy: Placement, welcome: Welcome) -> None:
+    def __init__(self, policy: Placement, welcome: Welcome, alphabet: Alphabet) -> None:
+        """`alphabet`: of the tokens that the policy sees."""
+        self._alphabet = alphabet
         self._policy = policy
         self._welcome = welcome
         self._views: dict[str, SimView] = {}
@@ -50,7 +52,7 @@ class SimFrontend:
 
     def choose(self, request: SimRequest) -> str:
         """Name of the core that is to take a request."""
-        view = self._ready[self._policy.choose(_as_add(request), self._ready)]
+        view = self._ready[self._policy.choose(self._as_add(request), self._ready)]
         num_tokens = request.num_known_tokens
         view.num_sent_since += 1
         view.num_tokens_sent_since += num_tokens
@@ -76,7 +78,6 @@ class SimFrontend:
         view.num_sent_since = view.num_under_way
         view.num_tokens_sent_since = view.num_tokens_under_way
 
-
-def _as_add(request: SimRequest) -> Add:
-    tokens: array[int] = request.prompt.token_ids(limit=MAX_ROUTED_TOKENS)
-    return Add(RequestId(request.number + 1), tokens, _PARAMS, num_resumed_tokens=request.num_emitted)
+    def _as_add(self, request: SimRequest) -> Add:
+        tokens = request.prompt.token_ids(self._alphabet, MAX_ROUTED_TOKENS)
+        return Add(RequestId(request.number + 1), tokens, _PARAMS, num_resumed_tokens=request.num_emitted)

@@ -1,6 +1,6 @@
 """Outcomes as a table for people and as JSON, and as a picture: TTFT, cache hit rate and cost.
 
-Called by `commands.py`. Cost is in seconds of cores, which anybody can multiply by what a device costs.
+Called by `scripts/simulate_fleet.py`. Cost is in seconds of cores, which anybody can multiply by what a device costs.
 """
 
 import json
@@ -29,12 +29,10 @@ _PANELS = (
 )
 
 
-def print_table(outcomes: Sequence[Outcome]) -> None:
-    """Markdown."""
-    print("| workload | cores | load/core | policy | " + " | ".join(title for title, _, _ in _COLUMNS) + " |")
-    print("|---" * (len(_COLUMNS) + 4) + "|")
-    for outcome in outcomes:
-        print(row_of(outcome))
+def table_of(outcomes: Sequence[Outcome]) -> list[str]:
+    """Lines of Markdown."""
+    head = "| workload | cores | load/core | policy | " + " | ".join(title for title, _, _ in _COLUMNS) + " |"
+    return [head, "|---" * (len(_COLUMNS) + 4) + "|", *map(row_of, outcomes)]
 
 
 def row_of(outcome: Outcome) -> str:

@@ -1,7 +1,8 @@
 """One line of a comparison: a policy, a number of cores and a load; its settings, its run and what came out.
 
-Made by `commands.py` from flags. Invariant: two scenarios that differ in the policy alone see the same sessions.
-Next: `report.py`, `fleet_plot.py`.
+Made by `scripts/simulate_fleet.py` from flags. Invariant: two scenarios that differ in the policy alone see the same
+sessions.
+Next: `report.py`.
 """
 
 import time

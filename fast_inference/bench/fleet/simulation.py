@@ -19,6 +19,7 @@ from fast_inference.bench.fleet.core_model import CoreSettings, SimCore
 from fast_inference.bench.fleet.frontend_model import SimFrontend
 from fast_inference.bench.fleet.results import Results
 from fast_inference.bench.fleet.sim_request import SimRequest
+from fast_inference.bench.fleet.tokens import LARGEST_ALPHABET, Alphabet
 from fast_inference.bench.fleet.workloads import Session, Turn
 from fast_inference.ray_executor.scaling import CoreLoad, ScalingPolicy
 from ipc.messages import Welcome
@@ -58,6 +59,8 @@ class FleetSettings:
     """Until it, or a new core, is ready."""
     scaling: Scaling | None = None
     max_model_len: int = 4096
+    alphabet: Alphabet = LARGEST_ALPHABET
+    """Of the tokens that policies see."""
     seed: int = 0
 
 
@@ -115,7 +118,7 @@ class Simulation:
         welcome = welcome_of(core, settings.max_model_len)
         self._random = random.Random(settings.seed)
         self._frontends = [
-            SimFrontend(make_policy(self._random.getrandbits(32), core.block_size), welcome)
+            SimFrontend(make_policy(self._random.getrandbits(32), core.block_size), welcome, settings.alphabet)
             for _ in range(settings.num_frontends)
         ]
         self._now = 0.0
@@ -271,6 +274,7 @@ class Simulation:
         self._ready[name] = None
         self._live[name] = Counter()
         self._core_since_s[name] = now
+        self.results.requests_of_cores[name] = 0
         self.results.max_num_cores = max(self.results.max_num_cores, len(self._cores))
         self._at(now + BEAT_INTERVAL_S * (len(self._cores) % 64) / 64, self._on_beat, core)
         return name
@@ -320,10 +324,10 @@ class Simulation:
         max_num_seqs = self._settings.core.max_num_seqs
         loads = [CoreLoad(self._cores[name].load, max_num_seqs) for name in self._ready if name in self._cores]
         num_wanted = self._policy_of_size.num_wanted(now, self._num_wanted, loads)
-        for _ in range(num_wanted - self._num_wanted):
+        for _number in range(num_wanted - self._num_wanted):
             self._num_starting += 1
             self._at(now + self._settings.start_s, self._on_core_ready, None)
-        for _ in range(self._num_wanted - num_wanted):
+        for _number in range(self._num_wanted - num_wanted):
             self._retire_one(now)
         self._num_wanted = num_wanted
         self._at(now + SCALING_INTERVAL_S, self._on_scaling, None)

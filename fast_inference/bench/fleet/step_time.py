@@ -1,6 +1,6 @@
 """How long a step of a core takes, from four coefficients that were measured.
 
-    fixed + per_request * decodes + per_context_token * (sum of the decodes' contexts) + per_prefill_token * prompt tokens
+    fixed + per_request * decodes + per_context_token * sum of the decodes' contexts + per_prefill_token * prompt tokens
 
 Profiles are JSON files in `profiles/`, each with the command that measured it (`fitting.py`). Invariant: a run of
 decode steps by the closed form takes as long as the same steps one by one, but for rounding.

@@ -9,11 +9,23 @@ them (`EngineRouter`, a real server). Invariant: equal blocks of two texts mean 
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fast_inference.bench.fleet.prefix_cache import BlockId
 
 _INDEX_BITS = 20
 MAX_OWNERS = 1 << 31
+
+
+class Alphabet(NamedTuple):
+    """The token ids of which texts are made: `first` to `first + size - 1`."""
+
+    size: int
+    first: int = 0
+
+
+LARGEST_ALPHABET = Alphabet(MAX_OWNERS)
+"""One token tells owners apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +55,14 @@ class Text:
             ids.extend(range(first + len(ids), first + end // block_size))
         return ids
 
-    def token_ids(self, base: int = MAX_OWNERS, offset: int = 0, limit: int | None = None) -> "array[int]":
-        """Tokens that are equal where the owners are, from `offset` to `offset + base - 1`; the first `limit` of them.
+    def token_ids(self, alphabet: Alphabet = LARGEST_ALPHABET, limit: int | None = None) -> "array[int]":
+        """Tokens that are equal where the owners are; the first `limit` of them.
 
-        Each part is its owner's number to this base, over and over, so a few tokens tell owners apart.
+        Each part is its owner's number in digits of the alphabet, over and over, so a few tokens tell owners apart.
         """
         tokens = array("i")
         for owner, end in self.parts:
-            digits = array("i", [offset + digit for digit in _digits(owner, base)])
+            digits = array("i", [alphabet.first + digit for digit in _digits(owner, alphabet.size)])
             count = (end if limit is None else min(end, limit)) - len(tokens)
             if count <= 0:
                 break

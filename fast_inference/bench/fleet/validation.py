@@ -2,26 +2,27 @@
 
 The list is recorded before: arrival times, prompts as token ids and lengths of answers, from the sessions of a workload
 with the answers made up, so that nothing in it depends on what a server says or how fast it is. Answers therefore are
-not what the next turn goes on from: that finds in the cache what was in the prompt before. The step-time model is
-measured in this process first (`fitting.py`), unless `--profile` names one with `--keep-profile`.
+not what the next turn goes on from: that finds in the cache what was in the prompt before.
 Invariant: no figure of the server is used to simulate.
 """
 
-import argparse
 import asyncio
 import math
+import re
 import statistics
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fast_inference.bench.connection import Client
 from fast_inference.bench.fleet.core_model import CoreSettings
-from fast_inference.bench.fleet.fitting import measure_profile
+from fast_inference.bench.fleet.fitting import MeasuredModel
 from fast_inference.bench.fleet.policies import MAKERS
 from fast_inference.bench.fleet.results import percentile
 from fast_inference.bench.fleet.simulation import FleetSettings, Simulation
-from fast_inference.bench.fleet.step_time import Profile, load_profile
-from fast_inference.bench.fleet.tokens import Text
+from fast_inference.bench.fleet.step_time import Profile
+from fast_inference.bench.fleet.tokens import Alphabet, Text
 from fast_inference.bench.fleet.workloads import SHAPES, Session, Turn, Workload
 from fast_inference.bench.load import LoadResult, open_loop
 from fast_inference.bench.own_server import own_server
@@ -34,8 +35,11 @@ BOUND = 0.15
 """Of a simulated figure, in relation to the measured one."""
 _ANSWER_S = 3.0
 """That an answer is taken to last when the list is recorded."""
-_FAKE_TOKENS, _REAL_TOKENS = (200, 32), (10_000, 1000)
-"""How many different token ids prompts are made of, and the first: ordinary ones of the fake model, and of others."""
+_FINISHED_SERIES = re.compile(
+    r'fast_inference_request_success_total\{.*core="(?P<core>[^"]*)".*finished_reason="length".*\} (?P<count>\S+)'
+)
+_FAKE_ALPHABET, _REAL_ALPHABET = Alphabet(200, 32), Alphabet(10_000, 1000)
+"""Ordinary token ids of the fake model, and of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,11 @@ class Comparison:
         """Simulated over measured."""
         return self.simulated / self.measured if self.measured else math.nan
 
+    @property
+    def is_close(self) -> bool:
+        """Within `BOUND`; two zeros are."""
+        return abs(self.simulated - self.measured) <= BOUND * self.measured
+
 
 class OneTurn(Session):
     """A session that is one recorded request."""
@@ -73,44 +82,79 @@ class OneTurn(Session):
         return turn
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Those of `--validate`."""
-    group = parser.add_argument_group("validation")
-    group.add_argument("--validate", action="store_true", help="play --duration seconds against a server with --cores")
-    group.add_argument("--keep-profile", action="store_true", help="simulate --profile and measure none")
-    group.add_argument("--frontends", type=int, default=2, help="of the server")
-    group.add_argument("--rounds", type=int, default=1, help="runs of the server, of which medians are taken")
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What is played."""
 
+    model: MeasuredModel
+    workload: str
+    num_cores: int
+    rate: float
+    """Requests per second for each core, in the mean."""
+    duration_s: float
+    num_frontends: int = 2
+    policy: str = "ours"
+    seed: int = 0
 
-def run(arguments: argparse.Namespace) -> bool:
-    """Record, measure, simulate, print; True where all that is bounded is within `BOUND`.
+    def record(self) -> list[RecordedRequest]:
+        """The list."""
+        workload = Workload(SHAPES[self.workload], self.num_cores, self.rate * self.num_cores, self.seed)
+        return record(workload, self.duration_s)
 
-    Raises:
-        ConfigError: the server cannot be measured.
-    """
-    num_cores, rate = arguments.cores[0], arguments.rates[0]
-    num_blocks = arguments.num_blocks or 2048
-    workload = Workload(SHAPES[arguments.workloads[0]], num_cores, rate * num_cores, arguments.seed)
-    recorded = record(workload, arguments.duration)
-    if arguments.keep_profile:
-        profile = load_profile(arguments.profile).with_blocks(num_blocks)
-    else:
-        profile = measure_profile(arguments, num_blocks, "")
-    print(f"{len(recorded)} requests in {arguments.duration:g} s to {num_cores} cores; {profile.description}")
-    simulated = simulate(recorded, profile, num_cores, arguments)
-    measured = [_measure(recorded, num_cores, num_blocks, arguments) for _ in range(arguments.rounds)]
-    comparisons = [
-        Comparison(name, statistics.median(figures[name] for figures in measured), simulated[name])
-        for name in simulated
-    ]
-    print("| | measured | simulated | ratio |\n|---|---|---|---|")
-    for comparison in comparisons:
-        print(
-            f"| {comparison.name} | {comparison.measured:.4g} | {comparison.simulated:.4g} | {comparison.ratio:.3f} |"
+    def compare(self, recorded: Sequence[RecordedRequest], profile: Profile, num_rounds: int) -> list[Comparison]:
+        """The figures of the simulation beside the medians of so many runs of a server.
+
+        Raises:
+            ConfigError: a server could not be measured.
+        """
+        simulated = self._simulate(recorded, profile)
+        measured = [self._measure(recorded) for _ in range(num_rounds)]
+        return [
+            Comparison(name, statistics.median(figures[name] for figures in measured), simulated[name])
+            for name in simulated
+        ]
+
+    @property
+    def _alphabet(self) -> Alphabet:
+        return _FAKE_ALPHABET if self.model.model == FAKE_MODEL else _REAL_ALPHABET
+
+    def _simulate(self, recorded: Sequence[RecordedRequest], profile: Profile) -> dict[str, float]:
+        core = CoreSettings(profile.step_time, self.model.num_blocks, max_num_seqs=self.model.max_num_seqs)
+        duration_s = recorded[-1].arrives_s + 1.0
+        settings = FleetSettings(
+            core, self.num_cores, self.num_frontends, duration_s, alphabet=self._alphabet, seed=self.seed
         )
-    outside = [comparison.name for comparison in comparisons if abs(comparison.ratio - 1) > BOUND]
-    print(f"outside of {BOUND:.0%}: {', '.join(outside) or 'none'}")
-    return not outside
+        simulation = Simulation(settings, _sessions(recorded), MAKERS[self.policy], may_go_on=True)
+        results = simulation.run()
+        return _figures(
+            max(request.last_token_s for request in simulation.finished) - recorded[0].arrives_s,
+            [request.num_output_tokens for request in simulation.finished],
+            list(results.ttft_s),
+            list(results.e2e_s),
+            results.num_cached_tokens / results.num_prompt_tokens,
+            list(results.requests_of_cores.values()),
+        )
+
+    def _measure(self, recorded: Sequence[RecordedRequest]) -> dict[str, float]:
+        """The figures of a server that lives for this run."""
+        flags = [*self.model.flags, "--frontends", str(self.num_frontends)]
+        if self.num_cores > 1:
+            flags += ["--cores", str(self.num_cores)]
+        with own_server(flags) as server:
+            result = asyncio.run(_play(server.url, recorded, self._alphabet))
+            requests_of_cores = _requests_of_cores(server.url)
+        failures = [request.failure for request in result.requests if request.failure is not None]
+        if failures:
+            raise ConfigError(f"{len(failures)} requests failed, the first with {failures[0].text}")
+        num_cached_tokens = sum(request.cached_tokens for request in result.requests)
+        return _figures(
+            max(request.ended_at for request in result.requests) - min(request.sent_at for request in result.requests),
+            [request.output_tokens for request in result.requests],
+            [request.ttft_s for request in result.requests],
+            [request.e2el_s for request in result.requests],
+            num_cached_tokens / sum(request.prompt_tokens for request in result.requests),
+            requests_of_cores,
+        )
 
 
 def record(workload: Workload, duration_s: float) -> list[RecordedRequest]:
@@ -126,64 +170,27 @@ def record(workload: Workload, duration_s: float) -> list[RecordedRequest]:
     return sorted(recorded, key=lambda request: request.arrives_s)
 
 
-def simulate(
-    recorded: Sequence[RecordedRequest], profile: Profile, num_cores: int, arguments: argparse.Namespace
-) -> dict[str, float]:
-    """The figures of a simulated run."""
-    core = CoreSettings(profile.step_time, profile.num_blocks, max_num_seqs=arguments.max_num_seqs)
-    duration_s = recorded[-1].arrives_s + 1.0
-    settings = FleetSettings(core, num_cores, arguments.frontends, duration_s, seed=arguments.seed)
-    simulation = Simulation(settings, _sessions(recorded), MAKERS[arguments.policies[0]], may_go_on=True)
-    results = simulation.run()
-    ends_s = max(request.last_token_s for request in simulation.finished)
-    figures = _figures(
-        ends_s - recorded[0].arrives_s,
-        [request.num_output_tokens for request in simulation.finished],
-        list(results.ttft_s),
-        list(results.e2e_s),
-        results.num_cached_tokens / results.num_prompt_tokens,
-    )
-    return figures
-
-
 def _sessions(recorded: Sequence[RecordedRequest]) -> Iterator[tuple[float, Session]]:
     first_owner = 1 + max(owner for request in recorded for owner, _ in request.prompt.parts)
     for number, request in enumerate(recorded):
         yield request.arrives_s, OneTurn(number, request, first_owner + number)
 
 
-def _measure(
-    recorded: Sequence[RecordedRequest], num_cores: int, num_blocks: int, arguments: argparse.Namespace
-) -> dict[str, float]:
-    """The figures of a server that lives for this run."""
-    flags = ["--num-blocks", str(num_blocks), "--max-num-seqs", str(arguments.max_num_seqs)]
-    flags += ["--model", arguments.model, "--frontends", str(arguments.frontends), "--threads", str(arguments.threads)]
-    if num_cores > 1:
-        flags += ["--cores", str(num_cores)]
-    if arguments.model == FAKE_MODEL:
-        flags += ["--fake-step-ms", str(arguments.fake_step_ms), "--fake-token-us", str(arguments.fake_token_us)]
-    with own_server(flags) as server:
-        result = asyncio.run(_play(server.url, recorded, arguments.model))
-    failures = [request.failure for request in result.requests if request.failure is not None]
-    if failures:
-        raise ConfigError(f"{len(failures)} requests failed, the first with {failures[0].text}")
-    return _figures(
-        max(request.ended_at for request in result.requests) - min(request.sent_at for request in result.requests),
-        [request.output_tokens for request in result.requests],
-        [request.ttft_s for request in result.requests],
-        [request.e2el_s for request in result.requests],
-        sum(request.cached_tokens for request in result.requests)
-        / sum(request.prompt_tokens for request in result.requests),
-    )
+def _requests_of_cores(url: str) -> list[int]:
+    """How many requests each core has finished."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
+        text = response.read().decode()
+    counts: Counter[str] = Counter()
+    for line in text.splitlines():
+        if found := _FINISHED_SERIES.match(line):
+            counts[found["core"]] += int(float(found["count"]))
+    return list(counts.values())
 
 
-async def _play(url: str, recorded: Sequence[RecordedRequest], model: str) -> LoadResult:
+async def _play(url: str, recorded: Sequence[RecordedRequest], alphabet: Alphabet) -> LoadResult:
     options = RequestOptions()
     target = await Target.parse(url).with_model(options, None)
-    base, offset = _FAKE_TOKENS if model == FAKE_MODEL else _REAL_TOKENS
-    prompts = [
-        Prompt(request.prompt.token_ids(base, offset).tolist(), request.num_output_tokens) for request in recorded
-    ]
+    prompts = [Prompt(request.prompt.token_ids(alphabet).tolist(), request.num_output_tokens) for request in recorded]
     requests = [target.request(prompt, options) for prompt in prompts]
     client: Client
     async with target.client(options) as client:
@@ -191,7 +198,12 @@ async def _play(url: str, recorded: Sequence[RecordedRequest], model: str) -> Lo
 
 
 def _figures(
-    duration_s: float, num_output_tokens: Sequence[int], ttft_s: list[float], e2e_s: list[float], hit_rate: float
+    duration_s: float,
+    num_output_tokens: Sequence[int],
+    ttft_s: list[float],
+    e2e_s: list[float],
+    hit_rate: float,
+    of_cores: list[int],
 ) -> dict[str, float]:
     return {
         "output tokens/s": sum(num_output_tokens) / duration_s,
@@ -199,4 +211,5 @@ def _figures(
         "TTFT p99 ms": percentile(ttft_s, 99) * 1e3,
         "e2e p50 ms": percentile(e2e_s, 50) * 1e3,
         "cache hit rate": hit_rate,
+        "busiest core / mean": max(of_cores) * len(of_cores) / sum(of_cores),
     }
