@@ -14,7 +14,7 @@ EXAMPLE_QUESTION = "What is the capital of France?"
 
 def ready_line(url: str, model_name: str, num_frontends: int, num_blocks: int) -> str:
     """`ready: URL (model NAME, N frontends, B blocks)`."""
-    frontends = f"{num_frontends} frontend{'s' if num_frontends > 1 else ''}"
+    frontends = f"{num_frontends} frontend{'s' if num_frontends != 1 else ''}"
     return f"ready: {url} (model {model_name}, {frontends}, {num_blocks} blocks)"
 
 

@@ -75,7 +75,11 @@ class TcpProxy:
     def _on_readable(self, source) -> None:
         if source is self._listener:
             near, _ = self._listener.accept()
-            far = socket.create_connection(self._target)
+            try:
+                far = socket.create_connection(self._target)
+            except OSError:  # nobody listens there
+                near.close()
+                return
             self._other |= {near: far, far: near}
             self._near.add(near)
             for each in (near, far):

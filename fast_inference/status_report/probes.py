@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_inference.api_client.connection import ApiClient, ApiError
+from ipc.core_directory import read_cores
 from ipc.errors import EngineUnavailableError, ServerError
 from ipc.messages import CallMethod, ClientRole
 from ipc.sync_client import SyncEngineClient
@@ -76,7 +77,7 @@ class CoreProbe:
 
     def __init__(self, run_dir: "RunDir", name: str) -> None:
         """`name` is what the model is served as."""
-        self._address = run_dir.core_socket
+        self._address = next(iter(read_cores(run_dir).values()), run_dir.core_socket)
         self._name = name
         self._client: SyncEngineClient | None = None
         self._rate = _Rate()
