@@ -22,6 +22,7 @@ from engine_core.client_sender import LEASE_S
 from engine_core.core import EngineCore, OnFinished, ignore
 from engine_core.core_socket import RemoteAccess
 from engine_core.crash_journal import CrashJournal
+from engine_core.device import WHOLE_MACHINE, MachineShare
 from engine_core.events import Drain, DrainBegun, Event, GrammarCompiled
 from engine_core.io_thread import BEAT_INTERVAL_S, IoThread
 from engine_core.kv_cache.block_hash import BlockHasher
@@ -52,7 +53,7 @@ from ipc.config import (
     TracingConfig,
     load_section,
 )
-from ipc.endpoints import CORE_SLOTS, RunDir
+from ipc.endpoints import RunDir
 from ipc.messages import Welcome
 from ipc.process import start_ticks
 from ipc.tokenizer_files import content_fingerprint
@@ -66,10 +67,26 @@ _LOCK_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class CorePlace:
+    """Which of a server's cores this is, in which process of it, and what it may take of the machine."""
+
+    index: int = 0
+    slot: int = 0
+    """Which socket and lock are its own."""
+    is_standby: bool = False
+    """Whether another one serves in the other slot while it loads."""
+    share: MachineShare = WHOLE_MACHINE
+
+
+ONLY_CORE = CorePlace()
+
+
+@dataclass(frozen=True, slots=True)
 class CoreConfig:
     """The settings that a core reads."""
 
     run_dir: RunDir
+    """This core's own."""
     model: ModelConfig
     cache: CacheConfig
     scheduler: SchedulerConfig
@@ -79,12 +96,13 @@ class CoreConfig:
     tracing: TracingConfig
     served_model_name: tuple[str, ...]
     """What users call the model; the first name is that in its spans."""
+    place: "CorePlace"
 
     @classmethod
-    def read(cls, config_file: Path) -> "CoreConfig":
+    def read(cls, config_file: Path, place: "CorePlace") -> "CoreConfig":
         """From the file that the launcher wrote into the run dir; raises `ConfigError` where it is damaged."""
         return cls(
-            RunDir(config_file.parent),
+            RunDir(config_file.parent).of_core(place.index),
             load_section(config_file, ModelConfig),
             load_section(config_file, CacheConfig),
             load_section(config_file, SchedulerConfig),
@@ -93,6 +111,7 @@ class CoreConfig:
             load_section(config_file, EndpointConfig),
             load_section(config_file, TracingConfig),
             load_section(config_file, FrontendConfig).served_model_name,
+            place,
         )
 
 
@@ -115,7 +134,7 @@ def load_runner(config: CoreConfig, report: ReportLoading) -> ModelRunner:
     report("importing torch")
     from engine_core.model.loader import load_model_runner
 
-    return load_model_runner(config.model, config.cache, config.scheduler, report)
+    return load_model_runner(config.model, config.cache, config.scheduler, report, config.place.share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,40 +159,39 @@ class CoreServer:
         *,
         on_io_failure: Callable[[], None],
         num_descriptors: int = sys.maxsize,
-        slot: int = 0,
-        is_standby: bool = False,
+        place: CorePlace = ONLY_CORE,
     ) -> None:
         """A standby core is found by clients only once it is ready, so that another one may serve while it loads.
 
         Args:
-            config_file: `config.json` of its run dir.
+            config_file: `config.json` in the run dir of the server.
             on_io_failure: called by the I/O thread when it fails: a core that nobody can reach must not live.
             num_descriptors: how many files this process may have open.
-            slot: which socket and lock are its own.
-            is_standby: whether another core serves.
+            place: which core it is.
 
         Raises:
             ConfigError: wrong settings, or another core runs in the slot.
         """
-        self._config = CoreConfig.read(config_file)
+        self._config = CoreConfig.read(config_file, place)
+        self._server_run_dir = RunDir(config_file.parent)
         self._run_dir = self._config.run_dir
         self._loaded: _LoadedCore | None = None
         self._journal: CrashJournal | None = None
         self._export: SpanExport | None = None
         self._spans: RequestSpans | None = None
         self._inbox: SimpleQueue[Event] = SimpleQueue()
-        self._remote = RemoteAccess.of(self._config.endpoint)
-        self._lock = self._run_dir.lock_core(slot, wait_s=_LOCK_TIMEOUT_S)
+        self._remote = RemoteAccess.of(self._config.endpoint, place.index)
+        self._lock = self._run_dir.lock_core(place.slot, wait_s=_LOCK_TIMEOUT_S)
         self._epoch = time.time_ns()
         self._clock = StepClock(self._config.launcher.hang_timeout)
-        socket_path, remote_now = self._run_dir.slot_socket(slot), None if is_standby else self._remote
+        socket_path, remote_now = self._run_dir.slot_socket(place.slot), None if place.is_standby else self._remote
         self._io = IoThread(
             socket_path, self._epoch, self._inbox, self._clock, on_io_failure, num_descriptors, remote_now
         )
-        self._slot = slot
-        self._is_standby = is_standby
-        if not is_standby:
-            self._run_dir.publish_core(slot)
+        self._slot = place.slot
+        self._is_standby = place.is_standby
+        if not place.is_standby:
+            self._run_dir.publish_core(place.slot)
         self._io.start()
 
     def load(self, load_runner: LoadRunner = load_runner) -> None:
@@ -269,11 +287,10 @@ class CoreServer:
         self._inbox.put(GrammarCompiled(key, grammar, error_code, error_message))
 
     def _make_quarantine(self) -> Quarantine:
-        """With the suspects of the cores that died on this run dir."""
+        """With the suspects of all cores of the server that died."""
         scheduling = self._config.scheduler
         max_tokens_per_step = 1 + (scheduling.speculative_tokens if scheduling.speculative != "off" else 0)
-        journals = [self._run_dir.slot_journal_file(slot) for slot in CORE_SLOTS]
-        suspects = suspects_after(journals, max_tokens_per_step, time.time())
+        suspects = suspects_after(self._server_run_dir.journal_files(), max_tokens_per_step, time.time())
         if suspects:
             self._clock.suspect_first_step()
         try:

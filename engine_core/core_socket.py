@@ -37,8 +37,8 @@ class RemoteAccess:
     """Has the keys of those who may connect."""
 
     @classmethod
-    def of(cls, config: EndpointConfig) -> "RemoteAccess | None":
-        """Read the keys; None where there is no such endpoint.
+    def of(cls, config: EndpointConfig, core_index: int = 0) -> "RemoteAccess | None":
+        """Read the keys; None where there is no such endpoint. Each core of a server has a port of its own.
 
         Raises:
             ConfigError: a key is missing, damaged or readable for others.
@@ -47,7 +47,7 @@ class RemoteAccess:
             return None
         folder = CurveDir(config.curve_dir)
         folder.allowed_clients()  # what is wrong at the start is told at the start
-        return cls(config.core_endpoint, folder.server_keys(), folder)
+        return cls(config.endpoint_of(core_index), folder.server_keys(), folder)
 
 
 class CoreSocket:

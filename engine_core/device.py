@@ -5,6 +5,7 @@ takes a second: it is asked only where the files of a GPU driver are there.
 Next: `memory_plan.py` divides the memory.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,24 @@ _MEMORY_FILES = {
     2: ("memory.max", "memory.current"),
 }
 """Limit and usage, by the version of the cgroup."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineShare:
+    """What one of several cores may take of this machine, decided before the first of them took any."""
+
+    num_cores: int = 1
+    """That share the machine."""
+    memory_bytes: int | None = None
+    """Most of the machine's own memory that this core plans with; None: what there is."""
+
+    @property
+    def text(self) -> str:
+        """What of a machine's memory it is, for people."""
+        return "available" if self.memory_bytes is None else f"for each of {self.num_cores} cores"
+
+
+WHOLE_MACHINE = MachineShare()
 
 
 def resolve_device(asked: Literal["auto", "cpu", "cuda"], dev: Path = Path("/dev")) -> DeviceType:
@@ -67,10 +86,11 @@ def has_bf16_arithmetic(proc: Path = Path("/proc")) -> bool:
     return any(needed <= flags for needed in _BF16_FLAGS)
 
 
-def available_bytes(device: DeviceType) -> int:
-    """Memory that this process can still take on a device."""
+def available_bytes(device: DeviceType, share: MachineShare = WHOLE_MACHINE) -> int:
+    """Memory that this process can still take on a device; of the machine's own at most its share."""
     if device == "cpu":
-        return available_memory_bytes()
+        available = available_memory_bytes()
+        return available if share.memory_bytes is None else min(available, share.memory_bytes)
     import torch
 
     free_bytes, _ = torch.cuda.mem_get_info()

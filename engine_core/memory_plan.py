@@ -15,7 +15,16 @@ from pathlib import Path
 
 from engine_core.config_values import ConfigValues, read_json_object
 from engine_core.cpus import available_cpus
-from engine_core.device import DTYPE_BYTES, DeviceType, DtypeName, available_bytes, resolve_device, resolve_dtype
+from engine_core.device import (
+    DTYPE_BYTES,
+    WHOLE_MACHINE,
+    DeviceType,
+    DtypeName,
+    MachineShare,
+    available_bytes,
+    resolve_device,
+    resolve_dtype,
+)
 from engine_core.model.encoder.config import EncoderConfig
 from engine_core.model.lora.adapter_files import open_adapters
 from engine_core.model_kind import model_path
@@ -72,6 +81,8 @@ class MemoryPlan:
     available_bytes: int
     notes: tuple[str, ...] = ()
     """What was made smaller than asked for, in sentences for people."""
+    share: MachineShare = WHOLE_MACHINE
+    """What `available_bytes` is a part of."""
 
     @property
     def kv_cache_bytes(self) -> int:
@@ -93,13 +104,13 @@ class MemoryPlan:
         if not self.num_blocks:
             return (
                 f"weights {format_bytes(self.weights_bytes)}, no KV cache, texts of {self.max_model_len} tokens, "
-                f"{format_bytes(self.available_bytes)} available"
+                f"{format_bytes(self.available_bytes)} {self.share.text}"
             )
         return (
             f"weights {format_bytes(self.weights_bytes)}, KV cache {format_bytes(self.kv_cache_bytes)} "
             f"({self.num_blocks} blocks of {self.block_size} tokens, {self.kv_bytes_per_token} bytes per token), "
             f"{self.max_concurrency:.1f} requests of {self.max_model_len} tokens, "
-            f"{format_bytes(self.available_bytes)} available"
+            f"{format_bytes(self.available_bytes)} {self.share.text}"
         )
 
 
@@ -117,8 +128,13 @@ class ModelPlan:
     """Of a sentence encoder."""
 
 
-def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfig) -> ModelPlan:
-    """Plan a model on this machine, as it is now; `model.model` is a folder.
+def plan_model(
+    model: ModelConfig,
+    cache: CacheConfig,
+    scheduler: SchedulerConfig,
+    share: MachineShare = WHOLE_MACHINE,
+) -> ModelPlan:
+    """Plan a model on this machine, as it is now, or on a share of it; `model.model` is a folder.
 
     Raises:
         ConfigError: the folder holds no model that can be read and run here, or it cannot fit.
@@ -129,7 +145,7 @@ def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfi
     config = read_json_object(model_dir / "config.json")
     model_path(config)
     device = resolve_device(model.device)
-    num_threads = model.threads or available_cpus()
+    num_threads = model.threads or available_cpus(num_cores=share.num_cores)
     encoder = EncoderConfig.try_from(config)
     if encoder is not None:
         # these models are small, and their vectors are compared
@@ -142,9 +158,9 @@ def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfi
             max_model_len=model.max_model_len or min(own_length, shape.max_model_len),
             cache=cache,
             scheduler=scheduler,
-            available_bytes=available_bytes(device),
+            available_bytes=available_bytes(device, share),
         )
-        return ModelPlan(device, encoder_dtype, num_threads, shape, memory, encoder)
+        return ModelPlan(device, encoder_dtype, num_threads, shape, replace(memory, share=share), encoder)
     dtype = resolve_dtype(model.dtype, device)
     num_adapter_values = sum(adapter.num_values for adapter in open_adapters(model))
     shape = replace(read_model_shape(model_dir), num_adapter_values=num_adapter_values)
@@ -154,10 +170,10 @@ def plan_model(model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfi
         max_model_len=model.max_model_len,
         cache=cache,
         scheduler=scheduler,
-        available_bytes=available_bytes(device),
+        available_bytes=available_bytes(device, share),
         on_cuda=device == "cuda",
     )
-    return ModelPlan(device, dtype, num_threads, shape, memory)
+    return ModelPlan(device, dtype, num_threads, shape, replace(memory, share=share))
 
 
 def read_model_shape(model_dir: Path) -> ModelShape:

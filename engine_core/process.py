@@ -11,7 +11,7 @@ import os
 import signal
 from pathlib import Path
 
-from engine_core.core_server import CoreServer
+from engine_core.core_server import CorePlace, CoreServer
 from engine_core.request_names import RequestNames
 from ipc.exit_codes import EXIT_INTERNAL_ERROR
 from ipc.process import raise_descriptor_limit
@@ -20,7 +20,7 @@ from ipc.process import raise_descriptor_limit
 class EngineCoreProcess:
     """One engine core that has this process to itself."""
 
-    def __init__(self, config_file: Path, *, slot: int = 0, is_standby: bool = False) -> None:
+    def __init__(self, config_file: Path, place: CorePlace) -> None:
         """A standby core is found by clients only once it is ready, so that another one may serve while it loads.
 
         Raises:
@@ -30,8 +30,7 @@ class EngineCoreProcess:
             config_file,
             on_io_failure=lambda: os._exit(EXIT_INTERNAL_ERROR),
             num_descriptors=raise_descriptor_limit(),
-            slot=slot,
-            is_standby=is_standby,
+            place=place,
         )
 
     def run(self) -> None:

@@ -51,7 +51,7 @@ def add_reload(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         help="replace the engine core of a running server",
         description="Load MODEL, or the model of the server anew, in a second engine core, and let it take the place "
         "of the first: requests that run are finished, others go to the new core, no connection is dropped. Both "
-        "cores need their memory at the same time.",
+        "cores need their memory at the same time. Several cores are replaced one after the other.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="another model, named as for serve")
@@ -115,7 +115,13 @@ def reload(run_dir: "RunDir", model: str | None) -> str:
     finally:
         os.close(lock)
     served = f"model {model}" if model is not None else "the same model"
-    return f"reloaded: {served}, engine core {after['core']['pid']} in place of {before['core']['pid']}"
+    new, old = (", ".join(str(core["pid"]) for core in _cores_of(status)) for status in (after, before))
+    return f"reloaded: {served}, engine core{'s' if ',' in new else ''} {new} in place of {old}"
+
+
+def _cores_of(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """All cores that a status names."""
+    return status.get("cores") or [status["core"]]
 
 
 def _rope_of(run_dir: "RunDir", model: str) -> str | None:
@@ -136,7 +142,7 @@ def _wait(
         if outcome.get("id") == request_id and outcome["state"] not in _UNDER_WAY:
             if outcome["state"] != "done":
                 raise ConfigError(outcome["reason"])
-            if status["core"]["state"] == "ready":  # else it died at once, and is started again
+            if status["state"] == "ready":  # else the new one died at once, and is started again
                 return status
         if is_launcher_gone or status["state"] == "stopped":
             raise ConfigError("the server ended during the reload")

@@ -9,6 +9,7 @@ import signal
 import time
 
 from fast_inference.child import Child
+from fast_inference.core_shares import ONLY_CORE_SHARE, CoreShare
 from fast_inference.hang_watch import HangWatch
 from ipc.client import EngineClient
 from ipc.endpoints import RunDir
@@ -21,20 +22,37 @@ _STACK_DUMP_S = 0.5
 """A core that hangs gets this long to write its stacks."""
 
 
+def core_title(index: int, num_cores: int) -> str:
+    """What people call a core: one of several has a number."""
+    return "engine core" if num_cores == 1 else f"engine core {index}"
+
+
 class CoreProcess:
     """A started core; use it from the event loop that created it."""
 
-    def __init__(self, run_dir: RunDir, slot: int, hang_timeout_s: float, *, is_standby: bool = False) -> None:
-        """Start it; clients find a standby core only once it is ready.
+    def __init__(
+        self,
+        run_dir: RunDir,
+        slot: int,
+        hang_timeout_s: float,
+        index: int = 0,
+        share: CoreShare = ONLY_CORE_SHARE,
+        *,
+        is_standby: bool = False,
+    ) -> None:
+        """Start core `index` of the server on `run_dir`; clients find a standby core only once it is ready.
 
         Raises:
             OSError: it cannot be started.
         """
         config_file = run_dir.standby_config_file if is_standby else run_dir.config_file
-        arguments = ["--config", str(config_file), "--slot", str(slot), *(["--standby"] if is_standby else [])]
-        self.child = Child("engine core", "engine_core", arguments)
+        arguments = ["--config", str(config_file), "--slot", str(slot), *share.arguments]
+        arguments += ["--core", str(index)] if index else []
+        arguments += ["--standby"] if is_standby else []
+        name = core_title(index, share.num_cores)
+        self.child = Child(name, "engine_core", arguments, environment=share.environment)
         self.slot = slot
-        self.client = EngineClient(run_dir.slot_socket(slot), name="launcher", role=ClientRole.ADMIN)
+        self.client = EngineClient(run_dir.of_core(index).slot_socket(slot), name="launcher", role=ClientRole.ADMIN)
         self._hang_watch = HangWatch(hang_timeout_s)
         self._hung_because = ""
         self._ready_at: float | None = None
@@ -97,7 +115,7 @@ class CoreProcess:
         )
         if not reason or self.child.exited.is_set():
             return
-        log.error("engine core (pid %d) hangs: %s; it is killed", self.child.pid, reason)
+        log.error("%s (pid %d) hangs: %s; it is killed", self.child.name, self.child.pid, reason)
         self.child.send_signal(STACK_DUMP_SIGNAL)
         if not await self.child.wait(_STACK_DUMP_S):
             self._hung_because = reason

@@ -1,8 +1,9 @@
-"""Replaces the engine core while it serves: for new weights, another model, or a new version of the code.
+"""Replaces the engine cores while they serve: for new weights, another model, or a new version of the code.
 
-Used by `launcher.py` on SIGHUP. A second core loads in the other slot while the first one serves; once it is ready,
-clients find it, and the first one retires: it finishes what it runs. Invariant: until the new core is ready nothing
-has changed for anybody, so a reload that fails harms no request.
+Used by `launcher.py` on SIGHUP. A second process loads in the other slot of a core while the first one serves; once it
+is ready, clients find it, and the first one retires: it finishes what it runs. Several cores are replaced one after the
+other; the first that cannot be ends the reload, and where another model was asked for, those before it go back.
+Invariant: until a new core is ready nothing has changed for anybody, so a reload that fails harms no request.
 Next: `core_supervisor.py`; `cli_reload.py` is the command that asks for it and waits for the outcome.
 """
 
@@ -11,11 +12,12 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fast_inference.core_fleet import CoreFleet
 from fast_inference.core_process import CoreProcess
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
 from fast_inference.settings import Settings, served_names
@@ -66,9 +68,7 @@ class ReloadRequest:
 class CoreReload:
     """Does one reload after the other."""
 
-    def __init__(
-        self, settings: Settings, run_dir: RunDir, cores: CoreSupervisor, on_change: Callable[[], None]
-    ) -> None:
+    def __init__(self, settings: Settings, run_dir: RunDir, cores: CoreFleet, on_change: Callable[[], None]) -> None:
         """`settings` are those that the launcher was started with; `on_change` is called whenever `status` changes."""
         self._settings = settings
         self._run_dir = run_dir
@@ -78,46 +78,87 @@ class CoreReload:
         """Of the latest reload."""
 
     async def run(self) -> None:
-        """Replace the core; what goes wrong is in the log and in `status`."""
+        """Replace the cores, one after the other; what goes wrong is in the log and in `status`."""
         request, reason = ReloadRequest(), ""
         try:
             request = ReloadRequest.take(self._run_dir)
             self._tell(request, ReloadState.LOADING)
-            before = await self._bring_up(request)
-            self._tell(request, ReloadState.RETIRING)
-            await self._retire(before)
-            self._run_dir.slot_journal_file(before.slot).unlink(missing_ok=True)  # its requests went on elsewhere
-            self._cores.publish()
+            await self._replace_all(request)
         except (ConfigError, OSError) as error:
-            reason = error.message if isinstance(error, ConfigError) else str(error)
+            reason = _message(error)
             log.error("the reload failed: %s", reason)
         for path in (self._run_dir.standby_config_file, self._run_dir.standby_error_file):
             path.unlink(missing_ok=True)
         self._tell(request, ReloadState.FAILED if reason else ReloadState.DONE, reason)
 
-    async def _bring_up(self, request: ReloadRequest) -> CoreProcess:
-        """Load a new core and make it the one that serves; returns the one before.
+    async def _replace_all(self, request: ReloadRequest) -> None:
+        """Replace each core in turn, up to the first that cannot be; then nothing has another model than before.
 
         Raises:
-            ConfigError: the new core did not become ready; it is gone.
-            OSError: it could not be started.
+            ConfigError, OSError: a new core did not become ready; it is gone.
         """
         if not self._cores.has_been_ready:
             raise ConfigError("the server has not been ready yet")
-        config = self._new_config(request)
-        self._run_dir.standby_config_file.touch(mode=0o600)
-        self._run_dir.standby_config_file.write_text(json.dumps(config, indent=2) + "\n")
-        standby = await self._cores.start_standby()
+        config_before = self._run_dir.config_file.read_text()
+        config = json.dumps(self._new_config(request), indent=2) + "\n"
+        replaced: list[CoreSupervisor] = []
+        for core in self._cores.supervisors:
+            try:
+                await self._replace(core, config, request)
+            except (ConfigError, OSError) as error:
+                if request.model is None or not replaced:
+                    raise
+                log.error("the reload failed at core %s: %s; those before it go back", core.name, _message(error))
+                await self._take_back(replaced, config_before, request)
+                raise
+            replaced.append(core)
+
+    async def _take_back(self, replaced: Sequence[CoreSupervisor], config: str, request: ReloadRequest) -> None:
+        """Give cores the model of before; one that cannot load beside its successor is ended and started anew."""
+        self._write(self._run_dir.config_file, config)
+        for core in replaced:
+            try:
+                await self._replace(core, config, request)
+            except (ConfigError, OSError) as error:
+                log.error("core %s starts anew with the model of before: %s", core.name, _message(error))
+                assert core.active is not None
+                core.active.child.send_signal(signal.SIGKILL)
+
+    async def _replace(self, core: CoreSupervisor, config: str, request: ReloadRequest) -> None:
+        """Put a new process in the place of a core, and have the old one finish what it runs."""
+        self._tell(request, ReloadState.LOADING)
+        before = await self._bring_up(core, config)
+        self._tell(request, ReloadState.RETIRING)
+        await self._retire(before)
+        core.run_dir.slot_journal_file(before.slot).unlink(missing_ok=True)  # its requests went on elsewhere
+        core.publish()
+
+    async def _bring_up(self, core: CoreSupervisor, config: str) -> CoreProcess:
+        """Load a new process and make it the one that serves; returns the one before.
+
+        Raises:
+            ConfigError: the new process did not become ready; it is gone.
+            OSError: it could not be started.
+        """
+        self._write(self._run_dir.standby_config_file, config)
+        standby = await core.start_standby()
         try:
             await self._wait_ready(standby)
             await self._check_tokenizer(standby)
             os.replace(self._run_dir.standby_config_file, self._run_dir.config_file)
-            return self._cores.promote(standby)
+            return core.promote(standby)
         finally:
-            if standby is not self._cores.active:
+            if standby is not core.active:
                 standby.child.send_signal(signal.SIGKILL)
                 await standby.child.wait()
-                self._cores.publish()
+                core.publish()
+
+    def _write(self, path: Path, config: str) -> None:
+        """Replace a configuration, which only we may read."""
+        temporary = path.with_suffix(".tmp")
+        temporary.touch(mode=0o600)
+        temporary.write_text(config)
+        os.replace(temporary, path)
 
     def _new_config(self, request: ReloadRequest) -> dict[str, Any]:
         """What the core reads now, with the model that is asked for.
@@ -174,16 +215,20 @@ class CoreReload:
             try:
                 await core.client.call(CallMethod.RETIRE)
             except (EngineUnavailableError, ServerError) as error:
-                log.warning("engine core (pid %d) does not retire: %s", core.child.pid, error.message)
+                log.warning("%s (pid %d) does not retire: %s", core.child.name, core.child.pid, error.message)
                 core.child.send_signal(signal.SIGTERM)
         else:
             core.child.send_signal(signal.SIGTERM)
         await core.client.close()
         if not await core.child.wait(self._settings.drain_timeout + CORE_GRACE_S):
-            log.warning("engine core (pid %d) did not retire in time; killed", core.child.pid)
+            log.warning("%s (pid %d) did not retire in time; killed", core.child.name, core.child.pid)
             core.child.send_signal(signal.SIGKILL)
             await core.child.wait()
 
     def _tell(self, request: ReloadRequest, state: ReloadState, reason: str = "") -> None:
         self.status = ReloadStatus(request.id, state, reason)
         self._on_change()
+
+
+def _message(error: ConfigError | OSError) -> str:
+    return error.message if isinstance(error, ConfigError) else str(error)

@@ -1,8 +1,8 @@
 """Keeps one engine core running: starts it, follows its beats, kills it when it hangs and replaces it when it dies.
 
-Used by `launcher.py`, which is told of each change and of the failure that ends everything: a core that cannot start,
-or that crashes again and again. Invariant: of the cores that run, `active` is the one that clients are to use; a death
-of any other one is no crash.
+Made by `core_fleet.py` for each core of a server. Its owner is told of each change and of the failure that ends
+everything: a core that cannot start, or that crashes again and again while no other one serves. Invariant: of the
+processes that run, `active` is the one that clients are to use; a death of any other one is no crash.
 Next: `core_process.py` (one core), `restart_policy.py`, `hang_watch.py`; `core_reload.py` replaces a core that serves.
 """
 
@@ -11,10 +11,19 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
+from engine_core.cpus import format_cpus
 from fast_inference.child import Child, stop_children
-from fast_inference.core_process import CoreProcess
-from fast_inference.restart_policy import CRASH_WINDOW_S, MAX_CORE_CRASHES, CoreRestartPolicy
+from fast_inference.core_process import CoreProcess, core_title
+from fast_inference.core_shares import ONLY_CORE_SHARE, CoreShare
+from fast_inference.restart_policy import (
+    CRASH_WINDOW_S,
+    MAX_CORE_CRASHES,
+    MAX_CORE_DELAY_S,
+    STABLE_S,
+    CoreRestartPolicy,
+)
 from fast_inference.status import CoreStatus
 from ipc.endpoints import RunDir
 from ipc.exit_codes import EXIT_CONFIG_ERROR
@@ -28,7 +37,7 @@ _POLL_READY_S = 1.0
 
 
 class CoreSupervisor:
-    """All cores of one launcher."""
+    """One core of a server, and all processes that were it."""
 
     def __init__(
         self,
@@ -36,19 +45,43 @@ class CoreSupervisor:
         hang_timeout_s: float,
         on_change: Callable[[], None],
         on_failure: Callable[[str | None], None],
+        index: int = 0,
+        share: CoreShare = ONLY_CORE_SHARE,
+        may_crash: Callable[[], bool] | None = None,
     ) -> None:
-        """`on_failure` gets the reason, or None where the core has said it in one line itself."""
-        self._run_dir = run_dir
+        """For core `index` of the server on `run_dir`.
+
+        Args:
+            run_dir: the server's.
+            hang_timeout_s: how long the core may be silent.
+            on_change: called whenever something may have changed.
+            on_failure: gets the reason, or None where the core has said it in one line itself.
+            index: which core it is.
+            share: what it gets of the machine.
+            may_crash: asked when the core crashes again and again: whether there are other cores; None: there are none.
+        """
+        self._server_run_dir = run_dir
+        self.run_dir = run_dir.of_core(index)
+        """The core's own."""
+        self.name = str(index)
+        """As clients call it."""
+        self._index = index
+        self._share = share
+        self._may_crash = may_crash
+        self._title = core_title(index, share.num_cores)
+        self._the_title = self._title if share.num_cores > 1 else f"the {self._title}"
         self._hang_timeout_s = hang_timeout_s
         self._on_change = on_change
         self._on_failure = on_failure
         self._policy = CoreRestartPolicy()
         self.active: CoreProcess | None = None
         self.was_heard = asyncio.Event()
-        """Set when a core was first heard: it has begun to load."""
+        """Set when the core was first heard: it has begun to load."""
         self._others: list[CoreProcess] = []
         """One that stands by, or one that retires."""
         self.has_been_ready = False
+        self.has_failed = False
+        """True from a crash too many until it has served for a while again."""
         self.is_stopping = False
         self._last_exit = ""
         self._restarts: Counter[str] = Counter()
@@ -96,13 +129,15 @@ class CoreSupervisor:
         return "" if self.active is None else self.active.client.detail
 
     def status(self) -> CoreStatus:
-        """What `status.json` says of the active core."""
+        """What `status.json` says of the core."""
         core = self.active
-        if core is None or core.child.exited.is_set():
-            return CoreStatus(epoch=self._last_epoch, last_exit=self._last_exit, restarts=dict(self._restarts))
-        return CoreStatus(
-            core.child.pid, core.epoch or self._last_epoch, core.state, self._last_exit, dict(self._restarts)
-        )
+        pid, epoch, state = None, self._last_epoch, "stopped"
+        if core is not None and not core.child.exited.is_set():
+            pid, epoch, state = core.child.pid, core.epoch or epoch, core.state
+        if self.has_failed and state != "ready":
+            state = "failed"
+        cpus = format_cpus(self._share.cpus)
+        return CoreStatus(pid, epoch, state, self._last_exit, dict(self._restarts), self.name, cpus)
 
     async def run(self) -> None:
         """Keep a core running until cancelled, or until `on_failure` was called."""
@@ -128,7 +163,7 @@ class CoreSupervisor:
             OSError: it cannot be started.
         """
         slot = 0 if self.active is None or self.active.slot else 1
-        core = CoreProcess(self._run_dir, slot, self._hang_timeout_s, is_standby=True)
+        core = CoreProcess(self._server_run_dir, slot, self._hang_timeout_s, self._index, self._share, is_standby=True)
         self._others.append(core)
         await core.client.start()
         self._group.create_task(self._await_death(core))
@@ -142,21 +177,21 @@ class CoreSupervisor:
         if not before.child.exited.is_set():
             self._others.append(before)
         self.publish()
-        log.info("engine core (pid %d) takes the place of pid %d", core.child.pid, before.child.pid)
+        log.info("%s (pid %d) takes the place of pid %d", self._title, core.child.pid, before.child.pid)
         return before
 
     def publish(self) -> None:
         """Have clients find the active core, whatever cores that started meanwhile have done to the link."""
         assert self.active is not None
-        self._run_dir.publish_core(self.active.slot)
+        self.run_dir.publish_core(self.active.slot)
 
     # --- one core ---
 
     async def _start_core(self, slot: int) -> None:
         try:
-            core = CoreProcess(self._run_dir, slot, self._hang_timeout_s)
+            core = CoreProcess(self._server_run_dir, slot, self._hang_timeout_s, self._index, self._share)
         except OSError as error:
-            self._on_failure(f"cannot start the engine core: {error}")
+            self._on_failure(f"cannot start {self._the_title}: {error}")
             return
         self.active = core
         await core.client.start()
@@ -171,6 +206,7 @@ class CoreSupervisor:
         if core.is_ready:
             core.note_ready()
             self.has_been_ready = True
+            self.has_failed &= core.served_s < STABLE_S
             self._last_epoch = core.epoch
         if core.client.state is not None:
             self.was_heard.set()
@@ -189,18 +225,34 @@ class CoreSupervisor:
         self._on_change()
         if self.is_stopping:
             return
-        if core.child.exit_code == EXIT_CONFIG_ERROR:
-            self._on_failure(None)
-            return
-        if not self.has_been_ready:
-            self._on_failure(f"the engine core {core.exit_text} before it was ready")
-            return
         delay_s = self._policy.on_crash(time.monotonic(), core.served_s)
-        if delay_s is None:
-            self._on_failure(f"the engine core crashed {MAX_CORE_CRASHES} times in {CRASH_WINDOW_S:.0f} s")
-            return
+        is_hopeless = not self.has_been_ready or core.child.exit_code == EXIT_CONFIG_ERROR or self._policy.is_loop
+        if is_hopeless:
+            reason = self._why_hopeless(core)
+            if not self._is_spared():
+                self._on_failure(reason)
+                return
+            log.critical("%s has failed: %s; the other cores serve on", self._title, reason)
+            delay_s = MAX_CORE_DELAY_S
         self._restarts[core.exit_kind] += 1
-        log.error("engine core (pid %d) %s; restart in %.1f s", core.child.pid, core.exit_text, delay_s)
+        log.error("%s (pid %d) %s; restart in %.1f s", self._title, core.child.pid, core.exit_text, delay_s)
+        self._on_change()
         await asyncio.sleep(delay_s)
         if core is self.active and not self.is_stopping:
             await self._start_core(core.slot)
+
+    def _is_spared(self) -> bool:
+        """Count the core as failed; True where it may be tried again, since others serve."""
+        self.has_failed = self.has_been_ready
+        return self.has_failed and self._may_crash is not None and self._may_crash()
+
+    def _why_hopeless(self, core: CoreProcess) -> str | None:
+        """Why it is not simply started again; None where the core itself has told people."""
+        if core.child.exit_code == EXIT_CONFIG_ERROR:
+            if self._share.num_cores == 1:
+                return None
+            with suppress(OSError):
+                return self.run_dir.core_error_file.read_text().strip()
+        if self._policy.is_loop:
+            return f"{self._the_title} crashed {MAX_CORE_CRASHES} times in {CRASH_WINDOW_S:.0f} s"
+        return f"{self._the_title} {core.exit_text} before it was ready"

@@ -1,11 +1,11 @@
-"""The launcher: starts one engine core and N frontends, tells when they serve, and keeps them running.
+"""The launcher: starts the engine cores and the frontends, tells when they serve, and keeps them running.
 
 Called by `cli.py` with resolved settings. It owns the listening sockets, the run dir with its lock and `status.json`,
-and the frontends: one that dies is replaced. The core is the business of `core_supervisor.py`, the process that runs
-batches that of `batch_runner.py`. SIGTERM and SIGINT drain the frontends, then the core; a second signal ends all
-within two seconds. SIGHUP replaces the core (`core_reload.py`).
+and the frontends: one that dies is replaced. The cores are the business of `core_fleet.py`, the process that runs
+batches that of `batch_runner.py`. SIGTERM and SIGINT drain the frontends, then the cores; a second signal ends all
+within two seconds. SIGHUP replaces the cores (`core_reload.py`).
 Invariant: when `serve` returns, every child has been reaped; when this process is killed, the kernel kills them.
-Next: `core_supervisor.py`, `child.py` (one process), then `engine_core/core_server.py` and `frontend/__main__.py`.
+Next: `core_fleet.py`, `child.py` (one process), then `engine_core/core_server.py` and `frontend/__main__.py`.
 """
 
 import asyncio
@@ -21,8 +21,10 @@ from contextlib import ExitStack
 from fast_inference.batch_runner import BatchRunnerSupervisor, open_state_dir
 from fast_inference.child import FRONTEND_ENVIRONMENT, Child, stop_children
 from fast_inference.config_file import write_config
+from fast_inference.core_fleet import CoreFleet
 from fast_inference.core_reload import CoreReload
-from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
+from fast_inference.core_shares import CoreShare, divide_machine
+from fast_inference.core_supervisor import CORE_GRACE_S
 from fast_inference.drain_progress import show_drain
 from fast_inference.listener import bind_listeners, local_url_of, port_of, url_of
 from fast_inference.model_store import resolve_model
@@ -76,16 +78,18 @@ def serve(settings: Settings) -> int:
         try:
             state_dir = open_state_dir(settings, port, run_dir) if listeners else None
             names, model = served_names(settings), settings.model
+            shares: Sequence[CoreShare] = ()
             if not settings.connect:
+                shares = divide_machine(settings)
                 progress(f"looking for the model {model}")
                 with notifier.extending():
                     model = resolve_model(model, progress, rope=settings.rope)
             resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
             resolved["state_dir"] = state_dir.path if state_dir is not None else None
             write_config(settings.model_copy(update=resolved), run_dir.config_file)
-            return asyncio.run(
-                Launcher(settings, next(iter(names), ""), run_dir, listeners, progress, notifier, state_dir).run()
-            )
+            model_name = next(iter(names), "")
+            launcher = Launcher(settings, model_name, run_dir, listeners, shares, progress, notifier, state_dir)
+            return asyncio.run(launcher.run())
         finally:
             run_dir.remove_files()
 
@@ -99,12 +103,13 @@ class Launcher:
         model_name: str,
         run_dir: RunDir,
         listeners: Sequence[socket.socket],
+        shares: Sequence[CoreShare],
         progress: StartProgress,
         notifier: ServiceNotifier,
         state_dir: StateDir | None = None,
     ) -> None:
-        """`listeners` are one that the frontends share, one for each, or none; `model_name` is empty where the cores
-        say it.
+        """`listeners` are one that the frontends share, one for each, or none; there is a core for each of the
+        `shares`, unless others run them: `model_name` may be empty then, as they say it.
         """
         self._settings = settings
         self._model_name = model_name
@@ -118,23 +123,28 @@ class Launcher:
         self._progress = progress
         self._notifier = notifier
         self._status_file = StatusFile(run_dir.status_file)
-        self._cores: CoreSupervisor | RemoteFleet
-        self._reload: CoreReload | None = None
-        if settings.connect:
-            self._cores = RemoteFleet(run_dir, settings, self._refresh)
-        else:
-            self._cores = CoreSupervisor(run_dir, settings.hang_timeout, self._refresh, self._fail)
-            self._reload = CoreReload(settings, run_dir, self._cores, self._refresh)
         self._reload_asked = asyncio.Event()
         self._batch_runner = BatchRunnerSupervisor(run_dir, state_dir, lambda: self._was_ready, self._refresh)
         self._frontends: list[Child | None] = [None] * settings.frontends
         self._num_frontend_restarts = [0] * settings.frontends
         self._stopping = asyncio.Event()
+        self._cores: CoreFleet | RemoteFleet
+        self._reload: CoreReload | None = None
+        if settings.connect:
+            self._cores = RemoteFleet(run_dir, settings, self._refresh)
+        else:
+            self._cores = CoreFleet(run_dir, shares, settings.hang_timeout, self._refresh, self._fail)
+            self._reload = CoreReload(settings, run_dir, self._cores, self._refresh)
         self._was_ready = False
         self._exit_code = 0
 
     async def run(self) -> int:
-        """Start everything, supervise it, and stop it again; returns the exit status."""
+        """Start everything, supervise it, and stop it again; returns the exit status.
+
+        Raises:
+            ConfigError: a core cannot have its run dir.
+        """
+        self._cores.prepare()
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signum, self._on_signal, signum)
@@ -258,7 +268,7 @@ class Launcher:
         self._stopping.set()
 
     async def _stop_children(self) -> None:
-        """Drain the frontends, then the core, or stop all at once before the start is complete or after a failure.
+        """Drain the frontends, then the cores, or stop all at once before the start is complete or after a failure.
 
         Whoever takes too long is killed.
         """
@@ -298,7 +308,8 @@ class Launcher:
 
     def _refresh(self) -> None:
         """Write `status.json` if anything changed, and the ready line the first time that all is ready."""
-        stage = "starting the frontends" if self._cores.is_ready else self._cores.stage or "starting the core"
+        is_loaded = self._cores.are_all_ready
+        stage = "starting the frontends" if is_loaded else self._cores.stage or "starting the core"
         if not self._was_ready and not self._stopping.is_set():
             self._progress(stage)
         status = self._status()
@@ -309,19 +320,26 @@ class Launcher:
             self._announce()
 
     def _status(self) -> Status:
-        core = self._cores.status()
+        cores = self._cores.statuses()
         frontends = tuple(self._frontend_status(index) for index in range(len(self._frontends)))
         ready_frontends = [frontend.state == "ready" for frontend in frontends]
         if self._stopping.is_set():
             state = ServerState.DRAINING
-        elif core.state == "ready" and (all(ready_frontends) or (self._was_ready and any(ready_frontends))):
+        elif self._are_enough_cores([core.state == "ready" for core in cores]) and self._are_enough(ready_frontends):
             state = ServerState.READY
         else:
             state = ServerState.RESTARTING if self._was_ready else ServerState.STARTING
         reload = None if self._reload is None else self._reload.status
         launcher, batch_runner = LauncherStatus(self._launcher_pid), self._batch_runner.status()
         restarts = Restarts((*self._num_frontend_restarts,), self._batch_runner.num_deaths)
-        return Status(state, launcher, core, frontends, self._url, reload, batch_runner, restarts)
+        return Status(state, launcher, cores[0], frontends, self._url, reload, batch_runner, restarts, cores)
+
+    def _are_enough(self, are_ready: Sequence[bool]) -> bool:
+        """For the start all must be ready, later one is enough."""
+        return all(are_ready) or (self._was_ready and any(are_ready))
+
+    def _are_enough_cores(self, are_ready: Sequence[bool]) -> bool:
+        return self._are_enough(are_ready) if self._cores.needs_all_to_start else any(are_ready)
 
     def _frontend_status(self, index: int) -> FrontendStatus:
         frontend, port = self._frontends[index], self._ports[index % len(self._ports)]
@@ -336,7 +354,9 @@ class Launcher:
             model_name = self._model_name
             if isinstance(self._cores, RemoteFleet):
                 model_name = model_name or self._cores.model_id
-            line = ready_line(self._url, model_name, len(self._frontends), self._cores.num_blocks)
+            num_cores = sum(core.state == "ready" for core in self._cores.statuses())
+            num_frontends, num_blocks = len(self._frontends), self._cores.num_blocks
+            line = ready_line(self._url, model_name, num_frontends, num_blocks, num_cores)
             sys.stdout.write(line + "\n")
             if self._ports:
                 sys.stdout.write(self._example_request(model_name) + "\n")

@@ -19,6 +19,7 @@ from ipc.core_directory import CoreDirectory, write_cores
 from ipc.curve import CurveDir
 from ipc.endpoints import RemoteCore, RunDir
 from ipc.messages import ClientRole, Welcome
+from ipc.placement import CoreView
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ def remote_cores(config: EndpointConfig) -> dict[str, RemoteCore]:
 class RemoteFleet:
     """The cores that one launcher has its frontends use."""
 
+    needs_all_to_start = False
+    """The server is ready once one of them is: others may be down for long, and come when they come."""
+
     def __init__(self, run_dir: RunDir, config: EndpointConfig, on_change: Callable[[], None]) -> None:
         """Nothing is connected yet.
 
@@ -60,7 +64,6 @@ class RemoteFleet:
         self.was_heard = asyncio.Event()
         """Set from the start: nothing loads here that frontends would have to wait for."""
         self.was_heard.set()
-        self.has_been_ready = False
         self.children: list[Child] = []
         """None."""
         self.is_stuck = False
@@ -70,6 +73,11 @@ class RemoteFleet:
     def is_ready(self) -> bool:
         """True while one of the cores takes requests."""
         return self._client is not None and self._client.is_ready
+
+    @property
+    def are_all_ready(self) -> bool:
+        """True while each of them does."""
+        return all(status.state == "ready" for status in self.statuses())
 
     @property
     def model_id(self) -> str:
@@ -98,29 +106,26 @@ class RemoteFleet:
         detail = self._client.detail if self._client is not None else ""
         return f"waiting for {', '.join(self._cores)}" + (f": {detail}" if detail else "")
 
-    def status(self) -> CoreStatus:
-        """What `status.json` says of the cores as a whole: the best state that one of them has."""
-        if self._client is None:
-            return CoreStatus(state="starting")
-        welcome, state = self._client.welcome, self._client.state
-        epoch = welcome.epoch if welcome is not None else 0
-        if self._client.is_ready:
-            return CoreStatus(epoch=epoch, state="ready")
-        return CoreStatus(epoch=epoch, state="starting" if state is None else state.name.lower())
+    def statuses(self) -> tuple[CoreStatus, ...]:
+        """What `status.json` says of each core, whose process means nothing here."""
+        views = {view.name: view for view in self._client.cores} if self._client is not None else {}
+        return tuple(_status_of(name, views.get(name)) for name in self._cores)
 
-    async def run(self) -> None:
-        """Tell clients where the cores are, and follow these, until cancelled.
+    def prepare(self) -> None:
+        """Tell clients where the cores are.
 
         Raises:
-            OSError: the file of the cores cannot be written.
+            OSError: the file cannot be written.
         """
         write_cores(self._run_dir, self._cores)
+
+    async def run(self) -> None:
+        """Follow the cores until cancelled."""
         self._client = EngineClient(CoreDirectory(self._run_dir), name="launcher", role=ClientRole.ADMIN)
         await self._client.start()
         try:
             next_word_at = asyncio.get_running_loop().time() + _WORD_INTERVAL_S
             while True:
-                self.has_been_ready |= self.is_ready
                 self._on_change()
                 if not self.is_ready and asyncio.get_running_loop().time() > next_word_at:
                     log.warning("no core on another host takes requests; %s", self.stage)
@@ -135,3 +140,10 @@ class RemoteFleet:
     def _welcomes(self) -> list[Welcome]:
         views = self._client.cores if self._client is not None else []
         return [view.welcome for view in views if view.is_ready and view.welcome is not None]
+
+
+def _status_of(name: str, view: CoreView | None) -> CoreStatus:
+    if view is None or view.state is None:
+        return CoreStatus(state="starting", name=name)
+    epoch = view.welcome.epoch if view.welcome is not None else 0
+    return CoreStatus(epoch=epoch, state=view.state.name.lower(), name=name)

@@ -16,23 +16,26 @@ _MAX_FRONTEND_DELAY_S = 2.0
 
 
 class CoreRestartPolicy:
-    """Backoff 0, 0.5, 1, 2, 4 … 30 s, beginning anew once a core has served for 10 s; gives up at 5 crashes in 60 s."""
+    """Backoff 0, 0.5, 1, 2, 4 … 30 s, beginning anew once a core has served for 10 s; 5 crashes in 60 s are a loop."""
 
     def __init__(self) -> None:
         self._crashes: deque[float] = deque(maxlen=MAX_CORE_CRASHES)
         self._streak = 0
 
-    def on_crash(self, now_s: float, served_s: float) -> float | None:
-        """Seconds to wait before the next start, of a core that served for so long; None to give up."""
+    def on_crash(self, now_s: float, served_s: float) -> float:
+        """Seconds to wait before the next start, of a core that served for so long."""
         if served_s >= STABLE_S:
             self._streak = 0
         self._crashes.append(now_s)
-        if len(self._crashes) == MAX_CORE_CRASHES and now_s - self._crashes[0] <= CRASH_WINDOW_S:
-            return None
         streak, self._streak = self._streak, self._streak + 1
         if streak < len(_FIRST_CORE_DELAYS_S):
             return _FIRST_CORE_DELAYS_S[streak]
         return float(min(2.0 ** (streak - len(_FIRST_CORE_DELAYS_S)), MAX_CORE_DELAY_S))
+
+    @property
+    def is_loop(self) -> bool:
+        """True if the last crash was one of too many in a short time."""
+        return len(self._crashes) == MAX_CORE_CRASHES and self._crashes[-1] - self._crashes[0] <= CRASH_WINDOW_S
 
 
 class FrontendRestartPolicy:

@@ -131,10 +131,13 @@ def _text(status: Status, stage: str) -> str:
     core, num_ready = status.core, sum(frontend.state == "ready" for frontend in status.frontends)
     frontends = f"{num_ready} of {len(status.frontends)} frontends"
     last_exit = f"; the core before {core.last_exit}" if core.last_exit else ""
+    cores = ""
+    if len(status.cores) > 1:
+        cores = f"{sum(core.state == 'ready' for core in status.cores)} of {len(status.cores)} cores, "
     text = {
         ServerState.STARTING: stage,
-        ServerState.READY: f"ready: {status.url}, {frontends}",
-        ServerState.RESTARTING: f"not ready: core {core.state}, {frontends}{last_exit}",
+        ServerState.READY: f"ready: {status.url}, {cores}{frontends}",
+        ServerState.RESTARTING: f"not ready: {cores or f'core {core.state}, '}{frontends}{last_exit}",
         ServerState.DRAINING: "draining: what runs may end",
         ServerState.STOPPED: "stopped",
     }[status.state]

@@ -29,6 +29,7 @@ from fast_inference.flags import ENVIRONMENT_PREFIX, SECTIONS, environment_name,
 from ipc.config import (
     DEFAULT_MODEL_ALIAS,
     FAKE_MODEL,
+    MAX_PORT,
     SECRET_SETTINGS,
     CacheConfig,
     ConnectionConfig,
@@ -59,6 +60,7 @@ _OF_CORES = (
     *CacheConfig.model_fields,
     *SchedulerConfig.model_fields,
     *FakeModelConfig.model_fields,
+    "cores",
     "hang_timeout",
 )
 _OF_FRONTENDS = (
@@ -160,6 +162,15 @@ class Settings(
         """Raises ConfigError, which pydantic passes on as it is."""
         if not self.frontends and self.core_endpoint is None:
             raise ConfigError("--frontends 0 needs --core-endpoint: else nobody could use the core")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_port_for_each_core(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.core_endpoint is not None:
+            first = self.core_port
+            if first + self.num_cores - 1 > MAX_PORT:
+                raise ConfigError(f"--core-endpoint: {self.num_cores} ports from {first} on end above {MAX_PORT}")
         return self
 
     @classmethod

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from ipc.core_directory import ONLY_CORE
+
 log = logging.getLogger(__name__)
 
 
@@ -21,7 +23,7 @@ class ServerState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     RESTARTING = "restarting"
-    """The core died or is not ready again; frontends answer 503."""
+    """No core is ready again after a death; frontends answer 503."""
     DRAINING = "draining"
     STOPPED = "stopped"
 
@@ -35,16 +37,20 @@ class LauncherStatus:
 
 @dataclass(frozen=True, slots=True)
 class CoreStatus:
-    """The engine core; `pid` is None while none runs, `epoch` 0 until it is first known."""
+    """An engine core; `pid` is None while none runs, `epoch` 0 until it is first known."""
 
     pid: int | None = None
     epoch: int = 0
     state: str = "stopped"
-    """starting, loading, ready, draining, dying or stopped."""
+    """starting, loading, ready, draining, dying, stopped, or failed: one of several that crashes again and again."""
     last_exit: str = ""
     """How the core before this one ended; empty while none has."""
     restarts: Mapping[str, int] = field(default_factory=dict)
     """Cores that died and were replaced, by how: signal, hang, exit."""
+    name: str = ONLY_CORE
+    """As clients and metrics call it."""
+    cpus: str = ""
+    """Where it computes, such as `0-3,8`; empty where it may be anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +108,14 @@ class Status:
     state: ServerState
     launcher: LauncherStatus
     core: CoreStatus
+    """The first one."""
     frontends: tuple[FrontendStatus, ...]
     url: str
     reload: ReloadStatus | None = None
     batch_runner: BatchRunnerStatus = BatchRunnerStatus()
     restarts: Restarts = Restarts()
+    cores: tuple[CoreStatus, ...] = ()
+    """All of them."""
 
 
 class StatusFile:
@@ -134,6 +143,6 @@ class StatusFile:
             return
         last = self._written
         frontends = tuple(FrontendStatus(port=frontend.port) for frontend in last.frontends)
-        core = CoreStatus(epoch=last.core.epoch, last_exit=last.core.last_exit, restarts=last.core.restarts)
-        stopped = replace(last, state=ServerState.STOPPED, core=core, frontends=frontends)
+        core, *cores = (replace(core, pid=None, state="stopped") for core in (last.core, *last.cores))
+        stopped = replace(last, state=ServerState.STOPPED, core=core, frontends=frontends, cores=(*cores,))
         self.write(replace(stopped, batch_runner=BatchRunnerStatus()))

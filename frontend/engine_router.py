@@ -16,8 +16,10 @@ Read next: `frontend/routing/`.
 """
 
 from collections.abc import Sequence
+from zlib import crc32
 
 from frontend.routing.core_load import LoadScale
+from frontend.routing.divergence import KEY_TOKENS, Divergence
 from frontend.routing.prefix_memory import Match, PrefixMemory
 from frontend.routing.prefix_path import PrefixPath
 from frontend.routing.rendezvous import Rendezvous, bucket_of
@@ -40,7 +42,7 @@ class EngineRouter:
         load_scale: LoadScale = LoadScale(),  # noqa: B008 - frozen
         max_nodes: int = 16_384,
         hot_shares: float = 1.5,
-        min_hot_requests: int = 4,
+        min_common: int = 4,
     ) -> None:
         """Makes a router that remembers nothing yet.
 
@@ -50,13 +52,13 @@ class EngineRouter:
             max_nodes: beginnings of prompts that are remembered, about 300 bytes each; a chat needs 5 to 15.
             hot_shares: a beginning is spread over several cores when it has more of the traffic than this many
                 cores should take of it on average.
-            min_hot_requests: and when it was seen that often lately.
+            min_common: a whole prompt that so many others went on from lately is no chat's turn but what many have.
         """
         self._block_size = block_size
         self._load_of = load_scale.load_of
         self._waiting_tokens = load_scale.waiting_tokens
         self._hot_shares = hot_shares
-        self._min_hot_requests = min_hot_requests
+        self._min_common = min_common
         self._rendezvous = Rendezvous()
         self._memory = PrefixMemory(max_nodes)
         self._positions: dict[str, int] = {}
@@ -109,7 +111,7 @@ class EngineRouter:
         group_size = self._group_size(match)
         if group_size:
             bucket = bucket_of(path.hashes[len(match.nodes) - 1])
-            member_bucket = bucket_of(path.hash_after(match.num_blocks))
+            member_bucket = bucket_of(_hash_of_chat(path, match))
             return (*self._rendezvous.two_of_group(bucket, group_size, member_bucket), True)
         first, second = self._rendezvous.first_two(bucket_of(path.hashes[0]))
         node = match.deepest
@@ -121,13 +123,11 @@ class EngineRouter:
 
     def _group_size(self, match: Match) -> int:
         """How many cores share the traffic of the beginning that is all that is known of a prompt; 0 for just one."""
-        if not match.nodes:
-            return 0
-        if match.end is not None and self._memory.num_recent(match.end) < self._min_hot_requests:
+        if not match.nodes or (match.end is not None and self._memory.num_recent(match.end) < self._min_common):
             return 0  # one chat goes on, and no others have begun so
         beginning = match.nodes[-1]
         num_shares = self._memory.share_of(beginning) * len(self._rendezvous.names)
-        if num_shares <= self._hot_shares or self._memory.num_recent(beginning) < self._min_hot_requests:
+        if num_shares <= self._hot_shares or self._memory.num_recent(beginning) < 2:
             return 0
         return 1 << int(num_shares).bit_length()  # a power of two: no two frontends count quite the same
 
@@ -162,6 +162,19 @@ class EngineRouter:
             return index
         self._positions = {core.name: index for index, core in enumerate(cores)}
         return self._positions.get(name, -1)
+
+
+def _hash_of_chat(path: PrefixPath, match: Match) -> int:
+    """Of what tells chats with the same beginning apart, which all turns of a chat have."""
+    level = len(match.nodes) - 1
+    beginning = match.nodes[level]
+    if beginning.divergence is None:
+        beginning.divergence = Divergence()
+    rest = path.bytes_after(level, KEY_TOKENS)
+    num_bytes = beginning.divergence.observe(rest)
+    if 0 < num_bytes <= len(rest):
+        return crc32(rest[:num_bytes], path.hashes[level])
+    return path.hash_of_all()
 
 
 def _reads_prefix_cache(add: Add) -> bool:

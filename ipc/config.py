@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ipc.api_keys import digests_of
 from ipc.errors import ConfigError
@@ -26,13 +26,27 @@ FAKE_MODEL = "fake"
 SECRET_SETTINGS = frozenset({"api_key", "admin_api_key"})
 """Settings whose values are never repeated, not even in an error about them."""
 MAX_PORT = 65535
+MAX_CORES = 64
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
 _METRICS_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]{0,63})?")
 _HTTP_URL = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:[1-9]\d{0,4})?(/[^\s?#]*)?")
+_CORES = re.compile(r"([1-9]\d?)(?::([1-9]\d?))?")
 _TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
+
+def _core_count(value: object) -> int | str:
+    """A number, or a range that is written as `MIN:MAX`."""
+    match = _CORES.fullmatch(str(value).strip())
+    least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= least <= most <= MAX_CORES:
+        raise ValueError(f"must be a number from 1 to {MAX_CORES}, or such a range like 1:3")
+    return f"{least}:{most}" if match and match[2] else least
+
+
+CoreCount = Annotated[int | str, BeforeValidator(_core_count)]
+"""How many engine cores: 2, or between 1 and 3: "1:3"."""
 Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
 """Keys, of which only the digests are kept."""
 
@@ -297,7 +311,8 @@ class EndpointConfig(_Section):
 
     core_endpoint: str | None = Field(
         None,
-        description="tcp://ADDRESS:PORT where the engine core also takes clients of other hosts; needs --curve-dir",
+        description="tcp://ADDRESS:PORT where the engine core also takes clients of other hosts; needs --curve-dir; "
+        "of several cores, the second one has the port after it, and so on",
     )
     curve_dir: Path | None = Field(
         None,
@@ -318,6 +333,11 @@ class EndpointConfig(_Section):
     def core_port(self) -> int:
         """Port of `core_endpoint`; 0 where there is none."""
         return int(self.core_endpoint.rpartition(":")[2]) if self.core_endpoint is not None else 0
+
+    def endpoint_of(self, core_index: int) -> str:
+        """That of one of several cores: the port of the first one, the port after it, and so on."""
+        address, _, port = (self.core_endpoint or "").rpartition(":")
+        return f"{address}:{int(port) + core_index}"
 
     @model_validator(mode="after")
     def _is_safe_for_the_network(self) -> Self:
@@ -378,8 +398,11 @@ class LauncherConfig(_Section):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=MAX_PORT, description="port to listen on; 0 takes a free one")
+    cores: CoreCount = Field(
+        1, description="engine cores, each with a GPU of its own, or an equal part of the CPUs and of the memory"
+    )
     frontends: int = Field(
-        2, ge=0, le=64, description="frontend processes; 0 for a core that serves other hosts alone (--core-endpoint)"
+        2, ge=0, le=64, description="frontend processes; 0 for cores that serve other hosts alone (--core-endpoint)"
     )
     frontend_ports: bool = Field(
         False,
@@ -400,6 +423,24 @@ class LauncherConfig(_Section):
         if self.frontend_ports and self.port + self.frontends - 1 > MAX_PORT:
             raise ConfigError(f"--frontend-ports: {self.frontends} ports from {self.port} on end above {MAX_PORT}")
         return self
+
+    @model_validator(mode="after")
+    def _has_a_fixed_number_of_cores(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if isinstance(self.cores, str):
+            raise ConfigError(f"--cores {self.cores}: on one machine the number is fixed: use --cores {self.num_cores}")
+        return self
+
+    @property
+    def core_range(self) -> tuple[int, int]:
+        """Fewest and most cores; the same number twice where it is fixed."""
+        least, _, most = str(self.cores).partition(":")
+        return int(least), int(most or least)
+
+    @property
+    def num_cores(self) -> int:
+        """How many cores there are where the number is fixed, else how many there may be."""
+        return self.core_range[1]
 
     @property
     def is_local(self) -> bool:

@@ -87,6 +87,11 @@ class RunDir:
         return self if index == 0 else RunDir(self.cores_dir / str(index))
 
     @property
+    def core_error_file(self) -> Path:
+        """Why one of several cores could not start, in one line."""
+        return self.path / "core.error"
+
+    @property
     def config_file(self) -> Path:
         """The settings that the launcher resolved."""
         return self.path / "config.json"
@@ -215,9 +220,13 @@ class RunDir:
 
     def forget_crashes(self) -> None:
         """Remove what cores that died have left for their successors."""
-        for slot in CORE_SLOTS:
+        for path in self.journal_files():
             with suppress(OSError):
-                self.slot_journal_file(slot).unlink()
+                path.unlink()
+
+    def journal_files(self) -> list[Path]:
+        """The journals of all cores of this server, as far as they are there; for the first core's run dir."""
+        return sorted(path for folder in (".", "cores/*") for path in self.path.glob(f"{folder}/core-[01].journal"))
 
     def forget_reload(self) -> None:
         """Remove what a reload leaves, or what is left of one that was cut off."""

@@ -7,7 +7,7 @@ Invariant: label values come from small fixed sets, so that the number of series
 Next: `metric_series.py` for how a value travels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 DEFAULT_PREFIX = "fast_inference_"
@@ -26,9 +26,9 @@ class MetricOrigin(StrEnum):
     """Who knows the value."""
 
     CORE = "core"
-    """Counted in the engine core; starts anew with each core."""
+    """Counted in each engine core; starts anew with it."""
     CLIENT = "client"
-    """Counted in each frontend and batch runner, added up in the core; starts anew with each core."""
+    """Counted in each frontend and batch runner, added up in the core that each reports to; starts anew with it."""
     FRONTEND = "frontend"
     """Known to the frontend that answers, whatever the core does."""
 
@@ -43,11 +43,11 @@ class MetricFamily:
     origin: MetricOrigin
     documentation: str
     labels: tuple[str, ...] = ()
-    """Beside `fixed_labels`."""
+    """Beside `model_name`, which all with a prefix have, and the one of `is_per_core`."""
     buckets: tuple[float, ...] = ()
     """Upper bounds, without infinity."""
-    fixed_labels: tuple[str, ...] = ("model_name",)
-    """Labels with the same value in all series: `model_name`, `engine`."""
+    is_per_core: bool = False
+    """True where each core has series of its own, with its name as a label; else those of all cores are added up."""
     has_prefix: bool = True
     vllm_name: str = ""
     """What vLLM calls it, where that is not its name here."""
@@ -69,33 +69,47 @@ COUNT_BUCKETS = tuple(float(digit * 10**power) for power in range(6) for digit i
 STEP_TOKENS_BUCKETS = (1.0, *(float(2**power) for power in range(3, 15)))
 PREEMPTION_BUCKETS = (1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0)
 
-_ENGINE = ("model_name", "engine")
+_COUNTER, _GAUGE, _HISTOGRAM = MetricKind.COUNTER, MetricKind.GAUGE, MetricKind.HISTOGRAM
+
+
+def core_label(prefix: str) -> str:
+    """The label with the name of a core, which vLLM calls an engine."""
+    return "engine" if prefix == VLLM_PREFIX else "core"
 
 
 def _core(kind: MetricKind, name: str, documentation: str, *labels: str) -> MetricFamily:
-    return MetricFamily(name, kind, MetricOrigin.CORE, documentation, labels, fixed_labels=_ENGINE)
+    return MetricFamily(name, kind, MetricOrigin.CORE, documentation, labels, is_per_core=True)
 
 
 def _core_histogram(name: str, buckets: tuple[float, ...], documentation: str, vllm_name: str = "") -> MetricFamily:
     return MetricFamily(
-        name, MetricKind.HISTOGRAM, MetricOrigin.CORE, documentation, (), buckets, _ENGINE, vllm_name=vllm_name
+        name,
+        MetricKind.HISTOGRAM,
+        MetricOrigin.CORE,
+        documentation,
+        buckets=buckets,
+        is_per_core=True,
+        vllm_name=vllm_name,
     )
 
 
 def _client(kind: MetricKind, name: str, documentation: str, *labels: str) -> MetricFamily:
-    return MetricFamily(name, kind, MetricOrigin.CLIENT, documentation, labels)
+    """A counter is that of the core that keeps it: a sum would fall when one of several begins anew, and whoever takes
+    rates of it would count all of the others' a second time.
+    """
+    return MetricFamily(name, kind, MetricOrigin.CLIENT, documentation, labels, is_per_core=kind is not _GAUGE)
 
 
-def _bare(kind: MetricKind, name: str, documentation: str, *labels: str) -> MetricFamily:
+def _bare(
+    kind: MetricKind, name: str, documentation: str, *labels: str, buckets: tuple[float, ...] = ()
+) -> MetricFamily:
     """One whose name is the same in every server, so that common dashboards find it."""
-    return MetricFamily(name, kind, MetricOrigin.CLIENT, documentation, labels, fixed_labels=(), has_prefix=False)
+    return replace(_client(kind, name, documentation, *labels), buckets=buckets, has_prefix=False)
 
 
-def _frontend(kind: MetricKind, name: str, documentation: str, *labels: str) -> MetricFamily:
-    return MetricFamily(name, kind, MetricOrigin.FRONTEND, documentation, labels)
+def _frontend(kind: MetricKind, name: str, documentation: str, *labels: str, is_per_core: bool = False) -> MetricFamily:
+    return MetricFamily(name, kind, MetricOrigin.FRONTEND, documentation, labels, is_per_core=is_per_core)
 
-
-_COUNTER, _GAUGE, _HISTOGRAM = MetricKind.COUNTER, MetricKind.GAUGE, MetricKind.HISTOGRAM
 
 _REQUESTS = (
     _core(_GAUGE, "num_requests_running", "Requests that have begun to run and have not ended."),
@@ -235,15 +249,13 @@ _HTTP = (
         "method",
         "status",
     ),
-    MetricFamily(
+    _bare(
+        _HISTOGRAM,
         "http_request_duration_seconds",
-        MetricKind.HISTOGRAM,
-        MetricOrigin.CLIENT,
         "From the head of an HTTP request to the end of its answer, streams to their last byte.",
-        ("handler", "method"),
-        REQUEST_BUCKETS,
-        (),
-        has_prefix=False,
+        "handler",
+        "method",
+        buckets=REQUEST_BUCKETS,
     ),
     _bare(_GAUGE, "http_requests_in_progress", "HTTP requests that are being answered, the scrape among them."),
     _bare(_GAUGE, "http_open_streams", "Answers that are being streamed."),
@@ -257,10 +269,14 @@ _PROCESSES = (
     _bare(
         _GAUGE, "process_resident_memory_bytes", "Memory by kind of process: core, frontend, batch, program.", "role"
     ),
-    _frontend(_GAUGE, "core_up", "1 while an engine core answers."),
+    _frontend(_GAUGE, "core_up", "1 while this engine core answers, else 0.", is_per_core=True),
     _frontend(_GAUGE, "ready", "1 while requests are served, as /health says."),
     _frontend(
-        _COUNTER, "core_restarts_total", "Cores that died and were replaced, by how: signal, hang, exit.", "reason"
+        _COUNTER,
+        "core_restarts_total",
+        "How often this core died and was replaced, by how it died: signal, hang, exit.",
+        "reason",
+        is_per_core=True,
     ),
     _frontend(_GAUGE, "frontends", "Frontends that serve."),
     _frontend(_COUNTER, "frontend_restarts_total", "Frontends that died and were replaced."),

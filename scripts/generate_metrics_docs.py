@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ipc.metric_families import DEFAULT_PREFIX, FAMILIES, MetricFamily  # noqa: E402
+from ipc.metric_families import DEFAULT_PREFIX, FAMILIES, MetricFamily, core_label  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "metrics.md"
 BEGIN, END = "<!-- metrics: begin -->\n", "<!-- metrics: end -->\n"
@@ -38,7 +38,8 @@ def table() -> str:
 
 
 def _row(family: MetricFamily) -> str:
-    labels = ", ".join(f"`{label}`" for label in family.labels) or "-"
+    names = (*([core_label(DEFAULT_PREFIX)] if family.is_per_core else []), *family.labels)
+    labels = ", ".join(f"`{label}`" for label in names) or "-"
     what = family.documentation.replace("|", "\\|")
     if family.buckets:
         what += f" Buckets {_number(family.buckets[0])} to {_number(family.buckets[-1])}."

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ipc.core_directory import write_cores
 from ipc.endpoints import RunDir
 from ipc.messages import CallMethod
 from ipc.process import LAUNCHER_PID_VARIABLE
@@ -65,6 +66,17 @@ def core_process(folder: Path, *, command: Sequence[str] = ("-m", "engine_core")
         yield core
     finally:
         core.close()
+
+
+@contextmanager
+def core_processes(folder: Path, count: int = 2, **settings):
+    """So many cores of one server, without a launcher: those of the run dir in `folder`, where they are listed."""
+    run_dir = RunDir(folder)
+    with ExitStack() as exits:
+        folders = [run_dir.of_core(index).path for index in range(count)]
+        cores = [exits.enter_context(core_process(path, **settings)) for path in folders]
+        write_cores(run_dir, {str(index): core.run_dir.core_socket for index, core in enumerate(cores)})
+        yield cores
 
 
 def stats(client: SyncEngineClient) -> dict[str, int | float | str]:

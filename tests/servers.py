@@ -16,7 +16,9 @@ import openai
 from ipc.sync_client import SyncEngineClient
 
 ROOT = Path(__file__).parents[1]
-READY_LINE = re.compile(r"^ready: (http://127\.0\.0\.1:\d+) \(model ([^ ,]+), (\d+) frontends?, (\d+) blocks\)$")
+READY_LINE = re.compile(
+    r"^ready: (http://127\.0\.0\.1:\d+) \(model ([^ ,]+), (?:\d+ cores, )?(\d+) frontends?, (\d+) blocks\)$"
+)
 
 
 def is_running(pid: int) -> bool:

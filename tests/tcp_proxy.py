@@ -84,7 +84,7 @@ class TcpProxy:
             self._near.add(near)
             for each in (near, far):
                 self._selector.register(each, selectors.EVENT_READ)
-        elif source in self._other:
+        elif source in self._other and source.fileno() >= 0:  # else it was ended meanwhile
             self._forward(source)
 
     def _forward(self, source: socket.socket) -> None:
@@ -101,7 +101,7 @@ class TcpProxy:
         self._forget(other)
 
     def _forget(self, end: socket.socket) -> None:
-        if end in self._selector.get_map():
+        if end.fileno() >= 0 and end in self._selector.get_map():
             self._selector.unregister(end)
         self._near.discard(end)
         end.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from engine_core.config_values import read_json_object
-from engine_core.device import DeviceType, DtypeName
+from engine_core.device import WHOLE_MACHINE, DeviceType, DtypeName, MachineShare
 from engine_core.memory_plan import MemoryPlan, plan_model
 from engine_core.model.attention import UnsupportedAttentionError, has_triton
 from engine_core.model.decoder.config import DecoderConfig
@@ -47,7 +47,11 @@ _TORCH_DTYPES: dict[DtypeName, torch.dtype] = {"float32": torch.float32, "bfloat
 
 
 def load_model_runner(
-    model: ModelConfig, cache: CacheConfig, scheduler: SchedulerConfig, report: Callable[[str], None]
+    model: ModelConfig,
+    cache: CacheConfig,
+    scheduler: SchedulerConfig,
+    report: Callable[[str], None],
+    share: MachineShare = WHOLE_MACHINE,
 ) -> TorchModelRunner | EncoderRunner:
     """Load a model folder and make it ready to run steps.
 
@@ -56,13 +60,14 @@ def load_model_runner(
         cache: size of the KV cache.
         scheduler: limits of a step, for the memory plan.
         report: told each stage, for people.
+        share: what of the machine it may take.
 
     Raises:
         ConfigError: the model cannot be run with these settings.
     """
     report("preparing")
     model_dir = Path(model.model)
-    model_plan = plan_model(model, cache, scheduler)
+    model_plan = plan_model(model, cache, scheduler, share)
     torch.set_num_threads(model_plan.num_threads)  # before the first operation
     shape, plan = model_plan.shape, model_plan.memory
     device, dtype = _torch_device(model_plan.device), _TORCH_DTYPES[model_plan.dtype]

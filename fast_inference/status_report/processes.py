@@ -33,8 +33,10 @@ def process_rows(status: Mapping[str, Any]) -> list[ProcessRow]:
     restarts = status.get("restarts") or {}
     launcher_state = "stopped" if status["state"] == "stopped" else "running"
     rows = [_row("launcher", launcher_state, status["launcher"]["pid"], None)]
-    core = status["core"]
-    rows.append(_row("engine core", core["state"], core["pid"], sum(core.get("restarts", {}).values())))
+    cores = status.get("cores") or [status["core"]]
+    for core in cores:
+        name = "engine core" if len(cores) == 1 else f"engine core {core['name']}"
+        rows.append(_row(name, core["state"], core["pid"], sum(core.get("restarts", {}).values())))
     counts = restarts.get("frontends", ())
     for index, frontend in enumerate(status["frontends"]):
         count = counts[index] if index < len(counts) else 0

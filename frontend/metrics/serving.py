@@ -1,11 +1,9 @@
 """`GET /metrics`: one text for the whole server, whichever frontend is asked.
 
-The core is asked for all that it and its clients have counted (its I/O thread answers, whatever it computes); where
-there is none, or it does not answer, the text holds what is known without it, and is a 200 all the same.
+Each core is asked for all that it and its clients have counted (its I/O thread answers, whatever it computes); where
+one does not answer, the text holds what is known without it, and is a 200 all the same.
 Invariant: a scrape waits for nothing longer than `PATIENCE_S`, and is neither refused under load nor during a drain.
 """
-
-from collections import Counter
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,29 +31,34 @@ class ServingMetrics:
 
     async def metrics(self, request: Request) -> Response:
         """All metrics."""
-        of_core = await self._values_of_core()
-        values: SeriesValues = {
-            **of_core,
-            **values_of_status(self._state.status_file),
+        answers = await self._answers_of_cores()
+        of_launcher = values_of_status(self._state.status_file)
+        names = [core.name for core in self._state.client.cores]
+        of_cores: dict[str, SeriesValues] = {
+            name: {
+                **answers.get(name, {}),
+                **of_launcher.of_cores.get(name, {}),
+                "core_up": int(name in answers),
+            }
+            for name in dict.fromkeys([*names, *answers])
+        }
+        of_server: SeriesValues = {
+            **of_launcher.of_server,
             **await self._batch_jobs.values(),
-            "core_up": int(bool(of_core)),
-            "ready": int(bool(of_core) and self._state.status == "ready"),
+            "ready": int(bool(answers) and self._state.status == "ready"),
             series_key("build_info", package_version()): 1,
         }
-        text = MetricsText(values, prefix=self._state.config.metrics_prefix, model_name=self._state.model_name)
+        config = self._state.config
+        text = MetricsText(of_server, of_cores, prefix=config.metrics_prefix, model_name=self._state.model_name)
         body, content_type = text.encode(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
-    async def _values_of_core(self) -> SeriesValues:
-        """Empty where no core answers."""
+    async def _answers_of_cores(self) -> dict[str, SeriesValues]:
+        """By the name of the core; those that do not answer are left out."""
         client = self._state.client
         try:
             if client.state is None and client.welcome is None:  # this process has just started
                 await client.wait_ready(LINK_PATIENCE_S)
-            of_cores = await client.metrics(PATIENCE_S) if client.welcome is not None else {}
+            return await client.metrics(PATIENCE_S) if client.welcome is not None else {}
         except (EngineUnavailableError, ServerError):
             return {}
-        total: Counter[str] = Counter()
-        for values in of_cores.values():
-            total.update(values)
-        return dict(total)

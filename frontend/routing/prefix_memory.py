@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from frontend.routing.divergence import Divergence
 from frontend.routing.prefix_path import DEPTHS, PrefixPath
 
 _GROWTH = 1024 / 1023
@@ -21,7 +22,7 @@ _LARGEST_WEIGHT = 1e100
 class PrefixNode:
     """One beginning."""
 
-    __slots__ = ("core", "ends", "mass", "overflow_core")
+    __slots__ = ("core", "divergence", "ends", "mass", "overflow_core")
 
     def __init__(self, core: str, mass: float) -> None:
         self.core = core
@@ -32,6 +33,8 @@ class PrefixNode:
         """Sum of the weights of the requests that had it."""
         self.ends = 0
         """Bit i is set where a prompt ended i blocks deeper, before the next depth."""
+        self.divergence: Divergence | None = None
+        """Where the prompts that have it part; only of those that many have."""
 
 
 @dataclass(slots=True)
@@ -98,8 +101,9 @@ class PrefixMemory:
         nodes, known, hashes = self._nodes, match.nodes, path.hashes
         last_level = len(hashes) - 1
         num_end_blocks = path.num_blocks - DEPTHS[last_level]
-        has_end = num_end_blocks > 0 and last_level + 1 < len(DEPTHS)
-        if has_end:
+        if last_level + 1 == len(DEPTHS):
+            num_end_blocks = 0
+        if num_end_blocks:
             self._use(path.hash_between(last_level, path.num_blocks), core)
         for level in range(last_level, -1, -1):
             if level < len(known):
@@ -108,7 +112,7 @@ class PrefixMemory:
                     known[level].core = core
             else:
                 nodes[hashes[level]] = PrefixNode(core, self._weight)
-        if has_end:
+        if num_end_blocks:
             nodes[hashes[last_level]].ends |= 1 << num_end_blocks
         while len(nodes) > self._max_nodes:
             nodes.popitem(last=False)

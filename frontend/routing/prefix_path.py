@@ -1,7 +1,7 @@
 """A prompt as the hashes of its beginnings.
 
 Prompts that begin with the same blocks have the same first hashes. Depths are counted in blocks and grow by half or a
-third (`DEPTHS`): a dozen hashes tell 2,000 tokens, and where two prompts part between two depths, at most a third of
+third (`DEPTHS`): 14 hashes tell 4,000 tokens, and where two prompts part between two depths, at most a third of
 what they share is not seen. Hashes are CRC-32, each going on from the one before, so that all of them together read
 the prompt once: they are the same in every process, cost nearly nothing, and a collision costs one computed prefix.
 The prefix cache itself (`engine_core/kv_cache/block_hash.py`) never relies on them.
@@ -11,7 +11,7 @@ from zlib import crc32
 
 from ipc.messages import Add
 
-DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """In blocks, rising."""
 
 _TOKEN_BYTES = 4
@@ -45,12 +45,12 @@ class PrefixPath:
         start, end = DEPTHS[level] * self._block_bytes, num_blocks * self._block_bytes
         return crc32(self._bytes[start:end], self.hashes[level])
 
-    def hash_after(self, num_blocks: int) -> int:
-        """The hash of the next beginning deeper than `num_blocks`, of the whole prompt where there is none."""
-        for depth, prefix_hash in zip(DEPTHS, self.hashes, strict=False):
-            if depth > num_blocks:
-                return prefix_hash
-        return self.hash_of_all()
+    def bytes_after(self, level: int, num_more_tokens: int) -> bytes:
+        """The tokens from `DEPTHS[level]` to the next depth, and so many more."""
+        depth = DEPTHS[level]
+        next_depth = DEPTHS[level + 1] if level + 1 < len(DEPTHS) else 2 * depth
+        start, end = depth * self._block_bytes, next_depth * self._block_bytes + num_more_tokens * _TOKEN_BYTES
+        return bytes(self._bytes[start:end])
 
     def hash_of_all(self) -> int:
         """The hash of the whole prompt, to the last token."""

@@ -4,22 +4,30 @@ import json
 
 from fast_inference.status import CoreStatus, FrontendStatus, LauncherStatus, ServerState, Status, StatusFile
 
+CORE, SECOND_CORE = CoreStatus(2, 7, "ready"), CoreStatus(4, 8, "ready", name="1", cpus="2-3")
 STATUS = Status(
-    ServerState.READY, LauncherStatus(1), CoreStatus(2, 7, "ready"), (FrontendStatus(3, 80, "ready"),), "http://h:80"
+    ServerState.READY,
+    LauncherStatus(1),
+    CORE,
+    (FrontendStatus(3, 80, "ready"),),
+    "http://h:80",
+    cores=(CORE, SECOND_CORE),
 )
 
 
 def test_the_file_has_the_documented_fields(tmp_path):
     StatusFile(tmp_path / "status.json").write(STATUS)
+    core = {"pid": 2, "epoch": 7, "state": "ready", "last_exit": "", "restarts": {}, "name": "0", "cpus": ""}
     assert json.loads((tmp_path / "status.json").read_text()) == {
         "state": "ready",
         "launcher": {"pid": 1},
-        "core": {"pid": 2, "epoch": 7, "state": "ready", "last_exit": "", "restarts": {}},
+        "core": core,
         "frontends": [{"pid": 3, "port": 80, "state": "ready"}],
         "url": "http://h:80",
         "reload": None,
         "batch_runner": {"pid": None, "state": "stopped"},
         "restarts": {"frontends": [], "batch_runner": 0},
+        "cores": [core, {**core, "pid": 4, "epoch": 8, "name": "1", "cpus": "2-3"}],
     }
 
 
@@ -37,8 +45,8 @@ def test_stopped_keeps_what_was_and_names_no_process(tmp_path):
     file.write_stopped()
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["state"] == status["core"]["state"] == status["frontends"][0]["state"] == "stopped"
-    assert status["core"]["pid"] is None
-    assert status["core"]["epoch"] == 7
+    assert [(core["pid"], core["state"]) for core in status["cores"]] == [(None, "stopped")] * 2
+    assert status["core"] == {**status["cores"][0], "epoch": 7}
 
 
 def test_a_folder_that_is_gone_is_logged_and_harms_nobody(tmp_path, caplog):

@@ -4,7 +4,7 @@ import pytest
 
 from engine_core.metrics.core_snapshot import CoreSnapshot
 from ipc.messages import CallMethod, ClientMetrics, ClientRole, Load
-from ipc.metric_families import FAMILIES, MetricKind
+from ipc.metric_families import FAMILIES, MetricKind, MetricOrigin
 from ipc.metric_series import FAMILY_OF_SAMPLE, SEPARATOR, series_key
 from ipc.sync_client import SyncEngineClient
 from tests.factories import make_params
@@ -33,7 +33,7 @@ def test_it_is_answered_while_a_step_runs(tmp_path):
 
 def test_an_idle_core_knows_every_series_without_labels_of_its_own(core):
     known = {FAMILY_OF_SAMPLE[key.split(SEPARATOR)[0]].name for key in core.connect().call(CallMethod.METRICS)}
-    of_core = {family.name for family in FAMILIES.values() if "engine" in family.fixed_labels}
+    of_core = {family.name for family in FAMILIES.values() if family.origin is MetricOrigin.CORE}
     assert of_core - known == {"aborts_total", "lora_requests_info"}
 
 

@@ -57,8 +57,12 @@ def values_of_everything() -> SeriesValues:
     return values
 
 
-def text_of(values: SeriesValues, *, prefix: str = "fast_inference_", accept: str = "") -> str:
-    body, _ = MetricsText(values, prefix=prefix, model_name='a "model"').encode(accept)
+def text_of(
+    values: SeriesValues, *, of_other: SeriesValues | None = None, prefix: str = "fast_inference_", accept: str = ""
+) -> str:
+    """Of the core 0, and of another one where its values are given."""
+    cores = {"0": values} | ({"b2": of_other} if of_other is not None else {})
+    body, _ = MetricsText({}, cores, prefix=prefix, model_name='a "model"').encode(accept)
     return body.decode()
 
 
@@ -84,7 +88,7 @@ def test_buckets_are_cumulated_up_to_the_count():
 
 def test_labels_are_those_of_the_table():
     samples = samples_of({series_key("http_requests_total", "/v1/models", "GET", "200"): 3, "num_requests_running": 2})
-    assert samples[("http_requests_total", "/v1/models", "200", "GET")] == 3
+    assert samples[("http_requests_total", "/v1/models", "0", "200", "GET")] == 3
     assert samples[("fast_inference_num_requests_running", "0", 'a "model"')] == 2
 
 
@@ -99,7 +103,7 @@ def test_a_frontend_that_is_asked_for_openmetrics_gives_it():
     "accept", ["application/openmetrics-text; version=abc", "text/plain;version=1..0", ",;=", "\xb2"]
 )
 def test_any_accept_header_gets_a_text(accept):
-    assert 'fast_inference_kv_blocks{engine="0"' in text_of({"kv_blocks": 2}, accept=accept)
+    assert 'fast_inference_kv_blocks{core="0"' in text_of({"kv_blocks": 2}, accept=accept)
 
 
 def test_with_the_prefix_of_vllm_the_names_are_those_of_vllm():
@@ -113,3 +117,35 @@ def test_series_of_another_version_are_left_out():
     assert samples_of({"metric_of_tomorrow_total": 1, "kv_blocks": 2}).keys() == {
         ("fast_inference_kv_blocks", "0", 'a "model"')
     }
+
+
+def test_each_core_has_series_of_its_own():
+    of_one, of_other = HistogramCounts("step_duration_seconds"), HistogramCounts("step_duration_seconds")
+    of_one.observe(0.002)
+    of_other.observe(99.0, times=2)
+    values: list[SeriesValues] = [{"num_requests_running": 1}, {"num_requests_running": 2}]
+    for histogram, of_core in zip((of_one, of_other), values, strict=True):
+        histogram.write_to(of_core)
+    samples = samples_of(values[0], of_other=values[1])
+    name = "fast_inference_num_requests_running"
+    assert (samples[(name, "0", 'a "model"')], samples[(name, 'a "model"', "b2")]) == (1, 2)
+    name = "fast_inference_step_duration_seconds"
+    assert samples[(f"{name}_bucket", "0", "0.0025", 'a "model"')] == 1
+    assert samples[(f"{name}_bucket", "0.0025", 'a "model"', "b2")] == 0
+    assert (samples[(f"{name}_count", "0", 'a "model"')], samples[(f"{name}_count", 'a "model"', "b2")]) == (1, 2)
+    assert samples[(f"{name}_sum", 'a "model"', "b2")] == 198
+
+
+def test_the_label_is_vllms_with_its_prefix():
+    text = text_of({"kv_blocks": 2}, of_other={"kv_blocks": 3}, prefix=VLLM_PREFIX)
+    assert 'vllm:kv_blocks{engine="0",model_name="a \\"model\\""} 2.0\n' in text
+    assert 'vllm:kv_blocks{engine="b2",model_name="a \\"model\\""} 3.0\n' in text
+
+
+def test_gauges_of_clients_are_added_up_and_their_counters_stay_with_the_core_that_keeps_them():
+    requests = series_key("http_requests_total", "/v1/models", "GET", "200")
+    values: SeriesValues = {requests: 3, "http_connections": 2}
+    text = text_of(values, of_other={requests: 4, "http_connections": 5})
+    assert "http_connections 7.0\n" in text
+    assert 'http_requests_total{core="0",handler="/v1/models",method="GET",status="200"} 3.0\n' in text
+    assert 'http_requests_total{core="b2",handler="/v1/models",method="GET",status="200"} 4.0\n' in text

@@ -60,7 +60,7 @@ def test_what_this_frontend_has_counted_is_in_its_own_scrape_at_once(core):
         for _ in range(3):
             await served.http.get("/v1/models/no-such-model")
 
-    expected = 'http_requests_total{handler="/v1/models/{model_id:path}",method="GET",status="404"} 3.0\n'
+    expected = 'http_requests_total{core="0",handler="/v1/models/{model_id:path}",method="GET",status="404"} 3.0\n'
     assert expected in text_of(core, before=ask)
 
 
@@ -72,7 +72,7 @@ def test_a_method_that_a_route_does_not_have_makes_no_series_of_the_route(core):
             assert (await served.http.delete(path)).status_code == 405
 
     text = text_of(core, before=ask)
-    assert 'http_requests_total{handler="none",method="DELETE",status="405"} 2.0\n' in text
+    assert 'http_requests_total{core="0",handler="none",method="DELETE",status="405"} 2.0\n' in text
     assert 'handler="/v1/models",method="DELETE"' not in text
 
 
@@ -116,7 +116,7 @@ def test_without_a_core_it_says_so_with_200(tmp_path):
 
     answer = asyncio.run(run())
     assert answer.status_code == 200
-    assert 'fast_inference_core_up{model_name=""} 0.0\n' in answer.text
+    assert 'fast_inference_core_up{core="0",model_name=""} 0.0\n' in answer.text
 
 
 def test_it_is_answered_while_requests_are_refused(tmp_path):
@@ -137,5 +137,5 @@ def test_it_is_answered_while_requests_are_refused(tmp_path):
     with core_process(tmp_path, max_num_seqs=1, max_queued_requests=1, fake_step_ms=20) as core:
         status, text = asyncio.run(run(core))
     assert status == 429
-    assert 'fast_inference_rejects_total{model_name="fake",reason="queue_full"} 1.0\n' in text
-    assert 'fast_inference_num_requests_waiting{engine="0",model_name="fake"} 1.0\n' in text
+    assert 'fast_inference_rejects_total{core="0",model_name="fake",reason="queue_full"} 1.0\n' in text
+    assert 'fast_inference_num_requests_waiting{core="0",model_name="fake"} 1.0\n' in text
