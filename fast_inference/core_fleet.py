@@ -43,9 +43,6 @@ class CoreFleet:
             for index, share in enumerate(shares)
         ]
 
-    needs_all_to_start = True
-    """The server is ready once all of them are."""
-
     @property
     def children(self) -> list[Child]:
         """Every core process that was started and may still run."""

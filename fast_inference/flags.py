@@ -24,6 +24,7 @@ from ipc.config import (
     LauncherConfig,
     LogConfig,
     ModelConfig,
+    RayConfig,
     SchedulerConfig,
     TracingConfig,
 )
@@ -38,6 +39,7 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     SchedulerConfig,
     CacheConfig,
     EndpointConfig,
+    RayConfig,
     TracingConfig,
     LogConfig,
     FakeModelConfig,

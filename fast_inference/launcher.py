@@ -29,6 +29,7 @@ from fast_inference.drain_progress import show_drain
 from fast_inference.listener import bind_listeners, local_url_of, port_of, url_of
 from fast_inference.model_store import resolve_model
 from fast_inference.progress import StartProgress
+from fast_inference.ray_executor.fleet import RayFleet
 from fast_inference.ready_message import example_request, ready_line
 from fast_inference.remote_fleet import RemoteFleet
 from fast_inference.restart_policy import FrontendRestartPolicy
@@ -76,11 +77,11 @@ def serve(settings: Settings) -> int:
         run_dir.forget_reload()
         run_dir.forget_crashes()  # whatever ended the server before, it was no request
         try:
+            is_local = settings.executor == "local" and not settings.connect
+            shares = divide_machine(settings) if is_local else []
             state_dir = open_state_dir(settings, port, run_dir) if listeners else None
             names, model = served_names(settings), settings.model
-            shares: Sequence[CoreShare] = ()
-            if not settings.connect:
-                shares = divide_machine(settings)
+            if is_local:  # else each host of a core looks for it itself
                 progress(f"looking for the model {model}")
                 with notifier.extending():
                     model = resolve_model(model, progress, rope=settings.rope)
@@ -109,7 +110,7 @@ class Launcher:
         state_dir: StateDir | None = None,
     ) -> None:
         """`listeners` are one that the frontends share, one for each, or none; there is a core for each of the
-        `shares`, unless others run them: `model_name` may be empty then, as they say it.
+        `shares`, or others have them, whose model may not be known by name: then `model_name` is empty.
         """
         self._settings = settings
         self._model_name = model_name
@@ -128,9 +129,11 @@ class Launcher:
         self._frontends: list[Child | None] = [None] * settings.frontends
         self._num_frontend_restarts = [0] * settings.frontends
         self._stopping = asyncio.Event()
-        self._cores: CoreFleet | RemoteFleet
+        self._cores: CoreFleet | RayFleet | RemoteFleet
         self._reload: CoreReload | None = None
-        if settings.connect:
+        if settings.executor == "ray":
+            self._cores = RayFleet(run_dir, settings.cores, self._refresh, self._fail)
+        elif settings.connect:
             self._cores = RemoteFleet(run_dir, settings, self._refresh)
         else:
             self._cores = CoreFleet(run_dir, shares, settings.hang_timeout, self._refresh, self._fail)
@@ -171,7 +174,7 @@ class Launcher:
             await self._reload_asked.wait()
             self._reload_asked.clear()
             if self._reload is None:
-                log.error("the cores of this server run on other hosts: they are reloaded there")
+                log.error("the cores of this server are not its own: reload them where they run, or start others")
             else:
                 await self._reload.run()
 
@@ -321,11 +324,12 @@ class Launcher:
 
     def _status(self) -> Status:
         cores = self._cores.statuses()
+        are_cores_ready = self._cores.is_ready if self._was_ready else self._cores.are_all_ready
         frontends = tuple(self._frontend_status(index) for index in range(len(self._frontends)))
         ready_frontends = [frontend.state == "ready" for frontend in frontends]
         if self._stopping.is_set():
             state = ServerState.DRAINING
-        elif self._are_enough_cores([core.state == "ready" for core in cores]) and self._are_enough(ready_frontends):
+        elif are_cores_ready and (all(ready_frontends) or (self._was_ready and any(ready_frontends))):
             state = ServerState.READY
         else:
             state = ServerState.RESTARTING if self._was_ready else ServerState.STARTING
@@ -333,13 +337,6 @@ class Launcher:
         launcher, batch_runner = LauncherStatus(self._launcher_pid), self._batch_runner.status()
         restarts = Restarts((*self._num_frontend_restarts,), self._batch_runner.num_deaths)
         return Status(state, launcher, cores[0], frontends, self._url, reload, batch_runner, restarts, cores)
-
-    def _are_enough(self, are_ready: Sequence[bool]) -> bool:
-        """For the start all must be ready, later one is enough."""
-        return all(are_ready) or (self._was_ready and any(are_ready))
-
-    def _are_enough_cores(self, are_ready: Sequence[bool]) -> bool:
-        return self._are_enough(are_ready) if self._cores.needs_all_to_start else any(are_ready)
 
     def _frontend_status(self, index: int) -> FrontendStatus:
         frontend, port = self._frontends[index], self._ports[index % len(self._ports)]
@@ -354,9 +351,8 @@ class Launcher:
             model_name = self._model_name
             if isinstance(self._cores, RemoteFleet):
                 model_name = model_name or self._cores.model_id
-            num_cores = sum(core.state == "ready" for core in self._cores.statuses())
-            num_frontends, num_blocks = len(self._frontends), self._cores.num_blocks
-            line = ready_line(self._url, model_name, num_frontends, num_blocks, num_cores)
+            num_frontends, num_cores = len(self._frontends), len(self._cores.statuses())
+            line = ready_line(self._url, model_name, num_frontends, self._cores.num_blocks, num_cores)
             sys.stdout.write(line + "\n")
             if self._ports:
                 sys.stdout.write(self._example_request(model_name) + "\n")

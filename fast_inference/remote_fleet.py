@@ -48,9 +48,6 @@ def remote_cores(config: EndpointConfig) -> dict[str, RemoteCore]:
 class RemoteFleet:
     """The cores that one launcher has its frontends use."""
 
-    needs_all_to_start = False
-    """The server is ready once one of them is: others may be down for long, and come when they come."""
-
     def __init__(self, run_dir: RunDir, config: EndpointConfig, on_change: Callable[[], None]) -> None:
         """Nothing is connected yet.
 
@@ -76,8 +73,8 @@ class RemoteFleet:
 
     @property
     def are_all_ready(self) -> bool:
-        """True while each of them does."""
-        return all(status.state == "ready" for status in self.statuses())
+        """The same: the server need not wait for others, which may be down for long, and come when they come."""
+        return self.is_ready
 
     @property
     def model_id(self) -> str:

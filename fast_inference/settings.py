@@ -39,6 +39,7 @@ from ipc.config import (
     LauncherConfig,
     LogConfig,
     ModelConfig,
+    RayConfig,
     SchedulerConfig,
     TracingConfig,
 )
@@ -131,6 +132,7 @@ class Settings(
     SchedulerConfig,
     CacheConfig,
     EndpointConfig,
+    RayConfig,
     TracingConfig,
     LogConfig,
     FakeModelConfig,
@@ -162,6 +164,20 @@ class Settings(
         """Raises ConfigError, which pydantic passes on as it is."""
         if not self.frontends and self.core_endpoint is None:
             raise ConfigError("--frontends 0 needs --core-endpoint: else nobody could use the core")
+        if self.connect and self.executor == "ray":
+            raise ConfigError("--connect and --executor ray: either you know where the cores are, or Ray does")
+        return self
+
+    @model_validator(mode="after")
+    def _has_cores_that_its_executor_can_run(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.executor == "local" and isinstance(self.cores, str):
+            raise ConfigError(
+                f"--cores {self.cores}: on one machine the number is fixed: use --cores {self.num_cores}, or "
+                "--executor ray"
+            )
+        if self.executor == "ray" and self.core_endpoint is not None:
+            raise ConfigError("--core-endpoint and --executor ray: each core finds an address of its own on its node")
         return self
 
     @model_validator(mode="after")

@@ -184,7 +184,7 @@ def test_a_later_model_has_the_names_that_the_launcher_wrote_for_it(core: CorePr
 
 
 def test_a_core_that_beats_no_more_is_stalled_until_it_does(core: CoreProcess, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("frontend.state.BEAT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("frontend.core_watch.BEAT_TIMEOUT_S", 1.0)
 
     async def run() -> None:
         async with application(core.run_dir) as served:

@@ -233,3 +233,20 @@ def test_closing_ends_the_streams_of_all_cores(cores):
                 await read(stream)
 
     cores.talk(conversation)
+
+
+@pytest.mark.timeout(20)
+def test_no_core_is_connected_to_while_the_client_closes(cores, monkeypatch):
+    """A channel that was opened then kept `close` waiting for ever."""
+    monkeypatch.setattr("ipc.core_set._LOOK_INTERVAL_S", 0)
+    for process in cores.processes:
+        process.kill()
+
+    async def run():
+        client = EngineClient(CoreDirectory(cores.run_dir), name="test", role=ClientRole.FRONTEND)
+        await client.start()
+        await asyncio.sleep(0.01)
+        await client.close()
+        assert client.cores == []
+
+    asyncio.run(run())

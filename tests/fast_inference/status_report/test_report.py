@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from fast_inference.status_report.probes import ServedModel, ServerLoad
+from fast_inference.status_report.probes import CoreLoad, ServedModel, ServerLoad
 from fast_inference.status_report.processes import process_rows
 from fast_inference.status_report.report import StatusReport, duration
 
@@ -45,6 +45,22 @@ def test_the_text_has_all_of_it():
     assert lines[3] == "note   the engine core before this one was killed by SIGKILL"
     assert lines[5].split() == ["PROCESS", "STATE", "PID", "UPTIME", "MEMORY", "RESTARTS", "PORT"]
     assert lines[7].split() == ["engine", "core", "stopped", "-", "-", "-", "2"]
+
+
+def test_each_of_several_cores_has_a_line():
+    load = ServerLoad(3, 1, 0, 0.25, 120.4)
+    cores = [CoreLoad("0", "ready", load, "cuda:0"), CoreLoad("b2", "no answer")]
+    report = StatusReport("http://h:80", "ready", load=load, cores=cores)
+    assert report.as_text().splitlines()[2:] == [
+        "core   0: ready on cuda:0, 3 running, 1 waiting, 120 tok/s, KV cache 25%",
+        "core   b2: no answer",
+    ]
+
+
+def test_a_single_core_has_none():
+    load = ServerLoad(3, 1, 0, 0.25, None)
+    report = StatusReport("http://h:80", "ready", load=load, cores=[CoreLoad("0", "ready", load, "cpu")])
+    assert len(report.as_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(
