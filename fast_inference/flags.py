@@ -168,7 +168,7 @@ def _add_flag(group: "argparse._ActionsContainer", name: str, field: FieldInfo) 
     if field.annotation is bool:
         group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=text)
     elif get_origin(field.annotation) is tuple:
-        metavar = "NAME=PATH" if name == "lora" else "NAME"
+        metavar = {"lora": "NAME=PATH", "connect": "ENDPOINT"}.get(name, "NAME")
         group.add_argument(*flags, dest=name, action="append", metavar=metavar, help=f"{text}; repeatable")
     else:
         group.add_argument(*flags, dest=name, metavar=_metavar(name, field.annotation), help=text)
