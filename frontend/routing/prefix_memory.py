@@ -50,7 +50,7 @@ class Match:
     deepest: PrefixNode | None = None
     """The deepest of all these that knows a core."""
     num_blocks: int = 0
-    """The depth of what is known."""
+    """The depth of what is known; 0 where no core is."""
 
 
 class PrefixMemory:
@@ -83,10 +83,10 @@ class PrefixMemory:
             match.nodes.append(node)
             if node.core:
                 match.deepest = node
-        if level >= 0:
+        if match.deepest is not None:
             match.num_blocks = DEPTHS[level]
-            if match.nodes[level].ends:
-                self._find_end(path, match)
+        if level >= 0 and match.nodes[level].ends:
+            self._find_end(path, match)
         return match
 
     def num_recent(self, node: PrefixNode) -> float:
