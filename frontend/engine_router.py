@@ -94,18 +94,19 @@ class EngineRouter:
         """The index of the core, and how many of the tokens it was sent before."""
         home, second, second_holds_it = self._candidates(path, match)
         first_index, second_index = self._position(home, cores), self._position(second, cores)
-        if first_index < 0:  # not all that are ready can take every request
-            first_index, second_index, second_holds_it = second_index, -1, False
-        if first_index < 0:
-            return self._less_loaded_of_two(path.hashes[-1], add, cores), 0
         num_tokens = len(add.prompt_token_ids)
         num_known_tokens = match.num_blocks * self._block_size
+        if first_index < 0:  # not all that are ready can take every request
+            if second_index < 0:
+                return self._less_loaded_of_two(path.hashes[-1], add, cores), 0
+            first_index, second_index = second_index, -1
+            num_known_tokens = num_known_tokens if second_holds_it else 0
         bound = _LOAD_BOUND + num_known_tokens / self._load_scale.waiting_tokens
         first_load = self._load_of(cores[first_index], num_tokens)
         if first_load <= bound or len(cores) == 1:
             return first_index, num_known_tokens
         if second_index in (-1, first_index):
-            second_index = self._another(path, cores, first_index, first_index)
+            second_index, second_holds_it = self._another(path, cores, first_index, first_index), False
         third_index = self._another(path, cores, first_index, second_index)
         second_load = self._load_of(cores[second_index], num_tokens)
         third_load = self._load_of(cores[third_index], num_tokens)

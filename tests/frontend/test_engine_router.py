@@ -318,6 +318,18 @@ def test_only_cores_of_the_list_are_chosen():
         assert chosen(router, session(number), make_cores("d")) == "d"
 
 
+def test_only_cores_that_have_the_prefix_are_preferred_to_less_loaded_ones():
+    for number in range(12):
+        prompt, router = session(number, 3000), EngineRouter()
+        home = chosen(router, prompt, make_cores("abcd"))
+        loaded = [make_core(name, num_waiting=60 if name == home else 0) for name in "abcd"]
+        overflow = chosen(router, prompt, loaded)
+        more, less = (name for name in "abcd" if name not in (home, overflow))
+        loads = {home: 63, more: 36, less: 20}  # the one that took it over takes nothing now
+        cores = [make_core(name, num_running=count) for name, count in loads.items()]
+        assert chosen(router, prompt, cores) == less
+
+
 def test_a_router_that_was_told_of_no_cores_learns_them_from_the_list():
     assert chosen(EngineRouter(BLOCK_SIZE), session(3), make_cores("abcd")) == chosen(
         make_router("abcd"), session(3), make_cores("abcd")
