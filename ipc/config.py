@@ -317,8 +317,23 @@ class EndpointConfig(_Section):
     )
     curve_dir: Path | None = Field(
         None,
-        description="folder of `fast-inference keys`: the core's key pair, and public keys of those who may connect",
+        description="folder of `fast-inference keys`: the core's key pair and public keys of those who may connect; "
+        "with --connect, the core's public key and the key pair of this server",
     )
+
+    connect: tuple[str, ...] = Field(
+        (),
+        description="tcp://HOST:PORT of an engine core on another host (its --core-endpoint), to be used instead of "
+        "one of this server; needs --curve-dir",
+    )
+    curve_client: str = Field(
+        "client", description="with --connect: whose keys in --curve-dir are those of this server"
+    )
+
+    @property
+    def core_port(self) -> int:
+        """Port of `core_endpoint`; 0 where there is none."""
+        return int(self.core_endpoint.rpartition(":")[2]) if self.core_endpoint is not None else 0
 
     def endpoint_of(self, core_index: int) -> str:
         """That of one of several cores: the port of the first one, the port after it, and so on."""
@@ -328,9 +343,18 @@ class EndpointConfig(_Section):
     @model_validator(mode="after")
     def _is_safe_for_the_network(self) -> Self:
         """Raises ConfigError, which pydantic passes on as it is."""
+        for endpoint in self.connect:
+            if not _TCP_ENDPOINT.fullmatch(endpoint) or "*" in endpoint:
+                raise ConfigError(f"--connect: {endpoint!r} is not like tcp://HOST:PORT")
+        if len(set(self.connect)) < len(self.connect):
+            raise ConfigError("--connect: the same core is there twice")
+        if self.connect and self.core_endpoint is not None:
+            raise ConfigError("--connect and --core-endpoint: cores are either elsewhere or here")
+        if self.connect and self.curve_dir is None:
+            raise ConfigError("--connect needs --curve-dir: cores hear nobody without a known key")
         if self.core_endpoint is not None and not _TCP_ENDPOINT.fullmatch(self.core_endpoint):
             raise ConfigError(f"--core-endpoint: {self.core_endpoint!r} is not like tcp://ADDRESS:PORT")
-        if (self.core_endpoint is None) != (self.curve_dir is None):
+        if (self.core_endpoint is None and not self.connect) != (self.curve_dir is None):
             raise ConfigError("--core-endpoint and --curve-dir go together: nobody may connect without a known key")
         return self
 
@@ -416,7 +440,9 @@ class LauncherConfig(_Section):
         description="engine cores, each with a GPU of its own, or an equal part of the CPUs and of the memory; MIN:MAX "
         "with --executor ray: as many as the tokens that wait ask for",
     )
-    frontends: int = Field(2, ge=1, le=64, description="frontend processes")
+    frontends: int = Field(
+        2, ge=0, le=64, description="frontend processes; 0 for cores that serve other hosts alone (--core-endpoint)"
+    )
     frontend_ports: bool = Field(
         False,
         description="give each frontend a port of its own, for a load balancer: --port, the one after it, and so on",
