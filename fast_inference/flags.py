@@ -24,11 +24,11 @@ from ipc.config import (
     LauncherConfig,
     LogConfig,
     ModelConfig,
-    RayConfig,
     SchedulerConfig,
     TracingConfig,
 )
 from ipc.exit_codes import EXIT_USAGE
+from ipc.ray_config import RayConfig
 
 ENVIRONMENT_PREFIX = "FAST_INFERENCE_"
 SECTIONS: tuple[type[BaseModel], ...] = (

@@ -39,12 +39,12 @@ from ipc.config import (
     LauncherConfig,
     LogConfig,
     ModelConfig,
-    RayConfig,
     SchedulerConfig,
     TracingConfig,
 )
 from ipc.errors import ConfigError
 from ipc.process import LAUNCHER_PID_VARIABLE
+from ipc.ray_config import RayConfig
 
 _UNUSED_BY_FAKE_MODEL = (
     "tokenizer",

@@ -32,7 +32,6 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
 _METRICS_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]{0,63})?")
 _HTTP_URL = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:[1-9]\d{0,4})?(/[^\s?#]*)?")
-_FLEET_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _CORES = re.compile(r"([1-9]\d?)(?::([1-9]\d?))?")
 _TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
@@ -356,42 +355,6 @@ class EndpointConfig(_Section):
             raise ConfigError(f"--core-endpoint: {self.core_endpoint!r} is not like tcp://ADDRESS:PORT")
         if (self.core_endpoint is None and not self.connect) != (self.curve_dir is None):
             raise ConfigError("--core-endpoint and --curve-dir go together: nobody may connect without a known key")
-        return self
-
-
-class RayConfig(_Section):
-    """Cores on the machines of a Ray cluster."""
-
-    executor: Literal["local", "ray"] = Field(
-        "local",
-        description="who runs the engine cores: 'local', this machine; 'ray', actors of a Ray cluster (needs "
-        "fast-inference[ray])",
-    )
-    ray_address: str | None = Field(
-        None,
-        description="HOST:PORT of the Ray head; where not set, RAY_ADDRESS, a Ray that runs here, or one of our own",
-    )
-    ray_fleet: str | None = Field(
-        None, description="name of the cores that several servers share; where not set, that of the model"
-    )
-    ray_cpus_per_core: float | None = Field(
-        None,
-        gt=0,
-        description="CPUs that Ray reserves for each core; where not set, --threads, or for cores without a GPU their "
-        "share of a node",
-    )
-    scale_up_queued_tokens: int = Field(
-        4096, ge=1, description="one more core when more prompt tokens than this wait, per core (--cores MIN:MAX)"
-    )
-    scale_down_idle: float = Field(
-        60.0, ge=1, description="seconds for which one core less would do before there is one less"
-    )
-
-    @model_validator(mode="after")
-    def _has_a_plain_name(self) -> Self:
-        """Raises ConfigError, which pydantic passes on as it is."""
-        if self.ray_fleet is not None and not _FLEET_NAME.fullmatch(self.ray_fleet):
-            raise ConfigError(f"--ray-fleet: {self.ray_fleet[:80]!r} must be letters, digits, '.', '_' and '-'")
         return self
 
 

@@ -78,7 +78,7 @@ class DirectoryActor:
             await asyncio.sleep(_LOOK_INTERVAL_S)
 
     async def leave(self, name: str) -> bool:
-        """An agent ends in order; True where the fleet ends with it, which `ended` tells."""
+        """An agent ends in order; True where the fleet ends with it: once it has no core, this actor dies."""
         if self._directory.on_leave(name) and not self._directory.is_ending:
             log.info("the last server of the fleet %s has left: its cores end", self._spec.name)
             self._directory.is_ending = True

@@ -53,6 +53,7 @@ class FleetFollower:
         """Those in the file."""
         self._state: FleetState | None = None
         self._is_short_of_room = False
+        self._num_wanted = 0
         self._room = ""
         self._directory: Any = None
         self._leaving = asyncio.Event()
@@ -200,7 +201,7 @@ class FleetFollower:
         Raises:
             ConfigError: a core cannot start, and none of this fleet ever could.
         """
-        self._is_short_of_room = view.num_unplaced > 0
+        self._is_short_of_room, self._num_wanted = view.num_unplaced > 0, view.num_wanted
         if len(self._addresses) >= view.num_wanted:
             return ""
         failures = [report for report in view.reports if report.failure]
@@ -218,7 +219,7 @@ class FleetFollower:
             await asyncio.sleep(_NODES_INTERVAL_S)
             if self._is_short_of_room:
                 nodes = await asyncio.to_thread(alive_nodes)
-                self._room = waiting_text(resources_of(self._spec, nodes), nodes)
+                self._room = waiting_text(resources_of(self._spec, nodes), nodes, self._num_wanted)
 
 
 def _written_addresses(run_dir: RunDir) -> dict[str, RemoteCore]:

@@ -239,3 +239,21 @@ def test_an_empty_host_is_not_all_of_them_and_an_empty_name_none(field):
     values = {"host": "", "served_model_name": ("",)}
     with pytest.raises(ConfigError, match=rf"^--{field.replace('_', '-')}: must have at least 1 character, not ''$"):
         resolve_settings({field: values[field]})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"cores": "1:3"}, "on one machine the number is fixed"),
+        ({"cores": "3:1", "executor": "ray"}, "must be a number from 1 to 64"),
+        ({"executor": "ray", "core_endpoint": "tcp://10.0.0.1:1", "curve_dir": "keys"}, "an address of its own"),
+        ({"executor": "ray", "ray_fleet": "two words"}, "must be letters, digits"),
+    ],
+)
+def test_cores_that_cannot_be_had_are_refused(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve_settings({"model": "fake", **flags})
+
+
+def test_a_range_of_cores_is_for_ray():
+    assert resolve_settings({"model": "fake", "executor": "ray", "cores": "1:3"}).core_range == (1, 3)
