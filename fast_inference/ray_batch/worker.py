@@ -101,7 +101,7 @@ class BatchWorker:
             engine = await stack.enter_async_context(self._engine_of_job())
             ready = asyncio.create_task(engine.state.wait_until_ready())
             await _first_of(ready, engine)
-            at_once = self._job.max_in_flight or num_at_once(engine.state.model())
+            at_once = self._job.max_in_flight or num_at_once(engine.state.client.capacity)
             self._slots = asyncio.Semaphore(at_once)
             self._turn = asyncio.Lock()
             self._open = stack.pop_all()

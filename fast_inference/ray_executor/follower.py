@@ -228,7 +228,7 @@ def _written_addresses(run_dir: RunDir) -> dict[str, RemoteCore]:
 
 def alive_nodes() -> list[dict[str, float]]:
     """The resources of each node of the cluster."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = ray.nodes()
     return [node["Resources"] for node in nodes if node["Alive"]]
 
 
