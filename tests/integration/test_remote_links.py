@@ -18,7 +18,12 @@ from tests.programs import free_port
 from tests.tcp_proxy import TcpProxy
 
 NUM_STREAMS = 5
-PARAMS = make_params(max_tokens=400)
+PARAMS = make_params(max_tokens=250)
+
+
+@pytest.fixture(autouse=True)
+def tries_again_soon(monkeypatch):
+    monkeypatch.setattr(core_link, "_NEW_CONNECTION_S", 1.5)
 
 
 @pytest.fixture(scope="module")
