@@ -24,7 +24,8 @@ from fast_inference.api_client.servers import (
     read_status,
 )
 from fast_inference.flags import FlagParser
-from ipc.config import EndpointConfig, ModelConfig, load_section
+from ipc.config import ModelConfig, load_section
+from ipc.endpoint_config import EndpointConfig
 from ipc.errors import ConfigError
 from ipc.process import start_ticks
 

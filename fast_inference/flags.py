@@ -18,7 +18,6 @@ from pydantic.fields import FieldInfo
 from ipc.config import (
     CacheConfig,
     ConnectionConfig,
-    EndpointConfig,
     FakeModelConfig,
     FrontendConfig,
     LauncherConfig,
@@ -27,6 +26,7 @@ from ipc.config import (
     SchedulerConfig,
     TracingConfig,
 )
+from ipc.endpoint_config import EndpointConfig
 from ipc.exit_codes import EXIT_USAGE
 from ipc.ray_config import RayConfig
 

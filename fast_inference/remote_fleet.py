@@ -8,15 +8,16 @@ Next: `ipc/core_link.py`, which notices their end.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from fast_inference.child import Child
 from fast_inference.status import CoreStatus
 from ipc.client import EngineClient
-from ipc.config import EndpointConfig
 from ipc.core_directory import CoreDirectory, write_cores
 from ipc.curve import CurveDir
+from ipc.endpoint_config import EndpointConfig
 from ipc.endpoints import RemoteCore, RunDir
 from ipc.messages import ClientRole, Welcome
 from ipc.placement import CoreView
@@ -121,12 +122,14 @@ class RemoteFleet:
         self._client = EngineClient(CoreDirectory(self._run_dir), name="launcher", role=ClientRole.ADMIN)
         await self._client.start()
         try:
-            next_word_at = asyncio.get_running_loop().time() + _WORD_INTERVAL_S
+            told_at = time.monotonic()
             while True:
                 self._on_change()
-                if not self.is_ready and asyncio.get_running_loop().time() > next_word_at:
+                if self.is_ready:
+                    told_at = time.monotonic()
+                elif time.monotonic() - told_at > _WORD_INTERVAL_S:
                     log.warning("no core on another host takes requests; %s", self.stage)
-                    next_word_at += _WORD_INTERVAL_S
+                    told_at = time.monotonic()
                 await asyncio.sleep(_POLL_S)
         finally:
             await self._client.close()

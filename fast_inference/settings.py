@@ -33,7 +33,6 @@ from ipc.config import (
     SECRET_SETTINGS,
     CacheConfig,
     ConnectionConfig,
-    EndpointConfig,
     FakeModelConfig,
     FrontendConfig,
     LauncherConfig,
@@ -42,6 +41,7 @@ from ipc.config import (
     SchedulerConfig,
     TracingConfig,
 )
+from ipc.endpoint_config import EndpointConfig
 from ipc.errors import ConfigError
 from ipc.process import LAUNCHER_PID_VARIABLE
 from ipc.ray_config import RayConfig

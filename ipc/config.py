@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from ipc.api_keys import digests_of
+from ipc.config_section import Section
 from ipc.errors import ConfigError
 from ipc.metric_families import DEFAULT_PREFIX
 
@@ -33,7 +34,6 @@ _ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
 _METRICS_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]{0,63})?")
 _HTTP_URL = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:[1-9]\d{0,4})?(/[^\s?#]*)?")
 _CORES = re.compile(r"([1-9]\d?)(?::([1-9]\d?))?")
-_TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
 
 def _core_count(value: object) -> int | str:
@@ -51,13 +51,7 @@ Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
 """Keys, of which only the digests are kept."""
 
 
-class _Section(BaseModel):
-    """Base of all sections: frozen; a child ignores the keys of other sections."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Which model runs, on what, and in which precision."""
 
     model: str = Field(
@@ -122,7 +116,7 @@ class ModelConfig(_Section):
         return self
 
 
-class CacheConfig(_Section):
+class CacheConfig(Section):
     """The paged KV cache."""
 
     block_size: int = Field(32, ge=16, multiple_of=16, description="tokens in a KV cache block")
@@ -138,7 +132,7 @@ class CacheConfig(_Section):
         return self
 
 
-class SchedulerConfig(_Section):
+class SchedulerConfig(Section):
     """How requests share the core, and what a step computes for them."""
 
     max_num_seqs: int = Field(64, ge=1, le=4096, description="most requests in one step")
@@ -185,7 +179,7 @@ class SchedulerConfig(_Section):
         return self
 
 
-class FakeModelConfig(_Section):
+class FakeModelConfig(Section):
     """The fake model runner of `--model fake`: no weights, adjustable speed and faults."""
 
     fake_step_ms: float = Field(0.0, ge=0, description="time of one step")
@@ -197,7 +191,7 @@ class FakeModelConfig(_Section):
     )
 
 
-class AccessConfig(_Section):
+class AccessConfig(Section):
     """Who may use the API, and from which web pages. A part of `FrontendConfig`."""
 
     api_key: Digests = Field((), description="key that requests must carry, or its sha256:HEX")
@@ -232,7 +226,7 @@ class AccessConfig(_Section):
         return self
 
 
-class BatchApiConfig(_Section):
+class BatchApiConfig(Section):
     """Files and batches of the API. A part of `FrontendConfig`."""
 
     batch_api: bool = Field(True, description="serve /v1/files and /v1/batches")
@@ -283,7 +277,7 @@ class FrontendConfig(AccessConfig, BatchApiConfig):
         return self
 
 
-class ConnectionConfig(_Section):
+class ConnectionConfig(Section):
     """How long a connection may keep a frontend waiting, and how many it holds."""
 
     header_timeout: float = Field(10.0, ge=0, description="seconds for the head of a request; 0 for ever")
@@ -306,59 +300,7 @@ class ConnectionConfig(_Section):
     )
 
 
-class EndpointConfig(_Section):
-    """Access to the engine core from other hosts."""
-
-    core_endpoint: str | None = Field(
-        None,
-        description="tcp://ADDRESS:PORT where the engine core also takes clients of other hosts; needs --curve-dir; "
-        "of several cores, the second one has the port after it, and so on",
-    )
-    curve_dir: Path | None = Field(
-        None,
-        description="folder of `fast-inference keys`: the core's key pair and public keys of those who may connect; "
-        "with --connect, the core's public key and the key pair of this server",
-    )
-
-    connect: tuple[str, ...] = Field(
-        (),
-        description="tcp://HOST:PORT of an engine core on another host (its --core-endpoint), to be used instead of "
-        "one of this server; needs --curve-dir",
-    )
-    curve_client: str = Field(
-        "client", description="with --connect: whose keys in --curve-dir are those of this server"
-    )
-
-    @property
-    def core_port(self) -> int:
-        """Port of `core_endpoint`; 0 where there is none."""
-        return int(self.core_endpoint.rpartition(":")[2]) if self.core_endpoint is not None else 0
-
-    def endpoint_of(self, core_index: int) -> str:
-        """That of one of several cores: the port of the first one, the port after it, and so on."""
-        address, _, port = (self.core_endpoint or "").rpartition(":")
-        return f"{address}:{int(port) + core_index}"
-
-    @model_validator(mode="after")
-    def _is_safe_for_the_network(self) -> Self:
-        """Raises ConfigError, which pydantic passes on as it is."""
-        for endpoint in self.connect:
-            if not _TCP_ENDPOINT.fullmatch(endpoint) or "*" in endpoint:
-                raise ConfigError(f"--connect: {endpoint!r} is not like tcp://HOST:PORT")
-        if len(set(self.connect)) < len(self.connect):
-            raise ConfigError("--connect: the same core is there twice")
-        if self.connect and self.core_endpoint is not None:
-            raise ConfigError("--connect and --core-endpoint: cores are either elsewhere or here")
-        if self.connect and self.curve_dir is None:
-            raise ConfigError("--connect needs --curve-dir: cores hear nobody without a known key")
-        if self.core_endpoint is not None and not _TCP_ENDPOINT.fullmatch(self.core_endpoint):
-            raise ConfigError(f"--core-endpoint: {self.core_endpoint!r} is not like tcp://ADDRESS:PORT")
-        if (self.core_endpoint is None and not self.connect) != (self.curve_dir is None):
-            raise ConfigError("--core-endpoint and --curve-dir go together: nobody may connect without a known key")
-        return self
-
-
-class TracingConfig(_Section):
+class TracingConfig(Section):
     """Traces of requests, for an OpenTelemetry collector."""
 
     otlp_traces_endpoint: str | None = Field(
@@ -386,14 +328,14 @@ class TracingConfig(_Section):
         return self
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """Logging of every process."""
 
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field("info", description="lowest level")
     log_format: Literal["text", "json"] = Field("text", description="'json': one object per line")
 
 
-class LauncherConfig(_Section):
+class LauncherConfig(Section):
     """What the launcher starts, and where."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")

@@ -3,17 +3,16 @@
 import re
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from ipc.config_section import Section
 from ipc.errors import ConfigError
 
 _FLEET_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
-class RayConfig(BaseModel):
+class RayConfig(Section):
     """Cores on the machines of a Ray cluster."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     executor: Literal["local", "ray"] = Field(
         "local",

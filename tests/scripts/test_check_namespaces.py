@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "scripts/check_namespaces.py"
-FLAGS = ["--cores", "1", "--streams", "6", "--tokens", "100", "--step-ms", "10", "--cuts", "drop:2"]
+FLAGS = ["--cores", "1", "--streams", "6", "--tokens", "60", "--step-ms", "10", "--cuts", "drop:1"]
 
 
 def run(*arguments, **environment):
