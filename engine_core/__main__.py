@@ -2,11 +2,12 @@
 
 `--slot N` says which socket and lock are its own, `--standby` that another core serves while this one loads. One of
 several cores is told which one it is (`--core`), on which CPUs it computes, and what it may take of the memory.
-Exit codes: 0 drained, 1 configuration (one line on stderr; of a standby core in the run dir too, and of one of several
-cores only there, as others would say the same), 70 a bug (with a trace in the log).
+Exit codes: 0 drained, 1 configuration (one line in the run dir, and on stderr, but for one of several cores, as others
+would say the same), 70 a bug (with a trace in the log).
 """
 
 import argparse
+import contextlib
 import faulthandler
 import gc
 import logging
@@ -69,11 +70,10 @@ def _stay_on(cpus: set[int]) -> None:
 def _tell(error: ConfigError, arguments: argparse.Namespace) -> None:
     """Say why it cannot start where its launcher looks for that."""
     run_dir = RunDir(arguments.config.parent)
-    if arguments.standby:
-        run_dir.standby_error_file.write_text(error.message)
-    if arguments.cores > 1 and not arguments.standby:
-        run_dir.of_core(arguments.core).core_error_file.write_text(error.message)
-    else:
+    error_file = run_dir.standby_error_file if arguments.standby else run_dir.of_core(arguments.core).core_error_file
+    with contextlib.suppress(OSError):  # the run dir is gone, or there never was one
+        error_file.write_text(error.message)
+    if arguments.cores == 1 or arguments.standby:
         sys.stderr.write(f"error: {error.message}\n")
 
 

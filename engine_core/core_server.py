@@ -21,6 +21,7 @@ from engine_core.admission import Admission
 from engine_core.client_sender import LEASE_S
 from engine_core.core import EngineCore, OnFinished, ignore
 from engine_core.core_socket import RemoteAccess
+from engine_core.crash_evidence import CrashEvidence
 from engine_core.crash_journal import CrashJournal
 from engine_core.device import WHOLE_MACHINE, MachineShare
 from engine_core.events import Drain, DrainBegun, Event, GrammarCompiled
@@ -31,7 +32,8 @@ from engine_core.metrics.engine_metrics import EngineMetrics
 from engine_core.model.lora.adapter_files import open_adapters
 from engine_core.model_kind import check_model_folder
 from engine_core.outputs import ModelRunner, RequestKey
-from engine_core.quarantine import Quarantine, suspects_after
+from engine_core.peer_cores import PeerCores
+from engine_core.quarantine import LearnEvidence, Quarantine
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.drafts import Drafts
 from engine_core.scheduler.scheduler import Scheduler
@@ -177,6 +179,7 @@ class CoreServer:
         self._run_dir = self._config.run_dir
         self._loaded: _LoadedCore | None = None
         self._journal: CrashJournal | None = None
+        self._peers: PeerCores | None = None
         self._export: SpanExport | None = None
         self._spans: RequestSpans | None = None
         self._inbox: SimpleQueue[Event] = SimpleQueue()
@@ -188,8 +191,6 @@ class CoreServer:
         self._io = IoThread(
             socket_path, self._epoch, self._inbox, self._clock, on_io_failure, num_descriptors, remote_now
         )
-        self._slot = place.slot
-        self._is_standby = place.is_standby
         if not place.is_standby:
             self._run_dir.publish_core(place.slot)
         self._io.start()
@@ -248,8 +249,8 @@ class CoreServer:
         loaded = self._loaded
         assert loaded is not None
         self._io.become_ready(loaded.welcome, loaded.intake, loaded.admission, loaded.metrics)
-        if self._is_standby:
-            self._run_dir.publish_core(self._slot)
+        if self._config.place.is_standby:
+            self._run_dir.publish_core(self._config.place.slot)
             if self._remote is not None:
                 self._io.open_to_remote(self._remote)
         loaded.loop.run()
@@ -272,6 +273,8 @@ class CoreServer:
             self._loaded.grammars.close(grammars_timeout_s)
             self._loaded = None  # and with it the model, if nobody else has it
         self._io.stop(reason)
+        if self._peers is not None:
+            self._peers.close()
         if self._journal is not None:
             self._journal.close()
         os.close(self._lock)
@@ -287,17 +290,33 @@ class CoreServer:
         self._inbox.put(GrammarCompiled(key, grammar, error_code, error_message))
 
     def _make_quarantine(self) -> Quarantine:
-        """With the suspects of all cores of the server that died."""
+        """With the suspects of all cores of the server that died; a reload forgets them: its model may be another."""
         scheduling = self._config.scheduler
         max_tokens_per_step = 1 + (scheduling.speculative_tokens if scheduling.speculative != "off" else 0)
-        suspects = suspects_after(self._server_run_dir.journal_files(), max_tokens_per_step, time.time())
-        if suspects:
+        evidence = CrashEvidence()
+        if not self._config.place.is_standby:
+            evidence = self._evidence_after(evidence, max_tokens_per_step)
+        if evidence.suspects:
             self._clock.suspect_first_step()
         try:
-            self._journal = CrashJournal(self._run_dir.slot_journal_file(self._slot))
+            own_file = self._run_dir.slot_journal_file(self._config.place.slot)
+            self._journal = CrashJournal(own_file, evidence.suspects.values(), evidence.acquittals.values())
         except OSError as error:
             log.warning("cannot keep a journal (%s): a request that kills the core is not found out", error.strerror)
-        return Quarantine(self._journal, suspects)
+        return Quarantine(self._journal, evidence, self._learn_from_others(max_tokens_per_step))
+
+    def _evidence_after(self, known: CrashEvidence, max_tokens_per_step: int) -> CrashEvidence:
+        """What is known with what all journals of the server say."""
+        return known.with_journals(self._server_run_dir.journal_files(), max_tokens_per_step, time.time())
+
+    def _learn_from_others(self, max_tokens_per_step: int) -> LearnEvidence | None:
+        """How this core learns that another one has died; None where there is no other."""
+        place, server = self._config.place, self._server_run_dir
+        others = [server.of_core(index) for index in range(place.share.num_cores) if index != place.index]
+        if not others:
+            return None
+        peers = self._peers = PeerCores(others)
+        return lambda known: self._evidence_after(known, max_tokens_per_step) if peers.has_news() else None
 
     def _make_welcome(self, runner: ModelRunner) -> Welcome:
         info = runner.info

@@ -1,9 +1,9 @@
-"""Who was running when a core died: a file that its successor reads.
+"""Who was running when a core died: a file that its successor reads, and every other core of the server.
 
-One file for each core in the run dir, mapped into memory, so that what was written is there whatever the end of the
+One file for each core in its run dir, mapped into memory, so that what was written is there whatever the end of the
 process was. Written by `quarantine.py` when the set of running requests changes; each step only writes its number.
 Invariant: a reader finds the last record that was written completely, since records alternate between two halves and
-the header names the valid one afterwards.
+the header names the valid one afterwards; and what a core knew when it started is in its journal from the first moment.
 
     header   magic 8 bytes, step u64, half u32, length u32
     halves   msgpack of a `CrashRecord` as an array
@@ -12,14 +12,16 @@ the header names the valid one afterwards.
 import mmap
 import os
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgpack
 
-from ipc.process import start_ticks
+from ipc.process import is_running, start_ticks
 
-_MAGIC = b"fi-jrnl1"
+_MAGIC = b"fi-jrnl2"
 _STEP = struct.Struct("<Q")
 _POINTER = struct.Struct("<II")
 _STEP_OFFSET = len(_MAGIC)
@@ -39,16 +41,38 @@ class RunningRequest:
     """When the record was written."""
 
 
+class CrashId(NamedTuple):
+    """The process that died."""
+
+    pid: int
+    start_ticks: int
+
+
 @dataclass(frozen=True, slots=True)
 class Suspect:
     """A request that was running when a core died."""
 
     digest: bytes
-    num_crashes: int
+    crashes: frozenset[CrashId]
     crashed_at_s: float
     """The last time, wall clock in seconds."""
     num_output_tokens: int
     """Tokens that it had at most with the one that was being computed; with that one it is past that place."""
+
+    @property
+    def num_crashes(self) -> int:
+        """In which it was running."""
+        return len(self.crashes)
+
+
+@dataclass(frozen=True, slots=True)
+class Acquittal:
+    """A request that got past the place where these cores died."""
+
+    digest: bytes
+    crashes: frozenset[CrashId]
+    at_s: float
+    """Wall clock in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +85,24 @@ class CrashRecord:
     """The step in which the record was written."""
     running: tuple[RunningRequest, ...]
     suspects: tuple[Suspect, ...]
+    acquittals: tuple[Acquittal, ...]
+
+    @property
+    def crash_id(self) -> CrashId:
+        """What its death is called."""
+        return CrashId(self.pid, self.pid_start_ticks)
 
     @property
     def is_alive(self) -> bool:
-        """True while its core lives."""
-        return start_ticks(self.pid) == self.pid_start_ticks
+        """True while its core lives; one that has ended does not, whether its launcher has seen that or not."""
+        return is_running(self.pid, self.pid_start_ticks)
 
 
 class CrashJournal:
     """The journal of this core."""
 
-    def __init__(self, path: Path) -> None:
-        """Begin a new journal in place of what is there.
+    def __init__(self, path: Path, suspects: Iterable[Suspect] = (), acquittals: Iterable[Acquittal] = ()) -> None:
+        """Begin a new journal in place of what is there, with what is known.
 
         Raises:
             OSError: there is no room for it.
@@ -80,11 +110,13 @@ class CrashJournal:
         self._pid, self._pid_start_ticks = os.getpid(), start_ticks(os.getpid())
         self._half = 0
         size = _HEADER_BYTES + 2 * _HALF_BYTES
-        with open(path, "w+b", opener=_open_private) as file:
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "w+b", opener=_open_private) as file:
             os.posix_fallocate(file.fileno(), 0, size)  # a write to a mapped file on a full disk ends the process
             self._map = mmap.mmap(file.fileno(), size)
-        self.write(0, (), ())
+        self.write(0, (), suspects, acquittals)
         self._map[: len(_MAGIC)] = _MAGIC
+        os.replace(temporary, path)
 
     def close(self) -> None:
         """Let go of the file; what is in it stays."""
@@ -94,18 +126,25 @@ class CrashJournal:
         """A step begins."""
         _STEP.pack_into(self._map, _STEP_OFFSET, step)
 
-    def write(self, step: int, running: tuple[RunningRequest, ...], suspects: tuple[Suspect, ...]) -> None:
+    def write(
+        self,
+        step: int,
+        running: Iterable[RunningRequest],
+        suspects: Iterable[Suspect],
+        acquittals: Iterable[Acquittal] = (),
+    ) -> None:
         """Replace the record."""
         content = [
             self._pid,
             self._pid_start_ticks,
             step,
             [[request.digest, request.num_output_tokens] for request in running],
-            [[item.digest, item.num_crashes, item.crashed_at_s, item.num_output_tokens] for item in suspects],
+            [[item.digest, [*item.crashes], item.crashed_at_s, item.num_output_tokens] for item in suspects],
+            [[item.digest, [*item.crashes], item.at_s] for item in acquittals],
         ]
         packed = msgpack.packb(content)
         if len(packed) > _HALF_BYTES:
-            packed = msgpack.packb([*content[:3], [], []])
+            packed = msgpack.packb([*content[:3], [], [], []])
         self._half = 1 - self._half
         start = _HEADER_BYTES + self._half * _HALF_BYTES
         self._map[start : start + len(packed)] = packed
@@ -122,17 +161,23 @@ def read_journal(path: Path) -> tuple[CrashRecord, int] | None:
         (step,) = _STEP.unpack_from(content, _STEP_OFFSET)
         half, length = _POINTER.unpack_from(content, _POINTER_OFFSET)
         start = _HEADER_BYTES + half * _HALF_BYTES
-        pid, pid_start_ticks, written_at, running, suspects = msgpack.unpackb(content[start : start + length])
+        values = msgpack.unpackb(content[start : start + length])
+        pid, pid_start_ticks, written_at, running, suspects, acquittals = values
         record = CrashRecord(
             pid,
             pid_start_ticks,
             written_at,
             tuple(RunningRequest(*item) for item in running),
-            tuple(Suspect(*item) for item in suspects),
+            tuple(Suspect(digest, _crashes(crashes), *rest) for digest, crashes, *rest in suspects),
+            tuple(Acquittal(digest, _crashes(crashes), at_s) for digest, crashes, at_s in acquittals),
         )
     except (OSError, ValueError, TypeError, struct.error, msgpack.UnpackException):
         return None  # no journal, or not ours: nobody is suspected
     return record, step
+
+
+def _crashes(values: Iterable[tuple[int, int]]) -> frozenset[CrashId]:
+    return frozenset(CrashId(*item) for item in values)
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -2,63 +2,59 @@
 
 Whatever ran when a core died is a suspect. Suspects come back one at a time, at first alone; one that gets past the
 place at which the core died is innocent. If the core dies again, the suspect that was running then is quarantined:
-refused for `WINDOW_S`, whoever sends it. So a request that kills costs two restarts, and the others lose nothing.
+refused for `WINDOW_S`, whoever sends it. So a request that kills costs two restarts, and the others lose nothing; that
+holds over all cores of a server: a core that lives learns of the death of another one before it takes a request.
 Requests are the same here if they have the same content (`request_intake.content_digest`), since clients retry.
 
-Used by `core.EngineCore` on the step loop; `refusal` is asked on the I/O thread. Next: `crash_journal.py`.
+Used by `core.EngineCore` on the step loop; `refusal` is asked on the I/O thread. Next: `crash_evidence.py`.
 """
 
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable
 
-from engine_core.crash_journal import CrashJournal, RunningRequest, Suspect, read_journal
+from engine_core.crash_evidence import WINDOW_S, CrashEvidence
+from engine_core.crash_journal import Acquittal, CrashJournal, RunningRequest, Suspect
 from engine_core.outputs import RequestKey, SchedulerOutput
 from engine_core.request import Request
 
 log = logging.getLogger(__name__)
 
-WINDOW_S = 600.0
 MAX_CRASHES = 2
 """A request that was running in this many within the window is refused."""
 MAX_TOKENS_ALONE = 8
 """A suspect that has further to go runs beside the others, which would wait too long for it."""
+_NEWS = "%d requests were running when a core died; they come back one at a time"
 
-
-def suspects_after(journals: Iterable[Path], max_tokens_per_step: int, now_s: float) -> dict[bytes, Suspect]:
-    """Who is suspected by the journals of cores that died, by digest; journals of living cores tell nothing."""
-    records = [found for found in map(read_journal, journals) if found is not None and not found[0].is_alive]
-    before: dict[bytes, Suspect] = {}
-    for suspect in sorted((item for record, _ in records for item in record.suspects), key=_crashed_at_s):
-        if now_s - suspect.crashed_at_s < WINDOW_S:
-            before[suspect.digest] = suspect
-    suspects = dict(before)
-    for record, step in records:
-        num_steps_before = step - record.step  # without drafts: before and after those the record is written anew
-        num_new_tokens = num_steps_before + 1 if num_steps_before else max_tokens_per_step
-        for request in record.running:
-            num_crashes = before[request.digest].num_crashes + 1 if request.digest in before else 1
-            num_output_tokens = request.num_output_tokens + num_new_tokens
-            known = suspects.get(request.digest)
-            if known is not None and known.crashed_at_s == now_s:  # several requests with the same content
-                num_output_tokens = max(num_output_tokens, known.num_output_tokens)
-            suspects[request.digest] = Suspect(request.digest, num_crashes, now_s, num_output_tokens)
-    return suspects
-
-
-def _crashed_at_s(suspect: Suspect) -> float:
-    return suspect.crashed_at_s
+LearnEvidence = Callable[[CrashEvidence], CrashEvidence | None]
+"""Adds what other cores know by now; None where there is nothing new."""
 
 
 class Quarantine:
-    """Suspects of earlier cores, and the journal of this one."""
+    """What is known about requests, and the journal of this core."""
 
-    def __init__(self, journal: CrashJournal | None = None, suspects: dict[bytes, Suspect] | None = None) -> None:
-        """Without a journal nobody learns who was running; for an engine that has no successor."""
+    def __init__(
+        self,
+        journal: CrashJournal | None = None,
+        evidence: CrashEvidence | None = None,
+        learn: LearnEvidence | None = None,
+    ) -> None:
+        """Without a journal nobody learns who was running; for an engine that has no successor.
+
+        Args:
+            journal: of this core.
+            evidence: what is known when it starts.
+            learn: asked for each request that arrives; None where there are no other cores.
+        """
         self._journal = journal
-        self._suspects = suspects or {}
+        self._learn = learn
+        evidence = evidence or CrashEvidence()
+        self._lock = threading.Lock()
+        """Of the two that follow, which the I/O thread adds to."""
+        self._suspects = evidence.suspects
+        self._acquittals = evidence.acquittals
         self._running: dict[RequestKey, Request] = {}
         """What the runner has."""
         self._tried: Request | None = None
@@ -69,18 +65,32 @@ class Quarantine:
         self._had_drafts = False
         """In the last step, which then gave an unknown number of tokens."""
         self._is_written = True
-        if suspects:
-            log.warning("%d requests were running when a core died; they come back one at a time", len(suspects))
-            self._write(0)
+        if self._suspects:
+            log.warning(_NEWS, len(self._suspects))
 
     # --- who may run ---
 
     def refusal(self, digest: bytes) -> str:
-        """Why a request with this content is refused; empty if it is not."""
+        """Why a request with this content is refused; empty if it is not. For the I/O thread, before it is queued."""
+        self._look_at_others()
         suspect = self._suspect(digest)
         if suspect is None or suspect.num_crashes < MAX_CRASHES:
             return ""
         return f"The engine died {suspect.num_crashes} times while it computed this request."
+
+    def _look_at_others(self) -> None:
+        if self._learn is None:
+            return
+        with self._lock:
+            learned = self._learn(CrashEvidence(self._suspects, self._acquittals))
+            if learned is None:
+                return
+            num_new = len(learned.suspects.keys() - self._suspects.keys())
+            self._suspects.update(learned.suspects)  # who is suspected here stays so until it is tried
+            self._acquittals.update(learned.acquittals)
+            self._is_written = False
+        if num_new:
+            log.warning(_NEWS, num_new)
 
     def may_run(self, request: Request) -> bool:
         """True if the request can be queued now; else it is held, and comes out of `released` later."""
@@ -110,7 +120,7 @@ class Quarantine:
     def released(self) -> list[Request]:
         """Requests that were held and can be queued now; asked after each step."""
         if self._tried is not None and self._num_tokens_to_pass(self._tried) <= 0:
-            self._clear(self._tried.digest)
+            self._acquit(self._tried.digest)
             self._tried = None
         released: list[Request] = []
         while self._tried is None and self._held:
@@ -124,16 +134,20 @@ class Quarantine:
         self._running.pop(request.key, None)
         if request is self._tried:
             if is_innocent:
-                self._clear(request.digest)
+                self._acquit(request.digest)
             self._tried = None
         elif request in self._held:
             self._held.remove(request)
         if not self._running:
             self._write(self._step)
 
-    def _clear(self, digest: bytes) -> None:
-        del self._suspects[digest]
-        self._is_written = False
+    def _acquit(self, digest: bytes) -> None:
+        with self._lock:
+            crashes = self._suspects.pop(digest).crashes
+            if digest in self._acquittals:
+                crashes |= self._acquittals[digest].crashes
+            self._acquittals[digest] = Acquittal(digest, crashes, time.time())
+            self._is_written = False
 
     # --- what the next core must know ---
 
@@ -155,7 +169,8 @@ class Quarantine:
             self._journal.set_step(plan.step)
 
     def _write(self, step: int) -> None:
-        self._is_written = True
-        if self._journal is not None:
-            running = tuple(RunningRequest(item.digest, item.num_output_tokens) for item in self._running.values())
-            self._journal.write(step, running, tuple(self._suspects.values()))
+        with self._lock:
+            self._is_written = True
+            if self._journal is not None:
+                running = [RunningRequest(item.digest, item.num_output_tokens) for item in self._running.values()]
+                self._journal.write(step, running, self._suspects.values(), self._acquittals.values())

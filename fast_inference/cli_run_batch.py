@@ -2,8 +2,9 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fast_inference.flags import FlagParser, add_setting_flags, flag_name, given_flags
+from fast_inference.flags import FlagParser, add_setting_flags, flag_name, given_flags, positive_number
 from ipc.config import (
     CacheConfig,
     FakeModelConfig,
@@ -14,11 +15,15 @@ from ipc.config import (
     SchedulerConfig,
 )
 
+if TYPE_CHECKING:
+    from fast_inference.settings import Settings
+
 _EXAMPLES = """\
 examples:
   fast-inference run-batch -i in.jsonl -o out.jsonl                                  a core of its own
   fast-inference run-batch -i in.jsonl -o out.jsonl --attach http://127.0.0.1:8000   beside the users of a server
   fast-inference run-batch -i in.jsonl --check                                       only look for wrong lines
+  fast-inference run-batch -i in/ -o out/ --executor ray                             on all nodes of a Ray cluster
 
 exit status: 0 every line is answered or in the file of errors, 1 the job cannot go on, 2 wrong usage, 130 interrupted
 """
@@ -30,6 +35,16 @@ _NOT_OF_A_JOB = frozenset(
     }
 )
 """Settings of servers."""
+DEFAULT_LINES_PER_PART = 1000
+_ONLY_ON_RAY = {
+    "ray_address": "--ray-address",
+    "ray_cores": "--cores",
+    "ray_cpus_per_core": "--ray-cpus-per-core",
+    "ray_gpus_per_core": "--ray-gpus-per-core",
+    "lines_per_part": "--lines-per-part",
+    "output_format": "--output-format",
+}
+_NOT_ON_RAY = {"errors": "--errors", "ordered": "--ordered", "check": "--check"}
 _WITH_ATTACH = frozenset({"log_level", "log_format", "config"})
 """Settings that also mean something where the core is that of a server."""
 
@@ -74,8 +89,50 @@ def add_run_batch(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         help="'prefix': equal beginnings of prompts one after the other, for the prefix cache (default)",
     )
     job.add_argument("--check", action="store_true", help="only look for wrong lines, without an engine (default: no)")
+    _add_ray_flags(parser)
     add_setting_flags(parser, _SECTIONS, leave_out=_NOT_OF_A_JOB)
     parser.set_defaults(run=lambda namespace: _run(parser, namespace))
+
+
+def _add_ray_flags(parser: FlagParser) -> None:
+    ray = parser.add_argument_group("Many machines, with --executor ray")
+    ray.add_argument(
+        "--executor",
+        choices=("local", "ray"),
+        help="'ray': many engine cores, on all nodes of a Ray cluster; input and output are folders that all of them "
+        "see (default: local)",
+    )
+    ray.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of the cluster; 'auto': that of this machine (default: RAY_ADDRESS, else one is started for the job)",
+    )
+    ray.add_argument(
+        "--cores",
+        dest="ray_cores",
+        type=_count_or_range,
+        metavar="N|MIN:MAX",
+        help="engine cores (default: one for each GPU, or for each node where there are none)",
+    )
+    ray.add_argument(
+        "--ray-cpus-per-core",
+        type=positive_number,
+        metavar="N",
+        help="CPUs that Ray sets aside for a core (default: 1 with a GPU, else all of the smallest node)",
+    )
+    ray.add_argument(
+        "--ray-gpus-per-core",
+        type=_number,
+        metavar="N",
+        help="GPUs that Ray sets aside for a core (default: 1 if the cluster has any, else 0)",
+    )
+    ray.add_argument(
+        "--lines-per-part",
+        type=_positive,
+        metavar="N",
+        help="lines of the input for each file of the output, which is what is done again at most (default: 1000)",
+    )
+    ray.add_argument("--output-format", choices=("jsonl", "parquet"), help="of answers (default: jsonl)")
 
 
 def _run(parser: FlagParser, namespace: argparse.Namespace) -> int:
@@ -86,6 +143,7 @@ def _run(parser: FlagParser, namespace: argparse.Namespace) -> int:
     from frontend.batch.line_source import Reorder
     from ipc.log import configure_logging
 
+    _refuse_useless(parser, namespace)
     flags = given_flags(parser, namespace)
     attach: str | None = getattr(namespace, "attach", None)
     if attach is not None and (useless := sorted(flags.keys() - _WITH_ATTACH)):
@@ -98,6 +156,8 @@ def _run(parser: FlagParser, namespace: argparse.Namespace) -> int:
         return check_input(namespace.input, settings.max_body_bytes)
     if not hasattr(namespace, "output"):
         parser.error("--output is missing")
+    if _is_for_ray(namespace):
+        return _run_on_ray(namespace, attach, settings)
     output: Path = namespace.output
     if output.exists() and not output.is_file():
         if hasattr(namespace, "ordered"):
@@ -114,6 +174,53 @@ def _run(parser: FlagParser, namespace: argparse.Namespace) -> int:
         hasattr(namespace, "ordered"),
     )
     return run_batch(options, settings)
+
+
+def _run_on_ray(namespace: argparse.Namespace, attach: str | None, settings: "Settings") -> int:
+    from fast_inference.ray_batch.parts import OutputFormat
+    from fast_inference.ray_batch.run import RayOptions, run_ray_batch
+    from frontend.batch.line_source import Reorder
+
+    options = RayOptions(
+        namespace.input,
+        namespace.output,
+        OutputFormat(getattr(namespace, "output_format", OutputFormat.JSONL)),
+        getattr(namespace, "ray_address", None),
+        getattr(namespace, "ray_cores", None),
+        getattr(namespace, "ray_cpus_per_core", None),
+        getattr(namespace, "ray_gpus_per_core", None),
+        getattr(namespace, "lines_per_part", DEFAULT_LINES_PER_PART),
+        attach,
+        getattr(namespace, "max_in_flight", None),
+        Reorder(getattr(namespace, "reorder", Reorder.PREFIX)),
+    )
+    return run_ray_batch(options, settings)
+
+
+def _is_for_ray(namespace: argparse.Namespace) -> bool:
+    return getattr(namespace, "executor", "local") == "ray"
+
+
+def _refuse_useless(parser: FlagParser, namespace: argparse.Namespace) -> None:
+    """Flags that this executor would not look at are wrong usage."""
+    useless = _NOT_ON_RAY if _is_for_ray(namespace) else _ONLY_ON_RAY
+    for name, flag in useless.items():
+        if hasattr(namespace, name):
+            parser.error(f"{flag} is not for --executor {getattr(namespace, 'executor', 'local')}")
+
+
+def _count_or_range(text: str) -> tuple[int, int]:
+    """`4` or `2:8`."""
+    first, colon, last = text.partition(":")
+    fewest = _positive(first)
+    most = _positive(last) if colon else fewest
+    if most < fewest:
+        raise argparse.ArgumentTypeError(f"must be N or MIN:MAX, not {text!r}")
+    return fewest, most
+
+
+def _number(text: str) -> float:
+    return 0.0 if text.strip() == "0" else positive_number(text)
 
 
 def _positive(text: str) -> int:

@@ -5,10 +5,12 @@ serves nothing at the moment: it starts, restarts its core, or drains.
 """
 
 import argparse
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fast_inference.api_client.servers import API_KEY_VARIABLE, add_key_flag, add_server_flags, find_server, first_key
@@ -63,12 +65,13 @@ def _run(namespace: argparse.Namespace) -> int:
     from fast_inference.status_report.probes import ApiProbe, CoreProbe
     from ipc.config import FrontendConfig, load_section
 
+    logging.getLogger("ipc").addHandler(logging.NullHandler())  # what it logs of cores is in the report
     found = find_server(namespace.url, namespace.run_dir)
     if found.run_dir is not None:
         run_dir = found.run_dir
         names = load_section(run_dir.config_file, FrontendConfig).served_model_name
-        with CoreProbe(run_dir, next(iter(names), "")) as core_probe:
-            return _show(namespace, lambda: look_at_run_dir(run_dir, found.url, core_probe))
+        core_probe = CoreProbe(run_dir, next(iter(names), ""))
+        return _show(namespace, lambda: look_at_run_dir(run_dir, found.url, core_probe))
     key = namespace.api_key or first_key(os.environ.get(API_KEY_VARIABLE, ""))
     client = ApiClient(found.url, key)
     api_probe = ApiProbe(client)
@@ -80,22 +83,27 @@ def look_at_run_dir(run_dir: "RunDir", url: str, probe: "Probe") -> "StatusRepor
     from fast_inference.api_client.servers import not_understood, read_status
     from fast_inference.status_report.processes import process_rows
     from fast_inference.status_report.report import StatusReport
-    from ipc.errors import EngineUnavailableError, ServerError
+    from ipc.core_directory import read_cores
+    from ipc.endpoints import RemoteCore
+    from ipc.errors import EngineUnavailableError
 
     if not run_dir.has_launcher():
         raise ConfigError(f"no server runs on {run_dir.path} any more")
     status = read_status(run_dir)
+    local_cores = [name for name, address in read_cores(run_dir).items() if not isinstance(address, RemoteCore)]
     try:
-        state, rows, last_exit = str(status["state"]), process_rows(status), str(status["core"]["last_exit"])
+        state, rows = str(status["state"]), process_rows(status, local_cores)
+        last_exit = str(status["core"]["last_exit"])
+        exits = {core["name"]: str(core["last_exit"]) for core in status.get("cores", ())}
     except (AttributeError, LookupError, TypeError) as error:
         raise not_understood(run_dir) from error
-    model = load = None
-    detail = ""
+    report = StatusReport(url, state, str(run_dir.path), rows, last_core_exit=last_exit)
     try:
-        model, load = probe.look()
-    except (EngineUnavailableError, ServerError) as error:
-        detail = error.message
-    return StatusReport(url, state, str(run_dir.path), rows, model, load, detail, last_exit)
+        look = probe.look()
+    except EngineUnavailableError as error:
+        return replace(report, detail=error.message)
+    cores = [replace(core, last_exit=exits.get(core.name, "")) for core in look.cores]
+    return replace(report, model=look.model, load=look.load, cores=cores)
 
 
 def look_at_url(client: "ApiClient", probe: "Probe") -> "StatusReport":
@@ -107,12 +115,12 @@ def look_at_url(client: "ApiClient", probe: "Probe") -> "StatusReport":
         state, detail = client.health()
         if state != READY:
             return StatusReport(client.url, state, detail=detail)
-        model, load = probe.look()
+        look = probe.look()
     except ApiError as error:
         raise ConfigError(error.message) from error
     except (LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"{client.url} does not say how busy it is: is it a fast-inference server?") from error
-    return StatusReport(client.url, state, model=model, load=load)
+    return StatusReport(client.url, state, model=look.model, load=look.load, cores=look.cores)
 
 
 def _show(namespace: argparse.Namespace, look: Callable[[], "StatusReport"]) -> int:

@@ -5,7 +5,9 @@ Written by whoever starts an engine core: the launcher, or an engine inside anot
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fast_inference.settings import Settings
 from ipc.errors import ConfigError
@@ -13,10 +15,15 @@ from ipc.errors import ConfigError
 
 def write_config(settings: Settings, path: Path) -> None:
     """Write the settings; raises `ConfigError` where that cannot be done."""
+    write_values(settings.model_dump(mode="json", exclude={"config"}), path)
+
+
+def write_values(values: Mapping[str, Any], path: Path) -> None:
+    """The same where they are values by field name already, as JSON has them; those that are missing are defaults."""
     try:
         with open(path, "w", opener=_open_private) as file:
             os.fchmod(file.fileno(), 0o600)  # it may be there from before
-            file.write(json.dumps(settings.model_dump(mode="json", exclude={"config"}), indent=2) + "\n")
+            file.write(json.dumps(values, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 

@@ -17,6 +17,7 @@ from frontend.tracing import MAX_TRACED_ANSWERS
 from ipc.client import EngineClient
 from ipc.errors import ContextLengthError, InvalidRequestError, RequestFailedError
 from ipc.messages import CANCELLED, DISCONNECT, Task
+from ipc.placement import Capacity
 from ipc.request_options import RequestOptions
 from ipc.sampling_params import SamplingParams
 
@@ -26,13 +27,12 @@ Prompt = tuple[int, ...]
 _NO_SAMPLING = SamplingParams(max_tokens=1, temperature=0.0)
 
 
-def num_at_once(model: ServedModel) -> int:
+def num_at_once(capacity: Capacity) -> int:
     """Most prompts of one body that are in the engine: those that it runs at once, and some that wait behind them.
 
     While more are to come, the engine thus never runs empty between two steps, when it answers CANCEL.
     """
-    most = model.welcome.max_num_seqs
-    return most + min(most, model.welcome.max_queued_requests // 4)
+    return capacity.max_num_seqs + min(capacity.max_num_seqs, capacity.max_queued_requests // 4)
 
 
 class Embedder:
@@ -60,7 +60,7 @@ class Embedder:
         )
         self._options.update(options)
         self._traceparents = [traceparent] * MAX_TRACED_ANSWERS
-        self._slots = asyncio.Semaphore(num_at_once(model))
+        self._slots = asyncio.Semaphore(num_at_once(client.capacity))
         self.num_tokens = 0
         """Tokens of all prompts that `prompts` has made, each as often as it was given."""
 

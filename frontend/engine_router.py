@@ -5,7 +5,8 @@
 1. A prompt that goes on from one that was sent before goes where that one went: the deepest beginning in memory counts.
 2. Where nothing is remembered, the first block decides by rendezvous hashing, so that all frontends decide alike.
 3. A beginning that more than `hot_shares` fair shares of the traffic have (a common system prompt) says too little: it
-   belongs to a group of cores, larger the more traffic it has, and what follows it chooses one of the group.
+   belongs to a group of cores, larger the more traffic it has, and the first tokens in which prompts with it differ
+   (`frontend/routing/divergence.py`) choose one of the group. That is for new chats: later turns follow rule 1.
 4. The core so found takes the request unless its load (`frontend/routing/core_load.py`) is worse than that of the
    better of two others by more than a bound: 1, and what the remembered prefix would cost to compute. Then the better
    of the two takes it, and memory makes that stick.
@@ -18,7 +19,7 @@ Read next: `frontend/routing/`.
 from collections.abc import Sequence
 from zlib import crc32
 
-from frontend.routing.core_load import LoadScale
+from frontend.routing.core_load import USUAL_SCALE, LoadScale
 from frontend.routing.divergence import KEY_TOKENS, Divergence
 from frontend.routing.prefix_memory import Match, PrefixMemory
 from frontend.routing.prefix_path import PrefixPath
@@ -39,7 +40,7 @@ class EngineRouter:
         self,
         block_size: int = 32,
         *,
-        load_scale: LoadScale = LoadScale(),  # noqa: B008 - frozen
+        load_scale: LoadScale = USUAL_SCALE,
         max_nodes: int = 16_384,
         hot_shares: float = 1.5,
         min_common: int = 4,
@@ -67,8 +68,10 @@ class EngineRouter:
 
     def on_cores_changed(self, names: Sequence[str]) -> None:
         """These cores are ready now: what went to others is forgotten."""
+        gone = set(self._rendezvous.names).difference(names)
         self._rendezvous.set_cores(names)
-        self._memory.forget_all_but(frozenset(names))
+        if gone:
+            self._memory.forget(gone)
 
     def choose(self, add: Add, cores: Sequence[CoreView]) -> int:
         """The index of the core that is to take the request; there is at least one core, and all of them are ready."""
@@ -109,10 +112,10 @@ class EngineRouter:
     def _candidates(self, path: PrefixPath, match: Match) -> tuple[str, str, bool]:
         """The core that takes it, the next one, and whether that one holds the prefix too."""
         group_size = self._group_size(match)
-        if group_size:
+        chat_hash = _hash_of_chat(path, match) if group_size else None
+        if chat_hash is not None:
             bucket = bucket_of(path.hashes[len(match.nodes) - 1])
-            member_bucket = bucket_of(_hash_of_chat(path, match))
-            return (*self._rendezvous.two_of_group(bucket, group_size, member_bucket), True)
+            return (*self._rendezvous.two_of_group(bucket, group_size, bucket_of(chat_hash)), True)
         first, second = self._rendezvous.first_two(bucket_of(path.hashes[0]))
         node = match.deepest
         if node is None:
@@ -164,17 +167,17 @@ class EngineRouter:
         return self._positions.get(name, -1)
 
 
-def _hash_of_chat(path: PrefixPath, match: Match) -> int:
-    """Of what tells chats with the same beginning apart, which all turns of a chat have."""
+def _hash_of_chat(path: PrefixPath, match: Match) -> int | None:
+    """Of what tells chats with the same beginning apart, which all its turns have; None while none differed."""
     level = len(match.nodes) - 1
     beginning = match.nodes[level]
     if beginning.divergence is None:
         beginning.divergence = Divergence()
     rest = path.bytes_after(level, KEY_TOKENS)
     num_bytes = beginning.divergence.observe(rest)
-    if 0 < num_bytes <= len(rest):
-        return crc32(rest[:num_bytes], path.hashes[level])
-    return path.hash_of_all()
+    if not num_bytes:
+        return None
+    return crc32(rest[:num_bytes], path.hashes[level]) if num_bytes <= len(rest) else path.hash_of_all()
 
 
 def _reads_prefix_cache(add: Add) -> bool:

@@ -13,6 +13,7 @@ from frontend.errors import error_body, json_response
 from frontend.state import FrontendState
 from ipc.errors import EngineUnavailableError
 from ipc.messages import Load
+from ipc.placement import CoreView
 from ipc.version import __version__
 
 
@@ -23,9 +24,11 @@ class Health:
         self._state = state
 
     async def ready(self) -> Response:
-        """200 if requests are served now, else 503."""
+        """200 if requests are served now, by whichever core, else 503."""
         status = self._state.status
-        body = {"status": status, "engine": self._engine()}
+        cores = [self._core(core) for core in self._state.client.cores]
+        num_ready = sum(core["state"] == "ready" for core in cores)
+        body = {"status": status, "engine": self._engine(), "num_cores_ready": num_ready, "cores": cores}
         if status == "ready":
             return json_response(body)
         error = EngineUnavailableError(f"The engine is {status}.")
@@ -39,7 +42,18 @@ class Health:
         """Version of the server."""
         return json_response({"version": package_version()})
 
+    def _core(self, core: CoreView) -> dict[str, Any]:
+        return {
+            "name": core.name,
+            "state": self._state.core_watch.status_of(core),
+            "epoch": core.welcome.epoch if core.welcome is not None else None,
+            "detail": core.detail,
+            "last_beat_age_s": round(core.beat_age_s, 3),
+            "last_step_age_s": round(core.step_age_s, 3),
+        }
+
     def _engine(self) -> dict[str, Any]:
+        """All cores as one: the ages of one that works, where there is one."""
         client = self._state.client
         load = client.load if client.state is not None else Load()
         return {

@@ -1,4 +1,4 @@
-"""What a frontend knows: its settings, its link to the core, and the model behind it. One object per process.
+"""What a frontend knows: its settings, its links to the cores, and the model behind them. One object per process.
 
 `app` starts and stops it; the endpoints ask `model()` for everything about the model and get an error while there is
 none, so that nothing is tokenized for a core that cannot run it. A core with another model is turned to once its
@@ -11,13 +11,14 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from frontend.core_watch import STATUS_OF_STATE, CoreWatch
 from frontend.draining import Drain
 from frontend.metrics.frontend_metrics import FrontendMetrics
 from frontend.model_tokenizers import ModelTokenizers
 from frontend.tokenizer import FrontendTokenizer
 from frontend.tracing import Tracing
 from ipc.client import EngineClient
-from ipc.config import FrontendConfig, load_section
+from ipc.config import DEFAULT_MODEL_ALIAS, FrontendConfig, load_section
 from ipc.endpoints import RunDir
 from ipc.errors import (
     EngineUnavailableError,
@@ -27,12 +28,9 @@ from ipc.errors import (
     UnsupportedParameterError,
 )
 from ipc.messages import CoreState, Welcome
-from ipc.own_sleep import Silence
 
 log = logging.getLogger(__name__)
 
-BEAT_TIMEOUT_S = 5.0
-"""A core that was not heard for so long is not ready."""
 _STALLED_RETRY_S = 5.0
 """A core that is stalled goes on by itself, or is killed and loaded anew."""
 _WATCH_INTERVAL_S = 0.5
@@ -112,6 +110,7 @@ class FrontendState:
         self.tracing = tracing or Tracing()
         self.drain = Drain()
         self.metrics = FrontendMetrics(role)
+        self.core_watch = CoreWatch(client)
         self.became_ready = asyncio.Event()
         """Set once the first model can be served."""
         self.failed = asyncio.Event()
@@ -119,7 +118,6 @@ class FrontendState:
         self.failure: BaseException | None = None
         self.large_body_slot = asyncio.Semaphore(1)
         """Taken while a large body is parsed."""
-        self._silence = Silence()
         self._config_file = config_file
         self._later_names: dict[str, tuple[str, ...]] = {}
         """By fingerprint, of models that came after the first one."""
@@ -170,8 +168,8 @@ class FrontendState:
         if state is None:
             return "starting" if self.client.welcome is None else "dead"
         if state is not CoreState.READY:
-            return {CoreState.LOADING: "loading", CoreState.DRAINING: "draining", CoreState.DYING: "dead"}[state]
-        if self._is_stalled():
+            return STATUS_OF_STATE[state]
+        if self.core_watch.are_all_stalled():
             return "stalled"
         welcome = self.client.welcome
         return "loading" if welcome is None or self._tokenizers.of(welcome) is None else "ready"
@@ -188,11 +186,6 @@ class FrontendState:
         """Where the launcher tells what runs; None where there is none."""
         return None if self._config_file is None else RunDir(self._config_file.parent).status_file
 
-    def _is_stalled(self) -> bool:
-        """True where the core is silent although this process listens, or its step takes longer than it may."""
-        silence_s = self._silence.seconds(self.client.beat_age_s)
-        return silence_s > BEAT_TIMEOUT_S or 0 < self.client.step_allowance_s < self.client.step_age_s
-
     def model(self) -> ServedModel:
         """The model to serve now.
 
@@ -200,7 +193,7 @@ class FrontendState:
             EngineUnavailableError: the core does not accept requests, or its tokenizer is not loaded yet.
         """
         welcome = self.client.welcome
-        if self.client.is_ready and self._is_stalled():
+        if self.client.is_ready and self.core_watch.are_all_stalled():
             raise EngineUnavailableError("The engine is stalled.", code="stalled", retry_after_s=_STALLED_RETRY_S)
         if not self.client.is_ready or welcome is None:
             detail = f": {self.client.detail}" if self.client.detail else ""
@@ -230,9 +223,9 @@ class FrontendState:
             )
 
     def _names(self, welcome: Welcome) -> tuple[str, ...]:
-        """The names that the launcher wrote into the configuration; where it has none, the model's id."""
+        """The names that the launcher wrote into the configuration; where it has none, the model's id and the alias."""
         configured = self._later_names.get(welcome.model_fingerprint, self.config.served_model_name)
-        return configured or (welcome.model_id,)
+        return configured or tuple(dict.fromkeys((welcome.model_id, DEFAULT_MODEL_ALIAS)))
 
     async def _watch_core(self) -> None:
         """Load the tokenizer of each core that introduces itself with a new fingerprint.
@@ -241,7 +234,7 @@ class FrontendState:
             ConfigError: the first one cannot be loaded.
         """
         while True:
-            self._is_stalled()  # so that time is counted while nobody asks
+            self.core_watch.look()
             await self._prepare_model(await self.client.wait_ready(None))
             await asyncio.sleep(_WATCH_INTERVAL_S)
 

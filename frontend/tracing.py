@@ -64,6 +64,8 @@ class AnswerSpan:
             return
         if answers:
             self._span.set_attributes(self._usage(answers))
+            cores = dict.fromkeys(name for answer in answers for name in answer.core_names)
+            self._span.set_attribute("fast_inference.cores", [*cores])
         if reasons := [answer.finish.reason for answer in answers if answer.finish is not None]:
             self._span.set_attribute("gen_ai.response.finish_reasons", reasons)
         self._end(error, is_cancelled=len(reasons) < max(1, len(answers)))

@@ -32,6 +32,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
 _METRICS_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]{0,63})?")
 _HTTP_URL = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:[1-9]\d{0,4})?(/[^\s?#]*)?")
+_FLEET_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _CORES = re.compile(r"([1-9]\d?)(?::([1-9]\d?))?")
 _TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
@@ -316,8 +317,23 @@ class EndpointConfig(_Section):
     )
     curve_dir: Path | None = Field(
         None,
-        description="folder of `fast-inference keys`: the core's key pair, and public keys of those who may connect",
+        description="folder of `fast-inference keys`: the core's key pair and public keys of those who may connect; "
+        "with --connect, the core's public key and the key pair of this server",
     )
+
+    connect: tuple[str, ...] = Field(
+        (),
+        description="tcp://HOST:PORT of an engine core on another host (its --core-endpoint), to be used instead of "
+        "one of this server; needs --curve-dir",
+    )
+    curve_client: str = Field(
+        "client", description="with --connect: whose keys in --curve-dir are those of this server"
+    )
+
+    @property
+    def core_port(self) -> int:
+        """Port of `core_endpoint`; 0 where there is none."""
+        return int(self.core_endpoint.rpartition(":")[2]) if self.core_endpoint is not None else 0
 
     def endpoint_of(self, core_index: int) -> str:
         """That of one of several cores: the port of the first one, the port after it, and so on."""
@@ -327,10 +343,55 @@ class EndpointConfig(_Section):
     @model_validator(mode="after")
     def _is_safe_for_the_network(self) -> Self:
         """Raises ConfigError, which pydantic passes on as it is."""
+        for endpoint in self.connect:
+            if not _TCP_ENDPOINT.fullmatch(endpoint) or "*" in endpoint:
+                raise ConfigError(f"--connect: {endpoint!r} is not like tcp://HOST:PORT")
+        if len(set(self.connect)) < len(self.connect):
+            raise ConfigError("--connect: the same core is there twice")
+        if self.connect and self.core_endpoint is not None:
+            raise ConfigError("--connect and --core-endpoint: cores are either elsewhere or here")
+        if self.connect and self.curve_dir is None:
+            raise ConfigError("--connect needs --curve-dir: cores hear nobody without a known key")
         if self.core_endpoint is not None and not _TCP_ENDPOINT.fullmatch(self.core_endpoint):
             raise ConfigError(f"--core-endpoint: {self.core_endpoint!r} is not like tcp://ADDRESS:PORT")
-        if (self.core_endpoint is None) != (self.curve_dir is None):
+        if (self.core_endpoint is None and not self.connect) != (self.curve_dir is None):
             raise ConfigError("--core-endpoint and --curve-dir go together: nobody may connect without a known key")
+        return self
+
+
+class RayConfig(_Section):
+    """Cores on the machines of a Ray cluster."""
+
+    executor: Literal["local", "ray"] = Field(
+        "local",
+        description="who runs the engine cores: 'local', this machine; 'ray', actors of a Ray cluster (needs "
+        "fast-inference[ray])",
+    )
+    ray_address: str | None = Field(
+        None,
+        description="HOST:PORT of the Ray head; where not set, RAY_ADDRESS, a Ray that runs here, or one of our own",
+    )
+    ray_fleet: str | None = Field(
+        None, description="name of the cores that several servers share; where not set, that of the model"
+    )
+    ray_cpus_per_core: float | None = Field(
+        None,
+        gt=0,
+        description="CPUs that Ray reserves for each core; where not set, --threads, or for cores without a GPU their "
+        "share of a node",
+    )
+    scale_up_queued_tokens: int = Field(
+        4096, ge=1, description="one more core when more prompt tokens than this wait, per core (--cores MIN:MAX)"
+    )
+    scale_down_idle: float = Field(
+        60.0, ge=1, description="seconds for which one core less would do before there is one less"
+    )
+
+    @model_validator(mode="after")
+    def _has_a_plain_name(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if self.ray_fleet is not None and not _FLEET_NAME.fullmatch(self.ray_fleet):
+            raise ConfigError(f"--ray-fleet: {self.ray_fleet[:80]!r} must be letters, digits, '.', '_' and '-'")
         return self
 
 
@@ -375,9 +436,13 @@ class LauncherConfig(_Section):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=MAX_PORT, description="port to listen on; 0 takes a free one")
     cores: CoreCount = Field(
-        1, description="engine cores, each with a GPU of its own, or an equal part of the CPUs and of the memory"
+        1,
+        description="engine cores, each with a GPU of its own, or an equal part of the CPUs and of the memory; MIN:MAX "
+        "with --executor ray: as many as the tokens that wait ask for",
     )
-    frontends: int = Field(2, ge=1, le=64, description="frontend processes")
+    frontends: int = Field(
+        2, ge=0, le=64, description="frontend processes; 0 for cores that serve other hosts alone (--core-endpoint)"
+    )
     frontend_ports: bool = Field(
         False,
         description="give each frontend a port of its own, for a load balancer: --port, the one after it, and so on",
@@ -398,18 +463,10 @@ class LauncherConfig(_Section):
             raise ConfigError(f"--frontend-ports: {self.frontends} ports from {self.port} on end above {MAX_PORT}")
         return self
 
-    @model_validator(mode="after")
-    def _has_a_fixed_number_of_cores(self) -> Self:
-        """Raises ConfigError, which pydantic passes on as it is."""
-        if isinstance(self.cores, str):
-            raise ConfigError(f"--cores {self.cores}: on one machine the number is fixed: use --cores {self.num_cores}")
-        return self
-
     @property
     def core_range(self) -> tuple[int, int]:
         """Fewest and most cores; the same number twice where it is fixed."""
-        least, _, most = str(self.cores).partition(":")
-        return int(least), int(most or least)
+        return core_range(self.cores)
 
     @property
     def num_cores(self) -> int:
@@ -423,6 +480,12 @@ class LauncherConfig(_Section):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host.lower() == "localhost"
+
+
+def core_range(cores: int | str) -> tuple[int, int]:
+    """Fewest and most cores of a `CoreCount`."""
+    least, _, most = str(cores).partition(":")
+    return int(least), int(most or least)
 
 
 SectionT = TypeVar("SectionT", bound=BaseModel)

@@ -65,17 +65,20 @@ class CoreSet:
         """What a core of the model that is served last said about itself; stays when the cores are lost."""
         self._load = Load()
         self._load_at = 0.0
+        self._is_open = False
 
     # --- life ---
 
     def open(self) -> None:
         """Connect, and keep connected until `close`."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._is_open = True
         self._follow_addresses()
         self._tasks.run(self._keep_looking())
 
     async def close_channels(self, error: EngineUnavailableError) -> None:
         """Say BYE to all; live streams end in the error. The sockets that close meanwhile are for `end`."""
+        self._is_open = False
         channels, self.channels, self.ready, self.ready_views = self.channels, [], [], []
         for channel in channels:
             await channel.close(error)
@@ -137,9 +140,9 @@ class CoreSet:
     # --- cores that come, go and change ---
 
     async def _keep_looking(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_INTERVAL_S)
+        while self._is_open:  # a channel that is opened behind the closing of the others would stay
             self._follow_addresses()
+            await asyncio.sleep(_LOOK_INTERVAL_S)
 
     def _follow_addresses(self) -> None:
         """Open channels to the cores that are listed now, and let go of the others."""
@@ -172,6 +175,7 @@ class CoreSet:
                 sum(welcome.max_num_seqs for welcome in welcomes),
                 sum(welcome.max_queued_requests for welcome in welcomes),
                 sum(welcome.max_queued_tokens for welcome in welcomes),
+                sum(welcome.num_blocks for welcome in welcomes),
             )
         if ready != self.ready:
             self.ready, self.ready_views = ready, [channel.view for channel in ready]

@@ -2,6 +2,7 @@
 
     DIR/server.key               the core's public key, which every client needs
     DIR/server.key_secret        for the core alone
+    DIR/servers/HOST.key         the public key of the cores on this host, where that is not the one in server.key
     DIR/clients/NAME.key         the public keys of those who may connect
     DIR/clients/NAME.key_secret  for that client alone
 
@@ -12,8 +13,10 @@ read (CURVE, with `engine_core/core_socket.py` as ZAP handler).
 
 import os
 import re
+import shutil
 import stat
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from zmq.utils import z85
 from ipc.errors import ConfigError
 
 _LINE = re.compile(rb'^\s*(public|secret)-key\s*=\s*"([0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40})"\s*$', re.MULTILINE)
+_KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _MAX_FILE_BYTES = 65536
 
@@ -50,9 +54,10 @@ class CurveDir:
         """The core's own keys; raises `ConfigError` where they are missing, damaged, or readable for others."""
         return _key_pair(self.path / "server.key_secret")
 
-    def server_public_key(self) -> bytes:
-        """What a client needs of the core; raises `ConfigError`."""
-        return _key(self.path / "server.key", b"public")
+    def server_public_key(self, host: str = "") -> bytes:
+        """What a client needs of the core, or of those on a host; raises `ConfigError`."""
+        of_host = self.path / "servers" / f"{host}.key"
+        return _key(of_host if host and of_host.exists() else self.path / "server.key", b"public")
 
     def client_keys(self, name: str) -> KeyPair:
         """A client's own keys; raises `ConfigError`."""
@@ -76,10 +81,46 @@ class CurveDir:
         Raises:
             ConfigError: the name is none, or a file cannot be written.
         """
-        _checked(client)
+        return self._make((self.path, "server"), (self.clients_dir, _checked(client)))
+
+    def make_server(self) -> str:
+        """Make the core's keys if they are missing; returns the public one. Raises `ConfigError`."""
+        self._make((self.path, "server"))
+        return self.server_keys().public.decode()
+
+    def make_client(self, name: str) -> str:
+        """The same for a client."""
+        self._make((self.clients_dir, _checked(name)))
+        return self.client_keys(name).public.decode()
+
+    def set_clients(self, keys: Mapping[str, str]) -> None:
+        """Let these clients in, by name and public key, and nobody else; a running core sees it.
+
+        Raises:
+            ConfigError: a name or a key is none, or a file cannot be written.
+        """
+        texts = {f"{_checked(name)}.key": _public_text(_checked_key(name, key)) for name, key in keys.items()}
+        try:
+            self.clients_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for file_name, text in texts.items():
+                temporary = self.clients_dir / f".{file_name}"
+                with open(temporary, "w", opener=_open_private) as file:
+                    file.write(text)
+                os.replace(temporary, self.clients_dir / file_name)
+            for path in self.clients_dir.glob("*.key"):
+                if path.name not in texts:
+                    path.unlink()
+        except OSError as error:
+            raise ConfigError(f"cannot write keys to {self.clients_dir}: {error.strerror}") from error
+
+    def remove(self) -> None:
+        """Remove the folder with all keys, where there is one."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _make(self, *wanted: tuple[Path, str]) -> list[Path]:
         made = []
         try:
-            for folder, name in ((self.path, "server"), (self.clients_dir, client)):
+            for folder, name in wanted:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if not (folder / f"{name}.key").exists():
                     made += _write_pair(folder, name)
@@ -94,9 +135,23 @@ def _checked(name: str) -> str:
     return name
 
 
+def _checked_key(name: str, key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise ConfigError(f"the public key of {name} is damaged")
+    return key
+
+
+def _public_text(key: str) -> str:
+    return f'curve\n    public-key = "{key}"\n'
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def _write_pair(folder: Path, name: str) -> list[Path]:
     public, secret = zmq.curve_keypair()
-    public_line = f'curve\n    public-key = "{public.decode()}"\n'
+    public_line = _public_text(public.decode())
     texts = {f"{name}.key_secret": f'{public_line}    secret-key = "{secret.decode()}"\n', f"{name}.key": public_line}
     for file_name, text in texts.items():
         descriptor = os.open(folder / file_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -78,6 +78,16 @@ class RunDir:
         return self.path / "cores.json"
 
     @property
+    def fleet_file(self) -> Path:
+        """How the cores of a Ray cluster are, for the launcher."""
+        return self.path / "fleet.json"
+
+    @property
+    def ray_keys_dir(self) -> Path:
+        """The keys with which this server connects to them."""
+        return self.path / "ray-keys"
+
+    @property
     def cores_dir(self) -> Path:
         """Holds a folder for each core but the first."""
         return self.path / "cores"
@@ -243,12 +253,14 @@ class RunDir:
         mine = [self.config_file, self.core_socket, self.connections_file, self.status_file.with_suffix(".tmp")]
         mine += [self.reload_file.with_suffix(".tmp"), self.reload_lock_file, *self.path.glob("core-*.link")]
         mine += [self.cores_file, self.cores_file.with_suffix(".tmp")]
+        mine += [self.fleet_file, self.fleet_file.with_suffix(".tmp"), self.core_error_file]
         for slot in CORE_SLOTS:
-            mine += [self.slot_socket(slot), self.slot_lock_file(slot), self.slot_journal_file(slot)]
+            journal = self.slot_journal_file(slot)
+            mine += [self.slot_socket(slot), self.slot_lock_file(slot), journal, journal.with_suffix(".tmp")]
         has_run = self.status_file.exists()
         if not has_run:
             mine.append(self.marker_file)
-        for folder in (self.fake_tokenizer_dir, self.temporary_state_dir, self.cores_dir):
+        for folder in (self.fake_tokenizer_dir, self.temporary_state_dir, self.cores_dir, self.ray_keys_dir):
             shutil.rmtree(folder, ignore_errors=True)
         for path in (*mine, self.launcher_lock_file):
             with suppress(OSError):  # whoever took the folder away or wants to keep it does not stop the end

@@ -47,6 +47,8 @@ class Capacity(NamedTuple):
     max_num_seqs: int = 0
     max_queued_requests: int = 0
     max_queued_tokens: int = 0
+    num_blocks: int = 0
+    """Of their KV caches."""
 
 
 class Placement(Protocol):

@@ -17,6 +17,8 @@ LAUNCHER_PID_VARIABLE = "FAST_INFERENCE_LAUNCHER_PID"
 STACK_DUMP_SIGNAL = signal.SIGUSR1
 """On which the core writes the stacks of all its threads to stderr."""
 _PR_SET_PDEATHSIG = 1
+_ENDED = ("Z", "X")
+"""Letters of states in `/proc/PID/stat`."""
 
 
 def die_with_parent() -> None:
@@ -42,11 +44,22 @@ def raise_descriptor_limit() -> int:
 
 def start_ticks(pid: int) -> int:
     """Start time of a process in clock ticks since boot; 0 if there is no such process."""
+    return _state_and_start(pid)[1]
+
+
+def is_running(pid: int, expected_start_ticks: int) -> bool:
+    """True if this very process has not ended; one that has, and that its parent has not seen yet, does not run."""
+    state, ticks = _state_and_start(pid)
+    return ticks == expected_start_ticks and state not in _ENDED
+
+
+def _state_and_start(pid: int) -> tuple[str, int]:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return 0
-    return int(stat.rpartition(")")[2].split()[19])
+        return "", 0
+    values = stat.rpartition(")")[2].split()
+    return values[0], int(values[19])
 
 
 def pid_namespace() -> int:

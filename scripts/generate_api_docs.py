@@ -138,8 +138,11 @@ accepted and named in the header `X-Ignored-Params`, or refused ([access.md](acc
   Lists come in pages, with `has_more`, `first_id` and `last_id`.
 - **`GET /load`** describes the whole server, whichever frontend answers: `num_requests_running`,
   `num_requests_waiting`, both together as `server_load`, `num_queued_tokens`, `kv_cache_usage` (0 to 1), `is_full` and
-  what there is room for (`capacity`), as the core published it `age_s` ago. **`GET /server_info`** has versions, model,
-  precision, device and limits; no paths and no keys. **`GET /metrics`** is for Prometheus: [metrics.md](metrics.md).
+  what there is room for (`capacity`), sums over its engine cores as they published them, and the same of each one in
+  `cores`, with its `state` and `age_s`, how long ago it was heard.
+- **`GET /health`** is 200 while one core serves requests: `num_cores_ready` says how many do, `cores` how each one is.
+- **`GET /server_info`** has versions, model, precision, the `device` of each core, and limits of all together; no paths
+  and no keys. **`GET /metrics`** is for Prometheus: [metrics.md](metrics.md).
 
 ## Other APIs
 

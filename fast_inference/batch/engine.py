@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 from fast_inference.config_file import write_config
 from fast_inference.core_supervisor import CORE_GRACE_S, CoreSupervisor
-from fast_inference.progress import StartProgress
 from fast_inference.settings import Settings
 from frontend.health import package_version
 from frontend.server_client import client_of_server
@@ -54,10 +53,10 @@ class Engine:
 
 
 @asynccontextmanager
-async def own_engine(settings: Settings, progress: StartProgress) -> AsyncGenerator[Engine, None]:
+async def own_engine(settings: Settings, progress: Callable[[str], None]) -> AsyncGenerator[Engine, None]:
     """Start a core; it is replaced when it dies or hangs, as that of a server.
 
-    `settings` are resolved: the model is a folder, `run_dir` is not looked at.
+    `settings` are resolved: the model is a folder, `run_dir` is not looked at. `progress` is told of each stage.
 
     Raises:
         ConfigError: its files cannot be written.
@@ -172,7 +171,7 @@ async def _watch_server(run_dir: RunDir, state: FrontendState, ended: asyncio.Fu
         await asyncio.sleep(_WATCH_INTERVAL_S)
 
 
-def _show_stage(cores: CoreSupervisor, progress: StartProgress) -> None:
+def _show_stage(cores: CoreSupervisor, progress: Callable[[str], None]) -> None:
     if not cores.has_been_ready:
         progress(cores.stage or "starting the core")
 

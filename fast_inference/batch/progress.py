@@ -53,10 +53,11 @@ class _Sample(NamedTuple):
 class JobProgress:
     """A context manager that clears its bar when left; call `show` again and again."""
 
-    def __init__(self, counts: Counts, noun: str = "lines") -> None:
-        """`noun` is what is counted."""
+    def __init__(self, counts: Counts, noun: str = "lines", window_s: float = _WINDOW_S) -> None:
+        """`noun` is what is counted; speeds are those of the last `window_s` seconds."""
         self._counts = counts
         self._noun = noun
+        self._window_s = window_s
         self.num_total: int | None = None
         """How many there are; None until they are counted."""
         self._bar: Progress | None = None
@@ -84,7 +85,7 @@ class JobProgress:
     def show(self) -> None:
         """Say how far the job is now."""
         self._samples.append(self._sample())
-        while len(self._samples) > 2 and self._samples[-1].at - self._samples[0].at > _WINDOW_S:
+        while len(self._samples) > 2 and self._samples[-1].at - self._samples[0].at > self._window_s:
             self._samples.popleft()
         if self._bar is not None:
             done = self._counts.num_done

@@ -47,8 +47,12 @@ class Requester:
         self.chat = OpenAIServingChat(self.state)
         self.completion = OpenAIServingCompletion(self.state)
         self._ids = itertools.count()
-        self.num_at_once = num_at_once(answer_of(client.submit(self.insist(None, self._model))))
-        """Most requests in the engine: those that it runs at once, and some that wait behind them."""
+        answer_of(client.submit(self.insist(None, self._model)))
+
+    @property
+    def num_at_once(self) -> int:
+        """Most requests in the engine: those that its cores of now run at once, and some that wait behind them."""
+        return num_at_once(self.state.client.capacity)
 
     def next_id(self) -> str:
         """Names a prompt."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from engine_core.memory_plan import format_bytes
-from fast_inference.status_report.probes import ServedModel, ServerLoad
+from fast_inference.status_report.probes import CoreLoad, ServedModel, ServerLoad
 from fast_inference.status_report.processes import ProcessRow
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
@@ -29,7 +29,8 @@ class StatusReport:
     detail: str = ""
     """Why there is no load."""
     last_core_exit: str = ""
-    """How the core before this one ended."""
+    """How the core before the first one ended."""
+    cores: Sequence[CoreLoad] = ()
 
     @property
     def is_ready(self) -> bool:
@@ -47,7 +48,9 @@ class StatusReport:
             model = self.model
             lines.append(f"model  {model.name}, {model.dtype} on {model.device}, up to {model.max_model_len:,} tokens")
         lines.append(f"load   {self._load_text()}")
-        if self.last_core_exit:
+        if len(self.cores) > 1:
+            lines += [f"core   {core.name}: {_core_text(core)}" for core in self.cores]
+        if self.last_core_exit and len(self.cores) < 2:  # else each one says it
             lines.append(f"note   the engine core before this one {self.last_core_exit}")
         return "\n".join([*lines, *self._process_lines()])
 
@@ -55,12 +58,8 @@ class StatusReport:
         load = self.load
         if load is None:
             return f"not known: {self.detail}"
-        speed = "" if load.tokens_per_second is None else f", {load.tokens_per_second:,.0f} tok/s"
-        waiting = f"{load.num_waiting} waiting" + (
-            f" with {load.num_queued_tokens:,} tokens" if load.num_queued_tokens else ""
-        )
         room = f" of {self.model.kv_tokens:,} tokens" if self.model is not None and self.model.kv_tokens else ""
-        return f"{load.num_running} running, {waiting}{speed}, KV cache {load.kv_cache_usage:.0%}{room}"
+        return _busy_text(load) + room
 
     def _process_lines(self) -> list[str]:
         if not self.processes:
@@ -74,6 +73,20 @@ class StatusReport:
             for row in rows
         ]
         return ["", *(line.rstrip() for line in lines)]
+
+
+def _busy_text(load: ServerLoad) -> str:
+    speed = "" if load.tokens_per_second is None else f", {load.tokens_per_second:,.0f} tok/s"
+    waiting = f"{load.num_waiting} waiting" + (
+        f" with {load.num_queued_tokens:,} tokens" if load.num_queued_tokens else ""
+    )
+    return f"{load.num_running} running, {waiting}{speed}, KV cache {load.kv_cache_usage:.0%}"
+
+
+def _core_text(core: CoreLoad) -> str:
+    device = f" on {core.device}" if core.device else ""
+    busy = f", {_busy_text(core.load)}" if core.load is not None else ""
+    return f"{core.state}{device}{busy}" + (f"; the one before {core.last_exit}" if core.last_exit else "")
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
+from asyncio import FIRST_COMPLETED
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -24,13 +25,15 @@ from frontend.embedder import num_at_once
 from frontend.endpoints import endpoints_of
 from frontend.errors import error_body, internal_error_body
 from frontend.generation import Generation
-from frontend.state import FrontendState, ServedModel
+from frontend.state import FrontendState
 from ipc.errors import ConfigError, EngineUnavailableError, FastInferenceError
 from ipc.messages import RequestClass
 
 log = logging.getLogger(__name__)
 
 _READY_INTERVAL_S = 0.05
+_GROW_INTERVAL_S = 1.0
+"""How often it is looked whether there is room for more lines."""
 
 
 class Source(Protocol):
@@ -53,7 +56,8 @@ class BatchExecutor:
     ) -> None:
         """`caller.key_id` is the flow in which the job shares the engine; `max_in_flight` counts lines.
 
-        Where that is not given, it is as many as the engine runs at once, and some that wait behind them.
+        Where that is not given, it is as many as the engine runs at once, and some that wait behind them; more of them
+        when more cores come.
         `beginnings` are of answers that an earlier run has not ended, by `custom_id`. `slots` bound the lines that all
         jobs of one process have in flight.
         """
@@ -83,14 +87,26 @@ class BatchExecutor:
         """
         await self._state.wait_until_ready()
         self.began_at = time.monotonic()
-        num_workers = self._max_in_flight or num_at_once(await self._first_model())
-        workers = [asyncio.create_task(self._work(source, on_result)) for _ in range(num_workers)]
+        await self._first_model()
+        workers: list[asyncio.Task[None]] = []
+        working: set[asyncio.Task[None]] = set()
         try:
-            await asyncio.gather(*workers)
+            while working or not workers:
+                if len(working) == len(workers):  # else one of them has found the end of the source
+                    num_more = self._num_workers() - len(workers)
+                    workers += [asyncio.create_task(self._work(source, on_result)) for _ in range(num_more)]
+                    working = {*workers}
+                ended, working = await asyncio.wait(working, timeout=_GROW_INTERVAL_S, return_when=FIRST_COMPLETED)
+                for worker in ended:
+                    worker.result()
         finally:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+
+    def _num_workers(self) -> int:
+        """Lines in flight; more when more cores come. When some go, what is too much is refused, and waits."""
+        return self._max_in_flight or num_at_once(self._state.client.capacity)
 
     async def _work(self, source: Source, on_result: Callable[[LineResult | WrongLine], None]) -> None:
         while (line := await source.next()) is not None:
@@ -153,13 +169,15 @@ class BatchExecutor:
         if welcome.model_fingerprint != self._fingerprint:
             raise ConfigError(f"the engine serves {welcome.model_id} now, no longer {self._model_id}")
 
-    async def _first_model(self) -> ServedModel:
-        """The model, once the engine takes requests for it."""
+    async def _first_model(self) -> None:
+        """Wait until the engine takes requests for its model."""
         while True:
             try:
-                return self._state.model()
+                self._state.model()
             except EngineUnavailableError:
                 await asyncio.sleep(_READY_INTERVAL_S)
+            else:
+                return
 
 
 def _refused(line: BatchLine, request_id: str, body: dict[str, Any]) -> LineResult:

@@ -1,5 +1,6 @@
 """The input of a batch job, read in portions: plain lines, or gzip where its name ends in `.gz`.
 
+A reader may begin in the middle, where another one was between two portions; a gzip is unpacked up to there.
 Invariant: no more than a portion is held, however long the file and its lines are.
 """
 
@@ -8,6 +9,7 @@ import os
 import stat
 import threading
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
@@ -21,20 +23,39 @@ RawLine = tuple[int, bytes | None]
 """Number from 1 and content without its end; None where that is too long."""
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Between two lines of an input."""
+
+    offset: int = 0
+    """Bytes before it, unpacked ones."""
+    num_lines: int = 0
+    """Lines before it."""
+
+
+START = Position()
+
+
 class InputFile:
     """An open input; a context manager."""
 
-    def __init__(self, path: Path, *, max_line_bytes: int) -> None:
+    def __init__(self, path: Path, *, max_line_bytes: int, begin: Position = START) -> None:
         """Raises ConfigError where it cannot be opened, or is no regular file, which alone can be resumed."""
         self._path = path
         self.max_line_bytes = max_line_bytes
-        self._num_lines = 0
+        self._num_lines = begin.num_lines
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 raise ConfigError(f"{path} is no regular file")
             self._file = _open(path)
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        if begin.offset:
+            try:
+                self._file.seek(begin.offset)
+            except (OSError, EOFError, zlib.error) as error:
+                self._file.close()
+                raise self._error(error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -42,22 +63,30 @@ class InputFile:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def read_portion(self) -> list[RawLine]:
-        """The next lines that are not blank; empty at the end.
+    @property
+    def position(self) -> Position:
+        """Behind the last portion."""
+        return Position(self._file.tell(), self._num_lines)
+
+    def read_portion(self, max_lines: int = PORTION_LINES) -> list[RawLine]:
+        """The next lines that are not blank, so many at most; empty at the end.
 
         Raises:
             ConfigError: the file cannot be read on, or is no gzip.
         """
         try:
-            return self._read_portion()
+            return self._read_portion(max_lines)
         except (OSError, EOFError, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ConfigError(f"cannot read {self._path} behind line {self._num_lines}: {reason}") from error
+            raise self._error(error) from error
 
-    def _read_portion(self) -> list[RawLine]:
+    def _error(self, error: Exception) -> ConfigError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return ConfigError(f"cannot read {self._path} behind line {self._num_lines}: {reason}")
+
+    def _read_portion(self, max_lines: int) -> list[RawLine]:
         lines: list[RawLine] = []
         num_bytes = 0
-        while len(lines) < PORTION_LINES and (num_bytes < PORTION_BYTES or not lines):
+        while len(lines) < max_lines and (num_bytes < PORTION_BYTES or not lines):
             raw = self._file.readline(self.max_line_bytes + 2)
             if not raw:
                 break

@@ -14,7 +14,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from frontend.access import Caller
 from frontend.batch.checkpoint import Checkpoint
@@ -24,7 +24,7 @@ from frontend.batch.ledger import LineLedger
 from frontend.batch.line_source import LineSource, Reorder
 from frontend.batch.lines import WrongLine
 from frontend.batch.output_file import OutputFile
-from frontend.batch.result_lines import LineResult, result_line, wrong_line
+from frontend.batch.result_lines import LineResult, is_answer, result_line
 from frontend.state import FrontendState
 from ipc.errors import ConfigError
 
@@ -67,6 +67,17 @@ class JobCounts:
     def num_done(self) -> int:
         """Lines that are done."""
         return self.num_ok + self.num_failed
+
+    def count(self, result: LineResult | WrongLine) -> None:
+        """One more line is done; its answer may tell of its tokens."""
+        if not is_answer(result):
+            self.num_failed += 1
+            return
+        self.num_ok += 1
+        usage = result.body.get("usage")
+        if isinstance(usage, dict):  # responses have other names for them than chat completions
+            self.num_prompt_tokens += usage.get("prompt_tokens") or usage.get("input_tokens") or 0
+            self.num_output_tokens += usage.get("completion_tokens") or usage.get("output_tokens") or 0
 
 
 class BatchJob:
@@ -153,24 +164,16 @@ class BatchJob:
             self._checkpoint.remove()
 
     def _write(self, result: LineResult | WrongLine) -> None:
-        if isinstance(result, LineResult) and result.is_ok:
+        if is_answer(result):
             self._output.append(result_line(result))
-            self.counts.num_ok += 1
             self._metrics.count("batch_lines_total", "ok")
-            self._count_tokens(result.body.get("usage"))
         else:
             errors = self._errors or self._open_errors(self._exits)
-            errors.append(wrong_line(result) if isinstance(result, WrongLine) else result_line(result))
-            self.counts.num_failed += 1
+            errors.append(result_line(result))
             self._metrics.count("batch_lines_total", "failed")
+        self.counts.count(result)
         if self._num_unsynced >= SYNC_LINES:
             self._has_many_unsynced.set()
-
-    def _count_tokens(self, usage: Any) -> None:
-        """Responses have other names for them than chat completions."""
-        if isinstance(usage, dict):
-            self.counts.num_prompt_tokens += usage.get("prompt_tokens") or usage.get("input_tokens") or 0
-            self.counts.num_output_tokens += usage.get("completion_tokens") or usage.get("output_tokens") or 0
 
     @property
     def _num_unsynced(self) -> int:

@@ -4,6 +4,7 @@ Invariant: of all lines with one `custom_id` exactly one is claimed, in this run
 usable `custom_id` is known by its number. A million lines take some 40 MB. Next: `line_source.py`.
 """
 
+from collections.abc import Container
 from enum import IntEnum
 
 from frontend.batch.digest_map import DigestMap
@@ -19,9 +20,11 @@ class _State(IntEnum):
 
 
 class LineLedger:
-    """Owned by one job."""
+    """Owned by one job, or by one part of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, duplicates: Container[int] = ()) -> None:
+        """`duplicates` are numbers of lines whose custom_ids are known to have come before the part that is read."""
+        self._duplicates = duplicates
         self._states = DigestMap()
         self._reported_numbers = bytearray()
         """A bit for each line number that the error file has."""
@@ -44,6 +47,8 @@ class LineLedger:
         """What is to be done for the next line of the input; None where that was done in an earlier run."""
         if line.custom_id is None:
             return None if self._is_reported(line.number) else line
+        if line.number in self._duplicates:
+            return duplicate_line(line)
         state = self._states.get(line.custom_id)
         self._states.set(line.custom_id, _State.SEEN)
         if state == _State.DONE:

@@ -8,10 +8,11 @@ not grow with the file. Used by `executor.py`.
 import asyncio
 from collections import deque
 from enum import StrEnum
+from typing import Protocol
 
 import orjson
 
-from frontend.batch.input_file import InputFile
+from frontend.batch.input_file import RawLine
 from frontend.batch.ledger import LineLedger
 from frontend.batch.lines import BatchLine, WrongLine, parse_line, too_long_line
 
@@ -27,10 +28,21 @@ class Reorder(StrEnum):
     NONE = "none"
 
 
+class RawLines(Protocol):
+    """Where portions come from (`input_file.py`)."""
+
+    @property
+    def max_line_bytes(self) -> int:
+        """Longer ones come without their content."""
+
+    def read_portion(self) -> list[RawLine]:
+        """The next ones; empty at the end."""
+
+
 class LineSource:
     """The lines of one job; several tasks may pull."""
 
-    def __init__(self, input_file: InputFile, ledger: LineLedger, reorder: Reorder = Reorder.PREFIX) -> None:
+    def __init__(self, input_file: RawLines, ledger: LineLedger, reorder: Reorder = Reorder.PREFIX) -> None:
         self._input = input_file
         self._ledger = ledger
         self._reorder = reorder

@@ -9,7 +9,7 @@ and the body that HTTP would have given. Invariant: what `read_result_line` read
 
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -46,8 +46,10 @@ class DoneLine:
     is_ok: bool
 
 
-def result_line(result: LineResult) -> bytes:
-    """A line of the output file, or of the error file where the request was refused or failed."""
+def result_line(result: LineResult | WrongLine) -> bytes:
+    """A line of the output file for an answer, else of the error file."""
+    if isinstance(result, WrongLine):
+        return wrong_line(result)
     response = {"status_code": result.status_code, "request_id": result.request_id, "body": result.body}
     return _line(result.custom_id, response, None)
 
@@ -56,6 +58,11 @@ def wrong_line(wrong: WrongLine) -> bytes:
     """A line of the error file."""
     error = {"code": wrong.code, "message": wrong.message, "param": wrong.param, "line": wrong.number}
     return _line(wrong.custom_id, None, error)
+
+
+def is_answer(result: LineResult | WrongLine) -> TypeGuard[LineResult]:
+    """True for what belongs into the output file, False for what belongs into the error file."""
+    return isinstance(result, LineResult) and result.is_ok
 
 
 def read_result_line(raw: bytes) -> DoneLine:

@@ -77,8 +77,9 @@ class BatchRunner:
         self._works: dict[str, _Work] = {}
         self._retries: dict[str, tuple[BatchStatus, float]] = {}
         """When what the status of a batch asks for is tried again."""
-        self._slots: asyncio.Semaphore | None = None
+        self._slots = asyncio.Semaphore(0)
         """What the lines of all batches share, so that together they are no more in the engine than those of one."""
+        self._num_slots = 0
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -115,6 +116,7 @@ class BatchRunner:
 
     async def _tick(self) -> bool:
         """Do what the database asks for; False if there was nothing."""
+        self._add_slots()
         now = int(time.time())
         await self._store.call(lambda database: _remove_expired(database, self._state_dir, now))
         batches = await self._store.call(lambda database: database.unfinished())
@@ -134,6 +136,13 @@ class BatchRunner:
             elif current.counts is not None:
                 await self._note_progress(batch, current, current.counts)
         return bool(batches)
+
+    def _add_slots(self) -> None:
+        """As many as there is room for in the cores of now. When cores go, what is too much is refused, and waits."""
+        num_more = num_at_once(self._state.client.capacity) - self._num_slots
+        for _ in range(num_more):
+            self._num_slots += 1
+            self._slots.release()
 
     def _begin(self, batch: BatchRecord, *, is_late: bool) -> None:
         """Begin what comes next for a batch, if it is its turn."""
@@ -199,7 +208,7 @@ class BatchRunner:
         files = files_of(self._state_dir, batch.id)
         await _in_thread(lambda: check_room(files))
         await self._state.became_ready.wait()
-        self._slots = self._slots or asyncio.Semaphore(num_at_once(self._state.model()))
+        self._add_slots()
         max_body_bytes = self._state.config.max_body_bytes
         with ExitStack() as exits:
             make_job = partial(BatchJob, files, self._caller(batch), max_body_bytes=max_body_bytes, slots=self._slots)

@@ -5,6 +5,8 @@ one does not answer, the text holds what is known without it, and is a 200 all t
 Invariant: a scrape waits for nothing longer than `PATIENCE_S`, and is neither refused under load nor during a drain.
 """
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -48,9 +50,14 @@ class ServingMetrics:
             "ready": int(bool(answers) and self._state.status == "ready"),
             series_key("build_info", package_version()): 1,
         }
-        config = self._state.config
-        text = MetricsText(of_server, of_cores, prefix=config.metrics_prefix, model_name=self._state.model_name)
-        body, content_type = text.encode(request.headers.get("accept", ""))
+        prefix, model_name = self._state.config.metrics_prefix, self._state.model_name
+
+        def write() -> tuple[bytes, str]:
+            text = MetricsText(of_server, of_cores, prefix=prefix, model_name=model_name)
+            return text.encode(request.headers.get("accept", ""))
+
+        is_long = len(of_cores) > 1  # it would hold up the streams of this process
+        body, content_type = await asyncio.to_thread(write) if is_long else write()
         return Response(body, headers={"content-type": content_type})
 
     async def _answers_of_cores(self) -> dict[str, SeriesValues]:

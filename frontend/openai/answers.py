@@ -288,11 +288,25 @@ class Detokenized(BaseModel):
     prompt: str
 
 
+class CoreHealth(BaseModel):
+    """One engine core."""
+
+    name: str
+    state: str
+    epoch: int | None
+    detail: str
+    last_beat_age_s: float
+    last_step_age_s: float
+
+
 class Readiness(BaseModel):
     """Answer of `GET /health`."""
 
     status: str
     engine: dict[str, Any]
+    """All cores as one."""
+    num_cores_ready: int
+    cores: list[CoreHealth]
 
 
 class Liveness(BaseModel):
@@ -309,13 +323,26 @@ class ServerVersion(BaseModel):
 
 
 class Capacity(BaseModel):
-    """How much the core can hold."""
+    """How much the cores can hold together."""
 
     running: int
     waiting: int
     queued_tokens: int
     kv_blocks: int
     kv_tokens: int
+
+
+class CoreLoad(BaseModel):
+    """How busy one engine core is."""
+
+    name: str
+    state: str
+    num_requests_running: int
+    num_requests_waiting: int
+    num_queued_tokens: int
+    kv_cache_usage: float
+    is_full: bool
+    age_s: float
 
 
 class ServerLoad(BaseModel):
@@ -331,11 +358,12 @@ class ServerLoad(BaseModel):
     kv_cache_usage: float
     """Part of the KV cache that running requests hold, from 0 to 1."""
     is_full: bool
-    """Requests are refused with 429."""
+    """Requests are refused with 429: all cores are full."""
     retry_after_s: float
     capacity: Capacity
     age_s: float
-    """Seconds since the core was last heard."""
+    """Seconds since a core was last heard."""
+    cores: list[CoreLoad]
 
 
 class ServerDescription(BaseModel):
@@ -347,8 +375,11 @@ class ServerDescription(BaseModel):
     python_version: str
     started_at: int
     model: dict[str, Any]
+    cores: list[dict[str, Any]]
     kv_cache: dict[str, int]
+    """Of all cores together."""
     limits: dict[str, int]
+    """Of all cores together."""
 
 
 class Cancelled(BaseModel):

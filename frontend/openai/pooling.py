@@ -81,7 +81,7 @@ class OpenAIServingPooling(ABC, Generic[BodyT]):
             raise UnsupportedParameterError("This model gives no embeddings.", param="model")
         self.check(model, body)
         timeout_s = asked_timeout_s(body.timeout, call)
-        self._state.check_admission(min(self.num_texts(body), num_at_once(model)))
+        self._state.check_admission(min(self.num_texts(body), num_at_once(self._state.client.capacity)))
         answer_id = self.id_prefix + (body.request_id or uuid.uuid4().hex)
         names = {"gen_ai.response.id": answer_id, "fast_inference.request_id": call.request_id or None}
         span = self._state.tracing.begin("embeddings", body.model, names)

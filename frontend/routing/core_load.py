@@ -48,3 +48,6 @@ class LoadScale:
         if load.retry_after_ms:
             result += REFUSES
         return result
+
+
+USUAL_SCALE = LoadScale()

@@ -16,7 +16,9 @@ from frontend.routing.prefix_path import DEPTHS, PrefixPath
 
 _GROWTH = 1024 / 1023
 """Of the weight of a request over that of the one before it: shares are those of about the last 1,000 requests."""
-_LARGEST_WEIGHT = 1e100
+_LARGEST_WEIGHT = 1e30
+
+_MAX_END_LOOKUPS = 8
 
 
 class PrefixNode:
@@ -62,6 +64,9 @@ class PrefixMemory:
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+    def __contains__(self, prefix_hash: int) -> bool:
+        return prefix_hash in self._nodes
 
     def find(self, path: PrefixPath) -> Match:
         """What is remembered of this prompt; it is counted with all its known beginnings."""
@@ -117,19 +122,19 @@ class PrefixMemory:
         while len(nodes) > self._max_nodes:
             nodes.popitem(last=False)
 
-    def forget_all_but(self, names: Collection[str]) -> None:
-        """Only these cores are left."""
+    def forget(self, names: Collection[str]) -> None:
+        """These cores are gone."""
         for node in self._nodes.values():
-            if node.overflow_core not in names:
+            if node.overflow_core in names:
                 node.overflow_core = ""
-            if node.core not in names:
+            if node.core in names:
                 node.core, node.overflow_core = node.overflow_core, ""
 
     def _find_end(self, path: PrefixPath, match: Match) -> None:
         level = len(match.nodes) - 1
         num_more = path.num_blocks - DEPTHS[level]
         ends = match.nodes[level].ends & ((2 << num_more) - 1)
-        while ends:
+        for _ in range(min(ends.bit_count(), _MAX_END_LOOKUPS)):  # the deepest ones
             num_end_blocks = ends.bit_length() - 1
             ends ^= 1 << num_end_blocks
             num_blocks = DEPTHS[level] + num_end_blocks

@@ -29,15 +29,18 @@ class Rendezvous:
     def __init__(self) -> None:
         self.names: list[str] = []
         """Sorted: the order in which a client knows its cores means nothing."""
-        self._weights: list[array[int]] = []
+        self._weights: array[int] = array("I")
+        """[NUM_BUCKETS, num_cores]"""
         self._first_two: list[tuple[str, str] | None] = []
         self._rankings: dict[int, list[int]] = {}
 
     def set_cores(self, names: Iterable[str]) -> None:
         """These are the cores from now on."""
-        kept = dict(zip(self.names, self._weights, strict=True))
         self.names = sorted(set(names))
-        self._weights = [kept.get(name) or _weights_of(name) for name in self.names]
+        num_cores = len(self.names)
+        self._weights = weights = array("I", bytes(4 * NUM_BUCKETS * num_cores))
+        for index, name in enumerate(self.names):
+            weights[index::num_cores] = _weights_of(name)
         self._first_two = [None] * NUM_BUCKETS
         self._rankings = {}
 
@@ -45,7 +48,7 @@ class Rendezvous:
         """The bucket's core and the next one (twice the same name where there is only one)."""
         pair = self._first_two[bucket]
         if pair is None:
-            first, second = _two_heaviest([of_core[bucket] for of_core in self._weights])
+            first, second = _two_heaviest(self._weights_in(bucket))
             pair = self._first_two[bucket] = (self.names[first], self.names[second])
         return pair
 
@@ -54,22 +57,26 @@ class Rendezvous:
         if num_cores >= len(self.names):
             return self.first_two(member_bucket)
         group = self._ranking(bucket)[:num_cores]
-        weights = [self._weights[index][member_bucket] for index in group]
-        first, second = _two_heaviest(weights)
+        weights = self._weights_in(member_bucket)
+        first, second = _two_heaviest([weights[index] for index in group])
         return self.names[group[first]], self.names[group[second]]
 
     def _ranking(self, bucket: int) -> list[int]:
         """All cores, the bucket's own first."""
         ranking = self._rankings.get(bucket)
         if ranking is None:
-            weights = [of_core[bucket] for of_core in self._weights]
+            weights = self._weights_in(bucket)
             ranking = self._rankings[bucket] = sorted(range(len(weights)), key=lambda index: -weights[index])
         return ranking
+
+    def _weights_in(self, bucket: int) -> list[int]:
+        num_cores = len(self.names)
+        return self._weights[bucket * num_cores : (bucket + 1) * num_cores].tolist()
 
 
 def _two_heaviest(weights: list[int]) -> tuple[int, int]:
     first = weights.index(max(weights))
-    weights[first] = -1
+    weights[first] = 0
     return first, weights.index(max(weights))
 
 

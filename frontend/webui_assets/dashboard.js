@@ -111,6 +111,7 @@ class Dashboard {
     this.#points = this.#points.filter((point) => time - point.time <= KEPT_MS);
     byId("problem").textContent = text instanceof Error ? `No figures from /metrics: ${text.message}` : "";
     this.#showTiles();
+    this.#showCores(load instanceof Error ? [] : (load.cores ?? []));
     if (time - this.#batchesAt >= BATCHES_EVERY_MS) await this.#askBatches(time, signal);
     return true;
   }
@@ -138,6 +139,13 @@ class Dashboard {
     byId("status").textContent = status;
   }
 
+  /** Of several ones; the tiles say all of a single one. */
+  #showCores(cores) {
+    byId("cores").hidden = cores.length < 2;
+    const rates = this.#points.at(-1).generatedBy ?? {};
+    byId("core-rows").replaceChildren(...cores.map((core) => coreRow(core, rates[core.name])));
+  }
+
   #showTiles() {
     const point = this.#points.at(-1);
     const told = {
@@ -155,6 +163,15 @@ class Dashboard {
     const jobs = this.#readings.valuesBy("batch_jobs", "status").filter(([, number]) => number);
     byId("tile-batches").textContent = jobs.map(([status, number]) => `${number} ${status}`).join(", ") || "none";
   }
+}
+
+function coreRow({ name, state, num_requests_running: running, num_requests_waiting: waiting, kv_cache_usage: kvUse }, rate) {
+  const kind = state === "ready" ? "good" : state === "dead" || state === "stalled" ? "bad" : "busy";
+  const bar = h("progress", { value: kvUse, "aria-label": `KV cache of core ${name}` });
+  return h("tr", {},
+    h("td", {}, name), h("td", {}, h("span", { className: `pill ${kind}` }, state)),
+    h("td", {}, short(running)), h("td", {}, short(waiting)), h("td", {}, rate === undefined ? "–" : short(rate)),
+    h("td", {}, bar, ` ${percent(kvUse)}`));
 }
 
 function batchRow({ id, status, endpoint, request_counts: counts }) {

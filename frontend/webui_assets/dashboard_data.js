@@ -12,6 +12,7 @@ const PREFIX_MARK = "num_requests_running";
  * @property {number} time milliseconds of the page's own clock
  * @property {?number} running  @property {?number} waiting  @property {?number} kvUse 0 to 1
  * @property {?number} generated  @property {?number} prompt tokens per second
+ * @property {Object<string, number>} [generatedBy] the same by the name of the engine core
  * @property {?number} ttftP50  @property {?number} ttftP99  @property {?number} ttftMean seconds
  * @property {?number} gapP50  @property {?number} gapP99 seconds between tokens
  * @property {?number} ended  @property {?number} refused requests per second
@@ -63,8 +64,11 @@ export class Readings {
     const before = this.#readings.find((reading) => time - reading.time <= RATE_WINDOW_MS);
     if (!before) return {};
     const seconds = (time - before.time) / 1000;
-    const rate = (name) => increaseOf(before.metrics, metrics, this.prefix + name) / seconds;
+    const rate = (name, isWanted) => increaseOf(before.metrics, metrics, this.prefix + name, isWanted) / seconds;
+    const ofCore = (core) => (labels) => (labels.core ?? labels.engine) === core;
+    const cores = new Set((metrics.get(`${this.prefix}generation_tokens_total`) ?? []).map(({ labels }) => labels.core ?? labels.engine));
     return {
+      generatedBy: Object.fromEntries([...cores].map((core) => [core, rate("generation_tokens_total", ofCore(core))])),
       generated: rate("generation_tokens_total"),
       prompt: rate("prompt_tokens_total"),
       ended: rate("request_success_total"),

@@ -1,5 +1,5 @@
 // Prometheus text format: samples by name, and what can be told from two readings of them. Used by dashboard_data.js.
-// Counters that went down were started anew: what they count since then is all that is new.
+// Counters that went down were started anew, each for itself: what they count since then is all that is new.
 
 /** @typedef {{labels: Object<string, string>, value: number}} Sample */
 
@@ -42,35 +42,54 @@ export function sumOf(metrics, name) {
   return samples ? samples.reduce((sum, { value }) => sum + value, 0) : null;
 }
 
-/** @returns {number} by how much a counter has grown between two readings; one that is not there has counted nothing */
-export function increaseOf(before, after, name) {
-  const now = sumOf(after, name) ?? 0;
-  const then = sumOf(before, name) ?? 0;
-  return now < then ? now : now - then;
+/**
+ * @param {(labels: Object<string, string>) => boolean} isWanted which series
+ * @returns {number} by how much a counter has grown between two readings; one that is not there has counted nothing
+ */
+export function increaseOf(before, after, name, isWanted = () => true) {
+  const then = new Map((before.get(name) ?? []).map(({ labels, value }) => [JSON.stringify(labels), value]));
+  let increase = 0;
+  for (const { labels, value } of after.get(name) ?? []) {
+    if (!isWanted(labels)) continue;
+    const old = then.get(JSON.stringify(labels)) ?? 0;
+    increase += value < old ? value : value - old;
+  }
+  return increase;
 }
 
 /**
- * What a histogram has counted between two readings.
+ * What a histogram has counted between two readings, all its series together.
  * @returns {{count: number, sum: number, buckets: {le: number, count: number}[]}} cumulative buckets, by `le`
  */
 export function histogramIncrease(before, after, name) {
-  const now = bucketsOf(after, name);
-  const then = bucketsOf(before, name);
-  const isAnew = [...now].some(([le, count]) => count < (then.get(le) ?? 0));
-  const buckets = [...now].map(([le, count]) => ({ le, count: count - (isAnew ? 0 : (then.get(le) ?? 0)) }));
-  buckets.sort((one, other) => one.le - other.le);
-  const sum = (sumOf(after, `${name}_sum`) ?? 0) - (isAnew ? 0 : (sumOf(before, `${name}_sum`) ?? 0));
+  const then = histogramsOf(before, name);
+  const counts = new Map();
+  let sum = 0;
+  for (const [series, now] of histogramsOf(after, name)) {
+    const old = then.get(series) ?? { buckets: new Map(), sum: 0 };
+    const isAnew = [...now.buckets].some(([le, count]) => count < (old.buckets.get(le) ?? 0));
+    for (const [le, count] of now.buckets) {
+      counts.set(le, (counts.get(le) ?? 0) + count - (isAnew ? 0 : (old.buckets.get(le) ?? 0)));
+    }
+    sum += now.sum - (isAnew ? 0 : old.sum);
+  }
+  const buckets = [...counts].map(([le, count]) => ({ le, count })).sort((one, other) => one.le - other.le);
   return { count: buckets.at(-1)?.count ?? 0, sum, buckets };
 }
 
-/** Counts by upper bound, of all series together. */
-function bucketsOf(metrics, name) {
-  const counts = new Map();
-  for (const { labels, value } of metrics.get(`${name}_bucket`) ?? []) {
-    const le = numberOf(labels.le ?? "");
-    counts.set(le, (counts.get(le) ?? 0) + value);
+/** Counts by upper bound, and the sum, of each series. */
+function histogramsOf(metrics, name) {
+  const found = new Map();
+  const of = (labels) => {
+    const series = JSON.stringify(labels);
+    if (!found.has(series)) found.set(series, { buckets: new Map(), sum: 0 });
+    return found.get(series);
+  };
+  for (const { labels: { le, ...labels }, value } of metrics.get(`${name}_bucket`) ?? []) {
+    of(labels).buckets.set(numberOf(le ?? ""), value);
   }
-  return counts;
+  for (const { labels, value } of metrics.get(`${name}_sum`) ?? []) of(labels).sum = value;
+  return found;
 }
 
 /**

@@ -8,20 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_core.crash_journal import CrashJournal, RunningRequest, Suspect, read_journal
+from engine_core.crash_journal import Acquittal, CrashId, CrashJournal, RunningRequest, Suspect, read_journal
 
 ROOT = Path(__file__).parents[2]
 RUNNING = (RunningRequest(b"a" * 16, 3), RunningRequest(b"b" * 16, 0))
-SUSPECTS = (Suspect(b"a" * 16, 1, 1234.5, 9),)
+CRASHES = frozenset([CrashId(12, 34), CrashId(56, 78)])
+SUSPECTS = (Suspect(b"a" * 16, CRASHES, 1234.5, 9),)
+ACQUITTALS = (Acquittal(b"b" * 16, CRASHES, 1234.5),)
 
 
 def test_what_was_written_last_is_read(tmp_path):
     journal = CrashJournal(tmp_path / "journal")
     journal.write(7, (), ())
-    journal.write(8, RUNNING, SUSPECTS)
+    journal.write(8, RUNNING, SUSPECTS, ACQUITTALS)
     journal.set_step(12)
     record, step = read_journal(tmp_path / "journal")
-    assert (record.running, record.suspects, record.step, step) == (RUNNING, SUSPECTS, 8, 12)
+    assert (record.running, record.suspects, record.acquittals) == (RUNNING, SUSPECTS, ACQUITTALS)
+    assert (record.step, step) == (8, 12)
     assert (record.pid, record.is_alive) == (os.getpid(), True)
 
 
@@ -50,6 +53,13 @@ def test_a_new_journal_begins_empty(tmp_path):
     assert (record.running, record.suspects, step) == ((), (), 0)
 
 
+def test_what_is_known_is_in_a_new_journal_when_it_takes_the_place_of_another(tmp_path):
+    CrashJournal(tmp_path / "journal", SUSPECTS, ACQUITTALS)
+    record, _ = read_journal(tmp_path / "journal")
+    assert (record.suspects, record.acquittals) == (SUSPECTS, ACQUITTALS)
+    assert [path.name for path in tmp_path.iterdir()] == ["journal"]
+
+
 def test_too_many_requests_name_nobody(tmp_path):
     journal = CrashJournal(tmp_path / "journal")
     journal.write(4, RUNNING * 20_000, ())
@@ -69,7 +79,7 @@ def test_without_a_file_there_is_no_record(tmp_path):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("journal") / "journal"
-    CrashJournal(path).write(8, RUNNING, SUSPECTS)
+    CrashJournal(path).write(8, RUNNING, SUSPECTS, ACQUITTALS)
     return path
 
 

@@ -5,9 +5,10 @@ from itertools import takewhile
 import pytest
 
 from engine_core import crash_journal
-from engine_core.crash_journal import CrashJournal, RunningRequest, Suspect
+from engine_core.crash_evidence import WINDOW_S, CrashEvidence
+from engine_core.crash_journal import CrashId, CrashJournal, Suspect
 from engine_core.outputs import ModelRunnerOutput
-from engine_core.quarantine import MAX_CRASHES, MAX_TOKENS_ALONE, WINDOW_S, Quarantine, suspects_after
+from engine_core.quarantine import MAX_CRASHES, MAX_TOKENS_ALONE, Quarantine
 from engine_core.request_intake import content_digest
 from ipc.errors import RequestQuarantinedError
 from ipc.messages import FinishReason, RequestId
@@ -21,66 +22,10 @@ def digest_of(prompt, **params):
     return content_digest(new_add(RequestId(1), prompt, make_params(**params)))
 
 
-def make_suspects(*prompts, num_crashes=1, num_output_tokens=2, crashed_at_s=NOW, **params):
+def evidence_against(*prompts, num_crashes=1, num_output_tokens=2, crashed_at_s=NOW, **params):
     digests = [digest_of(prompt, **params) for prompt in prompts]
-    return {digest: Suspect(digest, num_crashes, crashed_at_s, num_output_tokens) for digest in digests}
-
-
-@pytest.fixture
-def dead_journal(tmp_path, monkeypatch):
-    """Writes the journal of a core that has died."""
-
-    def write(running, suspects=(), written_at=1, died_at=1, name="journal"):
-        path = tmp_path / name
-        journal = CrashJournal(path)
-        journal.write(written_at, tuple(running), tuple(suspects))
-        journal.set_step(died_at)
-        monkeypatch.setattr(crash_journal.CrashRecord, "is_alive", False)
-        return [path]
-
-    return write
-
-
-@pytest.mark.parametrize(("died_at", "num_new_tokens"), [(10, 3), (11, 2), (13, 4)])
-def test_what_was_running_is_suspected_up_to_where_it_can_have_come(dead_journal, died_at, num_new_tokens):
-    journals = dead_journal([RunningRequest(b"a", 5)], written_at=10, died_at=died_at)
-    assert suspects_after(journals, 3, NOW) == {b"a": Suspect(b"a", 1, NOW, 5 + num_new_tokens)}
-
-
-def test_a_suspect_that_was_running_again_has_one_crash_more(dead_journal):
-    before = Suspect(b"a", 1, NOW - 100, 50)
-    [suspect] = suspects_after(dead_journal([RunningRequest(b"a", 0)], [before]), 1, NOW).values()
-    assert (suspect.num_crashes, suspect.crashed_at_s) == (2, NOW)
-
-
-def test_a_suspect_that_did_not_run_stays_one(dead_journal):
-    before = Suspect(b"a", 1, NOW - 100, 50)
-    assert suspects_after(dead_journal([], [before]), 1, NOW) == {b"a": before}
-
-
-def test_a_crash_of_long_ago_is_forgotten(dead_journal):
-    before = Suspect(b"a", 1, NOW - WINDOW_S - 1, 50)
-    assert suspects_after(dead_journal([], [before]), 1, NOW) == {}
-    [suspect] = suspects_after(dead_journal([RunningRequest(b"a", 0)], [before]), 1, NOW).values()
-    assert suspect.num_crashes == 1
-
-
-def test_an_older_journal_does_not_hide_a_later_crash(dead_journal):
-    before = Suspect(b"a", 1, NOW - 100, 50)
-    latest = dead_journal([RunningRequest(b"a", 0)], [before], name="latest")
-    older = dead_journal([], [before], name="older")
-    for journals in (latest + older, older + latest):
-        assert suspects_after(journals, 1, NOW)[b"a"].num_crashes == 2
-
-
-def test_requests_with_the_same_content_count_once(dead_journal):
-    running = [RunningRequest(b"a", 5), RunningRequest(b"a", 9), RunningRequest(b"a", 2)]
-    assert suspects_after(dead_journal(running), 1, NOW) == {b"a": Suspect(b"a", 1, NOW, 10)}
-
-
-def test_the_journal_of_a_living_core_tells_nothing(tmp_path):
-    CrashJournal(tmp_path / "journal").write(1, (RunningRequest(b"a", 5),), ())
-    assert suspects_after([tmp_path / "journal"], 1, NOW) == {}
+    crashes = frozenset(CrashId(1, index) for index in range(num_crashes))
+    return CrashEvidence({digest: Suspect(digest, crashes, crashed_at_s, num_output_tokens) for digest in digests})
 
 
 def test_requests_are_the_same_whatever_the_seed_and_what_was_emitted():
@@ -96,8 +41,8 @@ def num_tokens_of(core, requests):
 
 
 def test_suspects_run_alone_until_they_are_past_the_place(tmp_path):
-    suspects = make_suspects([1], [2], [3], max_tokens=20)
-    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    evidence = evidence_against([1], [2], [3], max_tokens=20)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(evidence=evidence))
     requests = [core.add([n], max_tokens=20) for n in (1, 2, 3, 4)]
     after_each_step = []
     for _ in range(7):
@@ -118,8 +63,8 @@ def test_suspects_run_alone_until_they_are_past_the_place(tmp_path):
 
 
 def test_a_suspect_with_a_long_way_to_go_runs_beside_the_others(tmp_path):
-    suspects = make_suspects([1], [2], max_tokens=20, num_output_tokens=MAX_TOKENS_ALONE + 3)
-    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    evidence = evidence_against([1], [2], max_tokens=20, num_output_tokens=MAX_TOKENS_ALONE + 3)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(evidence=evidence))
     requests = [core.add([n], max_tokens=20) for n in (1, 2, 3)]
     core.step()
     core.step()
@@ -132,8 +77,8 @@ def test_a_suspect_with_a_long_way_to_go_runs_beside_the_others(tmp_path):
 
 
 def test_a_suspect_without_room_waits_until_others_leave(tmp_path):
-    suspects = make_suspects([1], max_tokens=20)
-    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects), max_num_seqs=1)
+    evidence = evidence_against([1], max_tokens=20)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(evidence=evidence), max_num_seqs=1)
     first = core.add([2], max_tokens=3)
     core.step()
     suspect = core.add([1], max_tokens=20)
@@ -145,7 +90,7 @@ def test_a_suspect_without_room_waits_until_others_leave(tmp_path):
 
 @pytest.mark.parametrize("num_output_tokens", [0, 1000])
 def test_a_suspect_that_comes_to_its_end_is_innocent(tmp_path, num_output_tokens):
-    quarantine = Quarantine(suspects=make_suspects([1], num_output_tokens=num_output_tokens))
+    quarantine = Quarantine(evidence=evidence_against([1], num_output_tokens=num_output_tokens))
     core = CoreHarness(make_fake_runner(tmp_path), quarantine=quarantine)
     core.add([1])
     core.run()
@@ -155,7 +100,7 @@ def test_a_suspect_that_comes_to_its_end_is_innocent(tmp_path, num_output_tokens
 
 
 def test_the_next_suspect_runs_when_one_is_aborted(tmp_path):
-    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=make_suspects([1], [2], [3])))
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(evidence=evidence_against([1], [2], [3])))
     tried, held, last = (core.add([n]) for n in (1, 2, 3))
     core.step()
     core.abort(held)
@@ -166,7 +111,7 @@ def test_the_next_suspect_runs_when_one_is_aborted(tmp_path):
 
 
 def test_a_suspect_that_was_aborted_stays_one(tmp_path):
-    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=make_suspects([1])))
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(evidence=evidence_against([1])))
     core.abort(core.add([1]))
     first, second = core.add([1]), core.add([1])
     core.step()
@@ -174,8 +119,8 @@ def test_a_suspect_that_was_aborted_stays_one(tmp_path):
 
 
 def test_a_suspect_with_a_stop_string_is_innocent_when_its_client_has_found_it(tmp_path):
-    suspects = make_suspects([1], num_output_tokens=100)
-    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    evidence = evidence_against([1], num_output_tokens=100)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(evidence=evidence))
     suspect = core.add([1])
     core.step()
     core.abort(suspect, is_complete=True)
@@ -186,15 +131,15 @@ def test_a_suspect_with_a_stop_string_is_innocent_when_its_client_has_found_it(t
 
 def test_nobody_is_a_suspect_for_longer_than_the_window(tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: NOW + WINDOW_S + 1)
-    suspects = make_suspects([1], num_output_tokens=100)
-    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    evidence = evidence_against([1], num_output_tokens=100)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(evidence=evidence))
     requests = [core.add([1]) for _ in range(4)]
     core.step()
     assert num_tokens_of(core, requests) == [1, 1, 1, 1]
 
 
 def test_requests_with_the_content_of_an_innocent_run_together(tmp_path):
-    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=make_suspects([1], max_tokens=20)))
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(evidence=evidence_against([1], max_tokens=20)))
     requests = [core.add([1], max_tokens=20) for _ in range(4)]
     for _ in range(4):
         core.step()
@@ -203,8 +148,8 @@ def test_requests_with_the_content_of_an_innocent_run_together(tmp_path):
 
 def test_what_killed_the_core_twice_is_refused_for_a_while(tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: NOW)
-    suspects = make_suspects([1], num_crashes=MAX_CRASHES)
-    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(suspects=suspects))
+    evidence = evidence_against([1], num_crashes=MAX_CRASHES)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(evidence=evidence))
     with pytest.raises(RequestQuarantinedError):
         core.add([1], seed=7)
     core.add([2])
@@ -265,3 +210,25 @@ def test_no_drafts_lie_between_what_the_journal_says_and_what_is_computed(tmp_pa
             distances.add(num_tokens - (record.running[0].num_output_tokens + step - record.step))
     assert core.scheduler.num_accepted_tokens > 0
     assert distances == {0}
+
+
+def test_what_another_core_died_of_is_learned_before_a_request_is_taken(tmp_path):
+    news = [evidence_against([1], [2], max_tokens=20)]
+    quarantine = Quarantine(learn=lambda known: news.pop() if news else None)
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=quarantine)
+    requests = [core.add([n], max_tokens=20) for n in (1, 2, 3)]
+    core.step()
+    assert num_tokens_of(core, requests) == [1, 0, 0]
+    core.run()
+    core.check_idle()
+
+
+def test_who_got_past_the_place_is_acquitted_in_the_journal(tmp_path):
+    path, evidence = tmp_path / "journal", evidence_against([1], max_tokens=3)
+    crashes = evidence.suspects[digest_of([1], max_tokens=3)].crashes
+    core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(CrashJournal(path), evidence))
+    core.add([1], max_tokens=3)
+    core.run()
+    record, _ = crash_journal.read_journal(path)
+    assert [(item.digest, item.crashes) for item in record.acquittals] == [(digest_of([1], max_tokens=3), crashes)]
+    assert record.suspects == ()

@@ -35,6 +35,22 @@ def test_the_file_may_be_named_by_the_environment(monkeypatch, yaml_file):
     assert resolve_settings({}).frontends == 3
 
 
+def test_what_only_cores_look_at_is_told_where_they_run_elsewhere(tmp_path):
+    keys = {"connect": "tcp://10.0.0.2:5555,tcp://10.0.0.3:5555", "curve_dir": str(tmp_path)}
+    settings = resolve_settings({**keys, "dtype": "float32", "model": "fake", "api_key": "k"})
+    assert settings.connect == ("tcp://10.0.0.2:5555", "tcp://10.0.0.3:5555")
+    assert served_names(settings) == ()
+    assert unused_setting_warnings(settings) == [
+        f"--{name} has no effect with --connect: whoever starts the cores sets it" for name in ("model", "dtype")
+    ]
+
+
+def test_what_only_frontends_look_at_is_told_where_there_are_none(tmp_path):
+    core = {"core_endpoint": "tcp://*:5555", "curve_dir": str(tmp_path), "frontends": "0", "model": "fake"}
+    settings = resolve_settings({**core, "api_key": "k", "served_model_name": "m"})
+    assert unused_setting_warnings(settings) == ["--api-key has no effect with --frontends 0"]
+
+
 def test_an_empty_variable_counts_as_not_set(monkeypatch):
     monkeypatch.setenv("FAST_INFERENCE_MODEL", "")
     assert resolve_settings({}).model == "smollm2-135m-instruct"
@@ -74,7 +90,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_wrong_value_is_named_by_its_source(monkeypatch, yaml_file):
-    yaml_file.write_text("frontends: 0\n")
+    yaml_file.write_text("frontends: -1\n")
     monkeypatch.setenv("FAST_INFERENCE_BLOCK_SIZE", "17")
     with pytest.raises(ConfigError) as caught:
         resolve_settings({"config": yaml_file, "port": "high"})

@@ -183,6 +183,32 @@ def test_prompts_with_a_common_beginning_that_few_have_share_a_core():
     assert len(set.union(*where.values())) > 1
 
 
+def test_a_chat_that_is_all_the_traffic_stays_where_it_is():
+    router = make_router("ab")
+    prompt = session(0, 3)
+    where = set()
+    for turn in range(1, 100):
+        prompt = [*prompt, *session(turn, 1 + turn % 13)]
+        where.add(chosen(router, prompt, make_cores("ab")))
+        where.add(chosen(router, prompt, make_cores("ab")))
+    assert len(prompt) > 128 * BLOCK_SIZE
+    assert len(where) == 1
+
+
+def test_a_frontend_finds_chats_under_a_common_system_prompt_that_it_has_never_seen():
+    routers = make_router("abcd"), make_router("abcd")
+    system = session(0, 50)
+    chats = [[*system, *session(number, 3 + number % 20)] for number in range(1, 101)]
+    for number in range(101, 120):  # both have seen the system prompt
+        for router in routers:
+            chosen(router, [*system, *session(number, 9)], make_cores("abcd"))
+    where = [chosen(routers[0], prompt, make_cores("abcd")) for prompt in chats]
+    found = [chosen(routers[1], [*prompt, *session(500, 60)], make_cores("abcd")) for prompt in chats]
+    num_equal = sum(one == other for one, other in zip(where, found, strict=True))
+    assert num_equal >= 75  # those whose first turn has 8 tokens behind the system prompt
+    assert min(Counter(where).values()) >= 10
+
+
 @pytest.mark.parametrize("field", ["cache_salt", "adapter"])
 def test_salts_and_adapters_are_prefixes_of_their_own(field):
     where = {}

@@ -9,7 +9,7 @@ import pytest
 
 from frontend.server_info import load_of
 from ipc.messages import Load
-from tests.factories import make_welcome
+from ipc.placement import Capacity
 from tests.frontend.applications import Application, application
 from tests.processes import CoreProcess, core_process
 
@@ -77,7 +77,7 @@ def test_the_load_is_that_of_all_frontends(core: CoreProcess):
     ],
 )
 def test_usage_is_the_part_that_is_not_free(load: Load, usage: float, is_full: bool):
-    described = load_of(load, make_welcome(num_blocks=4))
+    described = load_of(load, Capacity(num_blocks=4), 32)
     assert (described["kv_cache_usage"], described["is_full"]) == (usage, is_full)
     assert described["retry_after_s"] == load.retry_after_ms / 1000
 
@@ -101,6 +101,9 @@ def test_the_description_has_versions_model_and_limits(core: CoreProcess):
         "can_generate": True,
         "pooling": "mean",
     }
+    assert info["cores"] == [
+        {"name": "0", "version": info["version"], "device": "none", "num_blocks": 64, "max_num_seqs": 2}
+    ]
     assert info["kv_cache"] == {"block_size": 32, "num_blocks": 64}
     assert (info["limits"]["max_num_seqs"], info["limits"]["max_body_bytes"]) == (2, 5000)
 

@@ -80,6 +80,7 @@ def test_a_streamed_chat_is_six_spans_of_one_trace(server: Server, collector: Co
         "gen_ai.request.stream": True,
         "gen_ai.response.id": answer_id,
         "fast_inference.request_id": answer.headers["x-request-id"],
+        "fast_inference.cores": ["0"],
         "gen_ai.response.finish_reasons": ["length"],
         "gen_ai.usage.input_tokens": num_prompt_tokens,
         "gen_ai.usage.output_tokens": 5,

@@ -213,6 +213,21 @@ def test_metrics_are_those_of_each_core(cores):
     assert all(of_core["kv_blocks"] > 0 for of_core in values.values())
 
 
+def test_metrics_of_a_core_that_is_silent_are_not_waited_for(cores, monkeypatch, caplog):
+    monkeypatch.setattr("ipc.core_channel.SILENT_AFTER_S", 1.0)
+
+    async def conversation(client):
+        cores.processes[0].process.send_signal(signal.SIGSTOP)
+        try:
+            await until(lambda: client.cores[0].beat_age_s > 1)
+            return await client.metrics(60.0)
+        finally:
+            cores.processes[0].process.send_signal(signal.SIGCONT)
+
+    assert list(cores.talk(conversation)) == ["1"]
+    assert "METRICS" not in caplog.text
+
+
 def test_a_call_is_answered_although_one_core_hangs(cores):
     async def conversation(client):
         cores.processes[0].process.send_signal(signal.SIGSTOP)
@@ -233,3 +248,20 @@ def test_closing_ends_the_streams_of_all_cores(cores):
                 await read(stream)
 
     cores.talk(conversation)
+
+
+@pytest.mark.timeout(20)
+def test_no_core_is_connected_to_while_the_client_closes(cores, monkeypatch):
+    """A channel that was opened then kept `close` waiting for ever."""
+    monkeypatch.setattr("ipc.core_set._LOOK_INTERVAL_S", 0)
+    for process in cores.processes:
+        process.kill()
+
+    async def run():
+        client = EngineClient(CoreDirectory(cores.run_dir), name="test", role=ClientRole.FRONTEND)
+        await client.start()
+        await asyncio.sleep(0.01)
+        await client.close()
+        assert client.cores == []
+
+    asyncio.run(run())

@@ -74,7 +74,39 @@ def test_a_list_of_nobody_is_refused(folder):
         folder.allowed_clients()
 
 
+def test_the_cores_of_a_host_may_have_a_key_of_their_own(folder):
+    (folder.path / "servers").mkdir()
+    key = folder.client_keys("client").public
+    (folder.path / "servers" / "10.0.0.2.key").write_text(f'public-key = "{key.decode()}"')
+    assert folder.server_public_key("10.0.0.2") == key
+    assert folder.server_public_key("10.0.0.3") == folder.server_public_key() == folder.server_keys().public
+
+
 @pytest.mark.parametrize("name", ["", "../server", "a/b", ".hidden", "a\nb"])
 def test_a_name_is_no_path(folder, name):
     with pytest.raises(ConfigError, match="no name of a client"):
         folder.make(name)
+
+
+def test_clients_that_are_set_are_the_only_ones(folder):
+    keys = {name: CurveDir(folder.path.parent / name).make_client(name) for name in ("one", "two")}
+    folder.set_clients(keys)
+    assert folder.allowed_clients() == {keys[name].encode(): name for name in keys}
+    folder.set_clients({"two": keys["two"]})
+    assert list(folder.allowed_clients().values()) == ["two"]
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.clients_dir.glob("*.key"))
+
+
+@pytest.mark.parametrize(("name", "key"), [("../x", "0" * 40), ("x", "short"), ("x", '"' * 40)])
+def test_a_client_without_a_proper_name_and_key_is_refused(folder, name, key):
+    with pytest.raises(ConfigError):
+        folder.set_clients({name: key})
+    assert list(folder.allowed_clients().values()) == ["client"]
+
+
+def test_keys_of_one_side_alone(tmp_path):
+    folder = CurveDir(tmp_path / "keys")
+    assert folder.make_server() == folder.make_server() == folder.server_keys().public.decode()
+    assert folder.make_client("me") == folder.client_keys("me").public.decode()
+    folder.remove()
+    assert not folder.path.exists()

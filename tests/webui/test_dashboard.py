@@ -1,8 +1,12 @@
 """The dashboard in a real browser, on a real server that is under load."""
 
+import os
 import re
+import signal
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -39,6 +43,14 @@ def load(server: Server):
 def opened(server: Server, page: Page) -> Page:
     page.goto(f"{server.url}/dashboard")
     return page
+
+
+@pytest.fixture
+def server_of_two_cores() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:  # of a short name, as paths of sockets are
+        server = Server(Path(folder), "fake", "--cores", "2", "--fake-step-ms", "10", "--threads", "1")
+        yield server
+        server.close()
 
 
 def chart(page: Page, title: str):
@@ -113,3 +125,31 @@ def test_batches_are_listed(server: Server, new_page: NewPage):
     page = opened(server, new_page())
     expect(page.locator("#batch-rows")).to_contain_text(batch["id"])
     expect(page.locator("#batch-rows progress")).to_have_count(1)
+
+
+def test_one_core_has_no_table(server: Server, new_page: NewPage):
+    page = opened(server, new_page())
+    expect(page.locator("#tile-running")).to_have_text("0")
+    expect(page.locator("#cores")).to_be_hidden()
+
+
+def test_each_of_several_cores_has_a_row(server_of_two_cores: Server, new_page: NewPage):
+    page = new_page(api_key="", viewport={"width": 360, "height": 640})
+    opened(server_of_two_cores, page)
+    rows = page.locator("#core-rows tr")
+    expect(rows).to_have_count(2)
+    stream = server_of_two_cores.openai().completions.create(
+        model="fake", prompt="x", max_tokens=1900, stream=True, extra_body={"ignore_eos": True}
+    )
+    with stream:
+        expect(page.locator("#core-rows")).to_contain_text(re.compile(r"ready1"))
+        busy = rows.filter(has_text="ready1")
+        expect(busy.locator("td").nth(4)).to_have_text(re.compile(r"^\d{2}"))
+    os.kill(server_of_two_cores.status["cores"][1]["pid"], signal.SIGKILL)
+    expect(rows.nth(1)).not_to_contain_text("ready")
+    expect(page.locator("#status")).to_have_text("ready")
+    expect(rows.nth(1)).to_contain_text("ready")
+    right_edges = (
+        "[...document.querySelectorAll('html, main, .card, .scroll')].map((node) => node.getBoundingClientRect().right)"
+    )
+    assert max(page.evaluate(right_edges)) <= 360

@@ -259,11 +259,26 @@ def test_counters_that_start_anew_count_from_nothing(modules: Page):
     assert run(modules, "prometheus", grow, ["", ""]) == 0
 
 
+def test_a_core_that_begins_anew_adds_nothing_that_others_counted(modules: Page):
+    before = 'c_total{core="0"} 1000\nc_total{core="1"} 7\n'
+    after = 'c_total{core="0"} 1004\nc_total{core="1"} 2\n'
+    grow = "return m.increaseOf(m.parseMetrics(a[0]), m.parseMetrics(a[1]), 'c_total');"
+    assert run(modules, "prometheus", grow, [before, after]) == 6
+    histogram = "return m.histogramIncrease(m.parseMetrics(a[0]), m.parseMetrics(a[1]), 'h');"
+    texts = [
+        f'h_bucket{{core="0",le="1.0"}} {one}\nh_bucket{{core="0",le="+Inf"}} {one + 5}\nh_sum{{core="0"}} {one * 2}\n'
+        f'h_bucket{{core="1",le="1.0"}} {other}\nh_bucket{{core="1",le="+Inf"}} {other}\nh_sum{{core="1"}} {other}\n'
+        for one, other in ((1000, 7), (1004, 2))
+    ]
+    told = run(modules, "prometheus", histogram, texts)
+    assert (told["count"], told["sum"], told["buckets"][0]) == (6, 10, {"le": 1, "count": 6})
+
+
 def test_rates_and_latencies_are_those_of_the_last_seconds(modules: Page):
     feed = """
         const { parseMetrics } = await import("./prometheus.js");
         const readings = new m.Readings();
-        const text = (n) => `vllm:num_requests_running 1\\nvllm:generation_tokens_total ${n * 50}\\n`
+        const text = (n) => `vllm:num_requests_running 1\\nvllm:generation_tokens_total{engine="b2"} ${n * 50}\\n`
             + `vllm:time_to_first_token_seconds_bucket{le="0.1"} ${n}\\n`
             + `vllm:time_to_first_token_seconds_bucket{le="+Inf"} ${n}\\n`
             + `vllm:time_to_first_token_seconds_sum ${n * 0.08}\\n`;
@@ -272,6 +287,7 @@ def test_rates_and_latencies_are_those_of_the_last_seconds(modules: Page):
     points = run(modules, "dashboard_data", feed)
     assert points[0] == {"time": 0, "running": 2, "waiting": 1, "kvUse": 0.25}
     assert (points[2]["generated"], points[2]["refused"]) == (50, 0)
+    assert points[2]["generatedBy"] == {"b2": 50}
     assert points[2]["ttftMean"] == pytest.approx(0.08)
     assert points[2]["ttftP50"] == pytest.approx(0.05)
     assert points[2]["gapP99"] is None

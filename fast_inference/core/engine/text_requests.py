@@ -47,7 +47,7 @@ class TextRequests:
             FastInferenceError: as the HTTP endpoint does; the others are stopped then.
         """
         bodies = [self._body(CompletionRequest, {**fields, "prompt": part}) for part in _parts(fields["prompt"])]
-        slots = asyncio.Semaphore(num_at_once(bodies[0][0]))
+        slots = asyncio.Semaphore(num_at_once(self._state.client.capacity))
 
         async def answer(model: ServedModel, body: CompletionRequest, prompt: str | list[int]) -> Answer:
             async with slots:

@@ -224,7 +224,7 @@ def test_all_batches_together_have_no_more_in_the_engine_than_one(core, tmp_path
 
         await bench.reaches("one", is_done)
         await bench.reaches("two", is_done)
-        assert 0 < most <= num_at_once(bench.state.model())
+        assert 0 < most <= num_at_once(bench.state.client.capacity)
 
     work(core, tmp_path, conversation)
 
