@@ -17,20 +17,22 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fast_inference.bench.fleet.fitting import MeasuredModel, measure_profile
 from fast_inference.bench.fleet.policies import MAKERS
 from fast_inference.bench.fleet.report import draw, row_of, table_of, write_json
 from fast_inference.bench.fleet.scenario import Outcome, Scenario
 from fast_inference.bench.fleet.simulation import Scaling
 from fast_inference.bench.fleet.step_time import load_profile, save_profile
-from fast_inference.bench.fleet.validation import BOUND, Validation
 from fast_inference.bench.fleet.workloads import SHAPES
 from fast_inference.bench.plot import require_matplotlib
 from ipc.config import FAKE_MODEL
 from ipc.errors import ConfigError
+
+if TYPE_CHECKING:  # they import torch, which a simulation does without
+    from fast_inference.bench.fleet.fitting import MeasuredModel
 
 PROFILE = "smollm2-cpu"
 NUM_BLOCKS = 2048
@@ -86,8 +88,10 @@ def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:
     ]
 
 
-def measured_model_of(arguments: argparse.Namespace) -> MeasuredModel:
+def measured_model_of(arguments: argparse.Namespace) -> "MeasuredModel":
     """What `--fit` and `--validate` measure."""
+    from fast_inference.bench.fleet.fitting import MeasuredModel
+
     return MeasuredModel(
         arguments.model,
         arguments.threads,
@@ -100,6 +104,8 @@ def measured_model_of(arguments: argparse.Namespace) -> MeasuredModel:
 
 def fit(arguments: argparse.Namespace) -> None:
     """Measure a profile and write it."""
+    from fast_inference.bench.fleet.fitting import measure_profile
+
     command = "scripts/simulate_fleet.py " + shlex.join(sys.argv[1:])
     delay_s = arguments.request_delay_ms / 1e3
     profile = measure_profile(measured_model_of(arguments), delay_s, command, tell, arguments.seed)
@@ -109,6 +115,9 @@ def fit(arguments: argparse.Namespace) -> None:
 
 def validate(arguments: argparse.Namespace) -> bool:
     """Play the same requests against a server and the simulation; True where all figures are close."""
+    from fast_inference.bench.fleet.fitting import measure_profile
+    from fast_inference.bench.fleet.validation import BOUND, Validation
+
     model = measured_model_of(arguments)
     if arguments.profile:
         profile = load_profile(arguments.profile)
