@@ -46,7 +46,6 @@ from engine_core.tracing import RequestSpans
 from ipc.config import (
     FAKE_MODEL,
     CacheConfig,
-    EndpointConfig,
     FakeModelConfig,
     FrontendConfig,
     LauncherConfig,
@@ -55,6 +54,7 @@ from ipc.config import (
     TracingConfig,
     load_section,
 )
+from ipc.endpoint_config import EndpointConfig
 from ipc.endpoints import RunDir
 from ipc.messages import Welcome
 from ipc.process import start_ticks

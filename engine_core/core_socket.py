@@ -14,9 +14,9 @@ import zmq
 
 from engine_core.allowed_clients import AllowedClients
 from engine_core.connection_guard import ConnectionGuard
-from ipc.config import EndpointConfig
 from ipc.counted_warning import CountedWarning
 from ipc.curve import CurveDir, KeyPair
+from ipc.endpoint_config import EndpointConfig
 from ipc.endpoints import DEAD_AFTER_MS, HEARTBEAT_MS, make_core_socket
 from ipc.errors import ConfigError
 

@@ -5,6 +5,7 @@ the pidfds, and a stat of each other core's folder, where a core that starts put
 Invariant: a death is seen by the first look after it, if the core had begun its journal.
 """
 
+import logging
 import os
 import select
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 from engine_core.crash_journal import CrashId, read_journal
 from ipc.endpoints import CORE_SLOTS, RunDir
 from ipc.process import open_pidfd
+
+log = logging.getLogger(__name__)
 
 
 class PeerCores:
@@ -64,12 +67,20 @@ class PeerCores:
         found = read_journal(journal)
         if found is None:
             return False
-        peer = found[0].crash_id
-        descriptor = open_pidfd(peer.pid, peer.start_ticks)
-        if descriptor is not None and peer not in self._pidfds:
+        self._watch(found[0].crash_id)
+        return True
+
+    def _watch(self, peer: CrashId) -> None:
+        if peer in self._pidfds:
+            return
+        try:
+            descriptor = open_pidfd(peer.pid, peer.start_ticks)
+        except OSError as error:
+            log.warning("cannot watch another core (pid %d): %s", peer.pid, error.strerror)
+            return
+        if descriptor is not None:
             self._pidfds[peer] = descriptor
             self._poll.register(descriptor, select.POLLIN)
-        return True
 
     def _forget(self, peer: CrashId) -> None:
         descriptor = self._pidfds.pop(peer)

@@ -102,12 +102,15 @@ def serve_with(settings: "Settings") -> int:
     from fast_inference.api_keys import exposure_warning
     from fast_inference.launcher import serve
     from fast_inference.ray_executor.fleet import check_installed
+    from fast_inference.remote_fleet import remote_cores
     from fast_inference.settings import unused_setting_warnings
     from ipc.curve import CurveDir
     from ipc.tracing import check_packages
 
     configure_logging(settings, "launcher")
-    if settings.curve_dir is not None:  # before anything slow
+    if settings.connect:  # before anything slow
+        remote_cores(settings)
+    elif settings.curve_dir is not None:
         CurveDir(settings.curve_dir).server_keys()
         CurveDir(settings.curve_dir).allowed_clients()
     if settings.otlp_traces_endpoint is not None:

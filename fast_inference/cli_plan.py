@@ -10,8 +10,8 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from fast_inference.flags import FlagParser, add_setting_flags, given_flags
-from ipc.config import FAKE_MODEL, CacheConfig, ModelConfig, SchedulerConfig
+from fast_inference.flags import FlagParser, add_setting_flag, add_setting_flags, given_flags
+from ipc.config import FAKE_MODEL, CacheConfig, LauncherConfig, ModelConfig, SchedulerConfig
 from ipc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _EXAMPLES = """\
 examples:
   fast-inference plan
   fast-inference plan models/mine --max-model-len 4096 --quantization int8
+  fast-inference plan --cores 2
 """
 
 
@@ -38,6 +39,7 @@ def add_plan(commands: "argparse._SubParsersAction[FlagParser]") -> None:
         epilog=_EXAMPLES,
     )
     parser.add_argument("--json", action="store_true", default=False, help="print JSON; sizes in bytes (default: no)")
+    add_setting_flag(parser, LauncherConfig, "cores")
     add_setting_flags(parser, (ModelConfig, CacheConfig, SchedulerConfig))
 
     def run(namespace: argparse.Namespace) -> int:
@@ -52,18 +54,23 @@ def add_plan(commands: "argparse._SubParsersAction[FlagParser]") -> None:
 
 
 def plan_for(settings: "Settings") -> "ModelPlan":
-    """The plan of a core with these settings.
+    """The plan of a core with these settings; of several, each has the same.
 
     Raises:
-        ConfigError: the model is not here, or it does not fit; one line with the way out.
+        ConfigError: the model is not here, or it does not fit, or there are too many cores; one line with the way out.
     """
     from engine_core.memory_plan import plan_model
+    from fast_inference.core_shares import ONLY_CORE_SHARE, divide_machine
     from fast_inference.model_store import find_model
 
     if settings.model == FAKE_MODEL:
         raise ConfigError("the fake model has neither weights nor a KV cache: there is nothing to plan")
     folder = find_model(settings.model, rope=settings.rope)
-    return plan_model(settings.model_copy(update={"model": folder}), settings, settings)
+    share = divide_machine(settings)[0] if settings.executor == "local" else ONLY_CORE_SHARE
+    plan = plan_model(settings.model_copy(update={"model": folder}), settings, settings, share.of_machine)
+    if settings.threads is None and share.cpus:
+        return dataclasses.replace(plan, num_threads=min(plan.num_threads, len(share.cpus)))
+    return plan
 
 
 def plan_as_json(settings: "Settings", plan: "ModelPlan") -> dict[str, Any]:
@@ -74,8 +81,9 @@ def plan_as_json(settings: "Settings", plan: "ModelPlan") -> dict[str, Any]:
         "device": plan.device,
         "dtype": plan.dtype,
         "num_threads": plan.num_threads,
+        "num_cores": plan.memory.share.num_cores,
         "num_parameters": plan.shape.num_parameters,
-        **dataclasses.asdict(plan.memory),
+        **{name: value for name, value in dataclasses.asdict(plan.memory).items() if name != "share"},
         **{name: getattr(plan.memory, name) for name in derived},
     }
 
@@ -87,13 +95,14 @@ def plan_as_text(settings: "Settings", plan: "ModelPlan") -> str:
     memory = plan.memory
     rows = {
         "model": f"{settings.model} ({plan.shape.num_parameters:,} parameters)",
+        **({"cores": f"{memory.share.num_cores}, each as follows"} if memory.share.num_cores > 1 else {}),
         "device": f"{plan.device}, {plan.dtype}",
         "threads": str(plan.num_threads),
         "weights": format_bytes(memory.weights_bytes),
         "workspace": f"{format_bytes(memory.workspace_bytes)} for a step of "
         f"{settings.max_num_batched_tokens} tokens and {settings.max_num_seqs} requests",
         **_cache_rows(memory),
-        "needed": f"{format_bytes(memory.needed_bytes)} of {format_bytes(memory.available_bytes)} available",
+        "needed": f"{format_bytes(memory.needed_bytes)} of {format_bytes(memory.available_bytes)} {memory.share.text}",
     }
     lines = [f"{name:<16} {value}" for name, value in rows.items()]
     return "\n".join([*lines, *(f"note: {note}" for note in memory.notes)])

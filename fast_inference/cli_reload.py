@@ -25,6 +25,7 @@ from fast_inference.api_client.servers import (
 )
 from fast_inference.flags import FlagParser
 from ipc.config import ModelConfig, load_section
+from ipc.endpoint_config import EndpointConfig
 from ipc.errors import ConfigError
 from ipc.process import start_ticks
 
@@ -90,6 +91,8 @@ def reload(run_dir: "RunDir", model: str | None) -> str:
     from fast_inference.progress import StartProgress
 
     before = _status_of_running(run_dir)
+    if load_section(run_dir.config_file, EndpointConfig).connect:
+        raise ConfigError("the cores of this server run on other hosts: reload them there")
     lock = run_dir.lock_reload()
     try:
         folder = None

@@ -83,13 +83,18 @@ def look_at_run_dir(run_dir: "RunDir", url: str, probe: "Probe") -> "StatusRepor
     from fast_inference.api_client.servers import not_understood, read_status
     from fast_inference.status_report.processes import process_rows
     from fast_inference.status_report.report import StatusReport
+    from ipc.core_directory import read_cores
+    from ipc.endpoints import RemoteCore
     from ipc.errors import EngineUnavailableError
 
     if not run_dir.has_launcher():
         raise ConfigError(f"no server runs on {run_dir.path} any more")
     status = read_status(run_dir)
+    local_cores = [name for name, address in read_cores(run_dir).items() if not isinstance(address, RemoteCore)]
     try:
-        state, rows, last_exit = str(status["state"]), process_rows(status), str(status["core"]["last_exit"])
+        state, rows = str(status["state"]), process_rows(status, local_cores)
+        last_exit = str(status["core"]["last_exit"])
+        exits = {core["name"]: str(core["last_exit"]) for core in status.get("cores", ())}
     except (AttributeError, LookupError, TypeError) as error:
         raise not_understood(run_dir) from error
     report = StatusReport(url, state, str(run_dir.path), rows, last_core_exit=last_exit)
@@ -97,7 +102,8 @@ def look_at_run_dir(run_dir: "RunDir", url: str, probe: "Probe") -> "StatusRepor
         look = probe.look()
     except EngineUnavailableError as error:
         return replace(report, detail=error.message)
-    return replace(report, model=look.model, load=look.load, cores=look.cores)
+    cores = [replace(core, last_exit=exits.get(core.name, "")) for core in look.cores]
+    return replace(report, model=look.model, load=look.load, cores=cores)
 
 
 def look_at_url(client: "ApiClient", probe: "Probe") -> "StatusReport":

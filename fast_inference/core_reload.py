@@ -101,25 +101,27 @@ class CoreReload:
             raise ConfigError("the server has not been ready yet")
         config_before = self._run_dir.config_file.read_text()
         config = json.dumps(self._new_config(request), indent=2) + "\n"
-        replaced: list[CoreSupervisor] = []
+        processes_before = [core.active for core in self._cores.supervisors]
         for core in self._cores.supervisors:
             try:
                 await self._replace(core, config, request)
             except (ConfigError, OSError) as error:
-                if request.model is None or not replaced:
-                    raise
-                log.error("the reload failed at core %s: %s; those before it go back", core.name, _message(error))
-                await self._take_back(replaced, config_before, request)
+                pairs = zip(self._cores.supervisors, processes_before, strict=True)
+                changed = [other for other, process in pairs if other.active is not process]
+                if request.model is not None and changed and not self._cores.is_stopping:
+                    log.error("the reload failed at core %s: %s; those before it go back", core.name, _message(error))
+                    await self._take_back(changed, config_before, request)
                 raise
-            replaced.append(core)
 
-    async def _take_back(self, replaced: Sequence[CoreSupervisor], config: str, request: ReloadRequest) -> None:
-        """Give cores the model of before; one that cannot load beside its successor is ended and started anew."""
+    async def _take_back(self, changed: Sequence[CoreSupervisor], config: str, request: ReloadRequest) -> None:
+        """Give cores the model of before; one that cannot load it beside the other one is ended and started anew."""
         self._write(self._run_dir.config_file, config)
-        for core in replaced:
+        for core in changed:
             try:
                 await self._replace(core, config, request)
             except (ConfigError, OSError) as error:
+                if self._cores.is_stopping:
+                    return
                 log.error("core %s starts anew with the model of before: %s", core.name, _message(error))
                 assert core.active is not None
                 core.active.child.send_signal(signal.SIGKILL)

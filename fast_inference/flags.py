@@ -18,17 +18,17 @@ from pydantic.fields import FieldInfo
 from ipc.config import (
     CacheConfig,
     ConnectionConfig,
-    EndpointConfig,
     FakeModelConfig,
     FrontendConfig,
     LauncherConfig,
     LogConfig,
     ModelConfig,
-    RayConfig,
     SchedulerConfig,
     TracingConfig,
 )
+from ipc.endpoint_config import EndpointConfig
 from ipc.exit_codes import EXIT_USAGE
+from ipc.ray_config import RayConfig
 
 ENVIRONMENT_PREFIX = "FAST_INFERENCE_"
 SECTIONS: tuple[type[BaseModel], ...] = (
@@ -144,6 +144,11 @@ def add_setting_flags(
                 _add_flag(group, name, field)
 
 
+def add_setting_flag(parser: argparse.ArgumentParser, section: type[BaseModel], name: str) -> None:
+    """Add the flag of one field."""
+    _add_flag(parser, name, section.model_fields[name])
+
+
 def given_flags(parser: argparse.ArgumentParser, namespace: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given as flags, by field name, unchecked; exits with status 2 for two models."""
     known = {name for section in SECTIONS for name in section.model_fields} | {"config"}
@@ -156,14 +161,14 @@ def given_flags(parser: argparse.ArgumentParser, namespace: argparse.Namespace) 
     return values
 
 
-def _add_flag(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -> None:
+def _add_flag(group: "argparse._ActionsContainer", name: str, field: FieldInfo) -> None:
     flags: Sequence[str] = (flag_name(name), *ALIASES.get(name, ()))
     text = f"{field.description} (default: {_shown_default(field.default)}; env {environment_name(name)})"
     text = text.replace("%", "%%")
     if field.annotation is bool:
         group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=text)
     elif get_origin(field.annotation) is tuple:
-        metavar = "NAME=PATH" if name == "lora" else "NAME"
+        metavar = {"lora": "NAME=PATH", "connect": "ENDPOINT"}.get(name, "NAME")
         group.add_argument(*flags, dest=name, action="append", metavar=metavar, help=f"{text}; repeatable")
     else:
         group.add_argument(*flags, dest=name, metavar=_metavar(name, field.annotation), help=text)

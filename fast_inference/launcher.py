@@ -31,6 +31,7 @@ from fast_inference.model_store import resolve_model
 from fast_inference.progress import StartProgress
 from fast_inference.ray_executor.fleet import RayFleet
 from fast_inference.ready_message import example_request, ready_line
+from fast_inference.remote_fleet import RemoteFleet
 from fast_inference.restart_policy import FrontendRestartPolicy
 from fast_inference.service_notify import ServiceNotifier
 from fast_inference.settings import Settings, served_names
@@ -63,30 +64,32 @@ def serve(settings: Settings) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     raise_descriptor_limit()  # children inherit it
     with ExitStack() as exits:
-        num_listeners = settings.frontends if settings.frontend_ports else 1
+        num_listeners = settings.frontends if settings.frontend_ports else min(settings.frontends, 1)
         listeners = bind_listeners(settings.host, settings.port, num_listeners)
         for listener in listeners:
             exits.enter_context(listener)
         progress = exits.enter_context(StartProgress())
         notifier = ServiceNotifier.from_environment(os.environ)
-        port = port_of(listeners[0])
+        port = port_of(listeners[0]) if listeners else settings.core_port
         run_dir = RunDir(settings.run_dir) if settings.run_dir else RunDir.default(port)
         run_dir.create()
         run_dir.lock_launcher()
         run_dir.forget_reload()
         run_dir.forget_crashes()  # whatever ended the server before, it was no request
         try:
-            is_local = settings.executor == "local"
+            is_local = settings.executor == "local" and not settings.connect
             shares = divide_machine(settings) if is_local else []
-            state_dir = open_state_dir(settings, port, run_dir)
-            names = served_names(settings)
-            progress(f"looking for the model {settings.model}")
-            with notifier.extending():  # each node of a Ray cluster looks for it itself
-                model = resolve_model(settings.model, progress, rope=settings.rope) if is_local else settings.model
+            state_dir = open_state_dir(settings, port, run_dir) if listeners else None
+            names, model = served_names(settings), settings.model
+            if is_local:  # else each host of a core looks for it itself
+                progress(f"looking for the model {model}")
+                with notifier.extending():
+                    model = resolve_model(model, progress, rope=settings.rope)
             resolved = {"model": model, "served_model_name": names, "port": port, "run_dir": run_dir.path}
             resolved["state_dir"] = state_dir.path if state_dir is not None else None
             write_config(settings.model_copy(update=resolved), run_dir.config_file)
-            launcher = Launcher(settings, names[0], run_dir, listeners, shares, progress, notifier, state_dir)
+            model_name = next(iter(names), "")
+            launcher = Launcher(settings, model_name, run_dir, listeners, shares, progress, notifier, state_dir)
             return asyncio.run(launcher.run())
         finally:
             run_dir.remove_files()
@@ -106,15 +109,15 @@ class Launcher:
         notifier: ServiceNotifier,
         state_dir: StateDir | None = None,
     ) -> None:
-        """`listeners` are one that the frontends share, or one for each; there is a core for each of the `shares`, or
-        Ray has them.
+        """`listeners` are one that the frontends share, one for each, or none; there is a core for each of the
+        `shares`, or others have them, whose model may not be known by name: then `model_name` is empty.
         """
         self._settings = settings
         self._model_name = model_name
         self._run_dir = run_dir
         self._listeners = listeners
         self._ports = [port_of(listener) for listener in listeners]
-        self._url = url_of(settings.host, self._ports[0])
+        self._url = url_of(settings.host, self._ports[0]) if self._ports else settings.core_endpoint or ""
         self._launcher_pid = os.getpid()
         self._had_terminal = _has_terminal()
         self._outlives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # `nohup` started us
@@ -126,10 +129,12 @@ class Launcher:
         self._frontends: list[Child | None] = [None] * settings.frontends
         self._num_frontend_restarts = [0] * settings.frontends
         self._stopping = asyncio.Event()
-        self._cores: CoreFleet | RayFleet
+        self._cores: CoreFleet | RayFleet | RemoteFleet
         self._reload: CoreReload | None = None
         if settings.executor == "ray":
             self._cores = RayFleet(run_dir, settings.cores, self._refresh, self._fail)
+        elif settings.connect:
+            self._cores = RemoteFleet(run_dir, settings, self._refresh)
         else:
             self._cores = CoreFleet(run_dir, shares, settings.hang_timeout, self._refresh, self._fail)
             self._reload = CoreReload(settings, run_dir, self._cores, self._refresh)
@@ -169,7 +174,7 @@ class Launcher:
             await self._reload_asked.wait()
             self._reload_asked.clear()
             if self._reload is None:
-                log.error("cores of a Ray cluster are not reloaded: start another --ray-fleet, and stop this one")
+                log.error("the cores of this server are not its own: reload them where they run, or start others")
             else:
                 await self._reload.run()
 
@@ -324,13 +329,13 @@ class Launcher:
         ready_frontends = [frontend.state == "ready" for frontend in frontends]
         if self._stopping.is_set():
             state = ServerState.DRAINING
-        elif are_cores_ready and (any if self._was_ready else all)(ready_frontends):
+        elif are_cores_ready and (all(ready_frontends) or (self._was_ready and any(ready_frontends))):
             state = ServerState.READY
         else:
             state = ServerState.RESTARTING if self._was_ready else ServerState.STARTING
+        reload = None if self._reload is None else self._reload.status
         launcher, batch_runner = LauncherStatus(self._launcher_pid), self._batch_runner.status()
         restarts = Restarts((*self._num_frontend_restarts,), self._batch_runner.num_deaths)
-        reload = None if self._reload is None else self._reload.status
         return Status(state, launcher, cores[0], frontends, self._url, reload, batch_runner, restarts, cores)
 
     def _frontend_status(self, index: int) -> FrontendStatus:
@@ -343,16 +348,22 @@ class Launcher:
     def _announce(self) -> None:
         self._progress.close()
         try:
+            model_name = self._model_name
+            if isinstance(self._cores, RemoteFleet):
+                model_name = model_name or self._cores.model_id
             num_frontends, num_cores = len(self._frontends), len(self._cores.statuses())
-            line = ready_line(self._url, self._model_name, num_frontends, self._cores.num_blocks, num_cores)
+            line = ready_line(self._url, model_name, num_frontends, self._cores.num_blocks, num_cores)
             sys.stdout.write(line + "\n")
-            url = local_url_of(self._settings.host, self._ports[0])
-            can_generate, needs_key = self._cores.can_generate, bool(self._settings.api_key)
-            example = example_request(url, self._model_name, can_generate=can_generate, needs_key=needs_key)
-            sys.stdout.write(example + "\n")
+            if self._ports:
+                sys.stdout.write(self._example_request(model_name) + "\n")
             sys.stdout.flush()
         except OSError as error:
             log.warning("cannot write the ready line: %s", error.strerror)  # nobody reads it; serve on
+
+    def _example_request(self, model_name: str) -> str:
+        url = local_url_of(self._settings.host, self._ports[0])
+        can_generate, needs_key = self._cores.can_generate, bool(self._settings.api_key)
+        return example_request(url, model_name, can_generate=can_generate, needs_key=needs_key)
 
 
 def _has_terminal() -> bool:

@@ -15,7 +15,7 @@ EXAMPLE_QUESTION = "What is the capital of France?"
 def ready_line(url: str, model_name: str, num_frontends: int, num_blocks: int, num_cores: int = 1) -> str:
     """`ready: URL (model NAME, N frontends, B blocks)`; several cores stand before the frontends, with all blocks."""
     cores = f"{num_cores} cores, " if num_cores > 1 else ""
-    frontends = f"{num_frontends} frontend{'s' if num_frontends > 1 else ''}"
+    frontends = f"{num_frontends} frontend{'s' if num_frontends != 1 else ''}"
     return f"ready: {url} (model {model_name}, {cores}{frontends}, {num_blocks} blocks)"
 
 

@@ -33,18 +33,18 @@ from ipc.config import (
     SECRET_SETTINGS,
     CacheConfig,
     ConnectionConfig,
-    EndpointConfig,
     FakeModelConfig,
     FrontendConfig,
     LauncherConfig,
     LogConfig,
     ModelConfig,
-    RayConfig,
     SchedulerConfig,
     TracingConfig,
 )
+from ipc.endpoint_config import EndpointConfig
 from ipc.errors import ConfigError
 from ipc.process import LAUNCHER_PID_VARIABLE
+from ipc.ray_config import RayConfig
 
 _UNUSED_BY_FAKE_MODEL = (
     "tokenizer",
@@ -55,6 +55,20 @@ _UNUSED_BY_FAKE_MODEL = (
     "threads",
     "lora",
     "kv_cache_memory_bytes",
+)
+_OF_CORES = (
+    *ModelConfig.model_fields,
+    *CacheConfig.model_fields,
+    *SchedulerConfig.model_fields,
+    *FakeModelConfig.model_fields,
+    "cores",
+    "hang_timeout",
+)
+_OF_FRONTENDS = (
+    "host",
+    "frontend_ports",
+    *(name for name in FrontendConfig.model_fields if name != "served_model_name"),
+    *ConnectionConfig.model_fields,
 )
 _SERVICE_LINK = re.compile(
     ENVIRONMENT_PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
@@ -131,6 +145,7 @@ class Settings(
 
     @field_validator(
         "lora",
+        "connect",
         "served_model_name",
         "api_key",
         "admin_api_key",
@@ -143,6 +158,15 @@ class Settings(
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return tuple(item.strip() for item in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _serves_somebody(self) -> Self:
+        """Raises ConfigError, which pydantic passes on as it is."""
+        if not self.frontends and self.core_endpoint is None:
+            raise ConfigError("--frontends 0 needs --core-endpoint: else nobody could use the core")
+        if self.connect and self.executor == "ray":
+            raise ConfigError("--connect and --executor ray: either you know where the cores are, or Ray does")
+        return self
 
     @model_validator(mode="after")
     def _has_cores_that_its_executor_can_run(self) -> Self:
@@ -160,7 +184,7 @@ class Settings(
     def _has_a_port_for_each_core(self) -> Self:
         """Raises ConfigError, which pydantic passes on as it is."""
         if self.core_endpoint is not None:
-            first = int(self.core_endpoint.rpartition(":")[2])
+            first = self.core_port
             if first + self.num_cores - 1 > MAX_PORT:
                 raise ConfigError(f"--core-endpoint: {self.num_cores} ports from {first} on end above {MAX_PORT}")
         return self
@@ -239,22 +263,31 @@ def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
 
 def unused_setting_warnings(settings: Settings) -> list[str]:
     """One line for each setting that was changed and that this model does not look at."""
-    fields: tuple[str, ...]
-    if settings.model == FAKE_MODEL:
-        fields, reason = _UNUSED_BY_FAKE_MODEL, "has no effect on the fake model"
+    unused: list[tuple[Iterable[str], str]] = []
+    if settings.connect:
+        unused.append((_OF_CORES, "has no effect with --connect: whoever starts the cores sets it"))
+    elif settings.model == FAKE_MODEL:
+        unused.append((_UNUSED_BY_FAKE_MODEL, "has no effect on the fake model"))
     else:
-        fields, reason = tuple(FakeModelConfig.model_fields), f"has an effect only with --model {FAKE_MODEL}"
-    changed = [name for name in fields if getattr(settings, name) != Settings.model_fields[name].default]
-    return [f"{flag_name(name)} {reason}" for name in changed]
+        unused.append((FakeModelConfig.model_fields, f"has an effect only with --model {FAKE_MODEL}"))
+    if not settings.frontends:
+        unused.append((_OF_FRONTENDS, "has no effect with --frontends 0"))
+    return [
+        f"{flag_name(name)} {reason}"
+        for fields, reason in unused
+        for name in fields
+        if getattr(settings, name) != Settings.model_fields[name].default
+    ]
 
 
 def served_names(settings: Settings) -> tuple[str, ...]:
-    """The names that clients may use for the model; the first is the one that we print.
+    """The names that clients may use for the model; the first is the one that we print. None where cores on other hosts
+    say what their model is called.
 
     Raises:
         ConfigError: an adapter has one of these names, or the file system refuses to look for the model.
     """
-    names = settings.served_model_name or _default_names(settings)
+    names = settings.served_model_name or (() if settings.connect else _default_names(settings))
     if taken := settings.adapters.keys() & set(names):
         raise ConfigError(f"--lora: the model itself is served under the name {min(taken)}")
     return names

@@ -24,6 +24,7 @@ from frontend.routing.divergence import KEY_TOKENS, Divergence
 from frontend.routing.prefix_memory import Match, PrefixMemory
 from frontend.routing.prefix_path import PrefixPath
 from frontend.routing.rendezvous import Rendezvous, bucket_of
+from frontend.routing.sent_prefixes import SentPrefixes
 from ipc.messages import Add, Task
 from ipc.placement import CoreView
 
@@ -56,12 +57,12 @@ class EngineRouter:
             min_common: a whole prompt that so many others went on from lately is no chat's turn but what many have.
         """
         self._block_size = block_size
-        self._load_of = load_scale.load_of
-        self._waiting_tokens = load_scale.waiting_tokens
+        self._load_scale = load_scale
         self._hot_shares = hot_shares
         self._min_common = min_common
         self._rendezvous = Rendezvous()
         self._memory = PrefixMemory(max_nodes)
+        self._sent = SentPrefixes()
         self._positions: dict[str, int] = {}
         """Where each core was in the last list."""
         self._num_chosen = 0
@@ -72,6 +73,7 @@ class EngineRouter:
         self._rendezvous.set_cores(names)
         if gone:
             self._memory.forget(gone)
+            self._sent.forget(gone)
 
     def choose(self, add: Add, cores: Sequence[CoreView]) -> int:
         """The index of the core that is to take the request; there is at least one core, and all of them are ready."""
@@ -80,34 +82,39 @@ class EngineRouter:
             self.on_cores_changed([core.name for core in cores])
         path = PrefixPath(add, self._block_size)
         if not path.hashes or not _reads_prefix_cache(add):
-            return self._less_loaded_of_two(path.hash_of_all(), add, cores)
-        match = self._memory.find(path)
-        index = self._choose_by_prefix(path, match, add, cores)
-        self._memory.remember(path, match, cores[index].name)
+            index, num_known_tokens = self._less_loaded_of_two(path.hash_of_all(), add, cores), 0
+        else:
+            match = self._memory.find(path)
+            index, num_known_tokens = self._choose_by_prefix(path, match, add, cores)
+            self._memory.remember(path, match, cores[index].name)
+        self._sent.add(cores[index].name, num_known_tokens)
         return index
 
-    def _choose_by_prefix(self, path: PrefixPath, match: Match, add: Add, cores: Sequence[CoreView]) -> int:
+    def _choose_by_prefix(self, path: PrefixPath, match: Match, add: Add, cores: Sequence[CoreView]) -> tuple[int, int]:
+        """The index of the core, and how many of the tokens it was sent before."""
         home, second, second_holds_it = self._candidates(path, match)
         first_index, second_index = self._position(home, cores), self._position(second, cores)
-        if first_index < 0:  # not all that are ready can take every request
-            first_index, second_index = second_index, -1
-        if first_index < 0:
-            return self._less_loaded_of_two(path.hashes[-1], add, cores)
         num_tokens = len(add.prompt_token_ids)
-        bound = _LOAD_BOUND + match.num_blocks * self._block_size / self._waiting_tokens
+        num_known_tokens = match.num_blocks * self._block_size
+        if first_index < 0:  # not all that are ready can take every request
+            if second_index < 0:
+                return self._less_loaded_of_two(path.hashes[-1], add, cores), 0
+            first_index, second_index = second_index, -1
+            num_known_tokens = num_known_tokens if second_holds_it else 0
+        bound = _LOAD_BOUND + num_known_tokens / self._load_scale.waiting_tokens
         first_load = self._load_of(cores[first_index], num_tokens)
         if first_load <= bound or len(cores) == 1:
-            return first_index
+            return first_index, num_known_tokens
         if second_index in (-1, first_index):
-            second_index = self._another(path, cores, first_index, first_index)
+            second_index, second_holds_it = self._another(path, cores, first_index, first_index), False
         third_index = self._another(path, cores, first_index, second_index)
         second_load = self._load_of(cores[second_index], num_tokens)
         third_load = self._load_of(cores[third_index], num_tokens)
         if first_load <= min(second_load, third_load) + bound:
-            return first_index
+            return first_index, num_known_tokens
         if second_load <= third_load + (bound if second_holds_it else 0):
-            return second_index
-        return third_index
+            return second_index, num_known_tokens if second_holds_it else 0
+        return third_index, 0
 
     def _candidates(self, path: PrefixPath, match: Match) -> tuple[str, str, bool]:
         """The core that takes it, the next one, and whether that one holds the prefix too."""
@@ -142,6 +149,11 @@ class EngineRouter:
         second = (first + 1 + (draw >> 32) % (len(cores) - 1)) % len(cores)
         num_tokens = len(add.prompt_token_ids)
         return first if self._load_of(cores[first], num_tokens) <= self._load_of(cores[second], num_tokens) else second
+
+    def _load_of(self, core: CoreView, num_prompt_tokens: int) -> float:
+        num_sent = core.num_sent_since
+        num_known_tokens = self._sent.num_known_tokens(core.name, num_sent) if num_sent else 0
+        return self._load_scale.load_of(core, num_prompt_tokens, num_known_tokens)
 
     def _another(self, path: PrefixPath, cores: Sequence[CoreView], one: int, two: int) -> int:
         """Any core but these two (the second one again where there are no more)."""

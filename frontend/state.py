@@ -18,7 +18,7 @@ from frontend.model_tokenizers import ModelTokenizers
 from frontend.tokenizer import FrontendTokenizer
 from frontend.tracing import Tracing
 from ipc.client import EngineClient
-from ipc.config import FrontendConfig, load_section
+from ipc.config import DEFAULT_MODEL_ALIAS, FrontendConfig, load_section
 from ipc.endpoints import RunDir
 from ipc.errors import (
     EngineUnavailableError,
@@ -223,9 +223,9 @@ class FrontendState:
             )
 
     def _names(self, welcome: Welcome) -> tuple[str, ...]:
-        """The names that the launcher wrote into the configuration; where it has none, the model's id."""
+        """The names that the launcher wrote into the configuration; where it has none, the model's id and the alias."""
         configured = self._later_names.get(welcome.model_fingerprint, self.config.served_model_name)
-        return configured or (welcome.model_id,)
+        return configured or tuple(dict.fromkeys((welcome.model_id, DEFAULT_MODEL_ALIAS)))
 
     async def _watch_core(self) -> None:
         """Load the tokenizer of each core that introduces itself with a new fingerprint.

@@ -261,13 +261,16 @@ class EngineClient:
 
     async def metrics(self, timeout_s: float) -> dict[str, dict[str, int | float]]:
         """By name of the core, all series that it knows; in one of them is what this process has counted up to now.
+        A core that is silent is not waited for while others are not.
 
         Raises:
             EngineUnavailableError: no core answers within the time.
             ServerError: a core answered with an error.
         """
         self._report_metrics()
-        links = [(channel.name, channel.link) for channel in self._cores.channels if channel.is_listed]
+        listed = [channel for channel in self._cores.channels if channel.is_listed]
+        asked = [channel for channel in listed if not channel.is_silent] or listed
+        links = [(channel.name, channel.link) for channel in asked]
         answers = await self._calls.call(links, CallMethod.METRICS, {}, timeout_s)
         return {
             name: {key: value for key, value in values.items() if not isinstance(value, str)}

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from ipc.api_keys import digests_of
+from ipc.config_section import Section
 from ipc.errors import ConfigError
 from ipc.metric_families import DEFAULT_PREFIX
 
@@ -32,9 +33,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,99}")
 _METRICS_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]{0,63})?")
 _HTTP_URL = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:[1-9]\d{0,4})?(/[^\s?#]*)?")
-_FLEET_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _CORES = re.compile(r"([1-9]\d?)(?::([1-9]\d?))?")
-_TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
 
 
 def _core_count(value: object) -> int | str:
@@ -52,13 +51,7 @@ Digests = Annotated[tuple[str, ...], AfterValidator(digests_of)]
 """Keys, of which only the digests are kept."""
 
 
-class _Section(BaseModel):
-    """Base of all sections: frozen; a child ignores the keys of other sections."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Which model runs, on what, and in which precision."""
 
     model: str = Field(
@@ -123,7 +116,7 @@ class ModelConfig(_Section):
         return self
 
 
-class CacheConfig(_Section):
+class CacheConfig(Section):
     """The paged KV cache."""
 
     block_size: int = Field(32, ge=16, multiple_of=16, description="tokens in a KV cache block")
@@ -139,7 +132,7 @@ class CacheConfig(_Section):
         return self
 
 
-class SchedulerConfig(_Section):
+class SchedulerConfig(Section):
     """How requests share the core, and what a step computes for them."""
 
     max_num_seqs: int = Field(64, ge=1, le=4096, description="most requests in one step")
@@ -186,7 +179,7 @@ class SchedulerConfig(_Section):
         return self
 
 
-class FakeModelConfig(_Section):
+class FakeModelConfig(Section):
     """The fake model runner of `--model fake`: no weights, adjustable speed and faults."""
 
     fake_step_ms: float = Field(0.0, ge=0, description="time of one step")
@@ -198,7 +191,7 @@ class FakeModelConfig(_Section):
     )
 
 
-class AccessConfig(_Section):
+class AccessConfig(Section):
     """Who may use the API, and from which web pages. A part of `FrontendConfig`."""
 
     api_key: Digests = Field((), description="key that requests must carry, or its sha256:HEX")
@@ -233,7 +226,7 @@ class AccessConfig(_Section):
         return self
 
 
-class BatchApiConfig(_Section):
+class BatchApiConfig(Section):
     """Files and batches of the API. A part of `FrontendConfig`."""
 
     batch_api: bool = Field(True, description="serve /v1/files and /v1/batches")
@@ -284,7 +277,7 @@ class FrontendConfig(AccessConfig, BatchApiConfig):
         return self
 
 
-class ConnectionConfig(_Section):
+class ConnectionConfig(Section):
     """How long a connection may keep a frontend waiting, and how many it holds."""
 
     header_timeout: float = Field(10.0, ge=0, description="seconds for the head of a request; 0 for ever")
@@ -307,71 +300,7 @@ class ConnectionConfig(_Section):
     )
 
 
-class EndpointConfig(_Section):
-    """Access to the engine core from other hosts."""
-
-    core_endpoint: str | None = Field(
-        None,
-        description="tcp://ADDRESS:PORT where the engine core also takes clients of other hosts; needs --curve-dir; "
-        "of several cores, the second one has the port after it, and so on",
-    )
-    curve_dir: Path | None = Field(
-        None,
-        description="folder of `fast-inference keys`: the core's key pair, and public keys of those who may connect",
-    )
-
-    def endpoint_of(self, core_index: int) -> str:
-        """That of one of several cores: the port of the first one, the port after it, and so on."""
-        address, _, port = (self.core_endpoint or "").rpartition(":")
-        return f"{address}:{int(port) + core_index}"
-
-    @model_validator(mode="after")
-    def _is_safe_for_the_network(self) -> Self:
-        """Raises ConfigError, which pydantic passes on as it is."""
-        if self.core_endpoint is not None and not _TCP_ENDPOINT.fullmatch(self.core_endpoint):
-            raise ConfigError(f"--core-endpoint: {self.core_endpoint!r} is not like tcp://ADDRESS:PORT")
-        if (self.core_endpoint is None) != (self.curve_dir is None):
-            raise ConfigError("--core-endpoint and --curve-dir go together: nobody may connect without a known key")
-        return self
-
-
-class RayConfig(_Section):
-    """Cores on the machines of a Ray cluster."""
-
-    executor: Literal["local", "ray"] = Field(
-        "local",
-        description="who runs the engine cores: 'local', this machine; 'ray', actors of a Ray cluster (needs "
-        "fast-inference[ray])",
-    )
-    ray_address: str | None = Field(
-        None,
-        description="HOST:PORT of the Ray head; where not set, RAY_ADDRESS, a Ray that runs here, or one of our own",
-    )
-    ray_fleet: str | None = Field(
-        None, description="name of the cores that several servers share; where not set, that of the model"
-    )
-    ray_cpus_per_core: float | None = Field(
-        None,
-        gt=0,
-        description="CPUs that Ray reserves for each core; where not set, --threads, or for cores without a GPU their "
-        "share of a node",
-    )
-    scale_up_queued_tokens: int = Field(
-        4096, ge=1, description="one more core when more prompt tokens than this wait, per core (--cores MIN:MAX)"
-    )
-    scale_down_idle: float = Field(
-        60.0, ge=1, description="seconds for which one core less would do before there is one less"
-    )
-
-    @model_validator(mode="after")
-    def _has_a_plain_name(self) -> Self:
-        """Raises ConfigError, which pydantic passes on as it is."""
-        if self.ray_fleet is not None and not _FLEET_NAME.fullmatch(self.ray_fleet):
-            raise ConfigError(f"--ray-fleet: {self.ray_fleet[:80]!r} must be letters, digits, '.', '_' and '-'")
-        return self
-
-
-class TracingConfig(_Section):
+class TracingConfig(Section):
     """Traces of requests, for an OpenTelemetry collector."""
 
     otlp_traces_endpoint: str | None = Field(
@@ -399,14 +328,14 @@ class TracingConfig(_Section):
         return self
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """Logging of every process."""
 
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field("info", description="lowest level")
     log_format: Literal["text", "json"] = Field("text", description="'json': one object per line")
 
 
-class LauncherConfig(_Section):
+class LauncherConfig(Section):
     """What the launcher starts, and where."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
@@ -416,7 +345,9 @@ class LauncherConfig(_Section):
         description="engine cores, each with a GPU of its own, or an equal part of the CPUs and of the memory; MIN:MAX "
         "with --executor ray: as many as the tokens that wait ask for",
     )
-    frontends: int = Field(2, ge=1, le=64, description="frontend processes")
+    frontends: int = Field(
+        2, ge=0, le=64, description="frontend processes; 0 for cores that serve other hosts alone (--core-endpoint)"
+    )
     frontend_ports: bool = Field(
         False,
         description="give each frontend a port of its own, for a load balancer: --port, the one after it, and so on",

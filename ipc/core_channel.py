@@ -119,10 +119,15 @@ class CoreChannel:
         )
 
     @property
+    def is_silent(self) -> bool:
+        """True where the core was not heard for long."""
+        return self.link.session.beat_age_s > SILENT_AFTER_S
+
+    @property
     def is_stuck(self) -> bool:
         """True where the core is silent, or its step takes longer than it may."""
         session = self.link.session
-        return session.beat_age_s > SILENT_AFTER_S or 0 < session.step_allowance_s < session.step_age_s
+        return self.is_silent or 0 < session.step_allowance_s < session.step_age_s
 
     def add(self, request: RequestOutputs) -> bool:
         """Hand a request to the core, whole or from where it stopped; False if it could not be sent."""

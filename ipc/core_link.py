@@ -214,22 +214,25 @@ class CoreLink:
 
     def _on_connection_event(self, event: ConnectionEvent) -> None:
         """Something became of the connection, most often through the death of the core."""
+        session = self.session
         if event is not ConnectionEvent.ENDED:
-            self.session.detail = _PROBLEMS[event]
-        elif self.session.is_welcomed:
-            log.warning("the connection to %s has ended", self._remote.endpoint if self._remote else "the core")
+            session.detail = _PROBLEMS[event]
+        elif self._suspended_at is None and (session.is_welcomed or session.requests):
+            assert self._remote is not None, "no other connection is watched"
+            log.warning("the connection to %s has ended", self._remote.endpoint)
             self._unsent_aborts.clear()
-            self.session.suspend("its connection has ended")
+            session.suspend("its connection has ended")
             self._suspended_at = time.monotonic()
             self._wake_keeper.set()
             self._on_change(self)
 
     def _mend_connection(self, core: RemoteCore) -> None:
         """While it does not welcome us: give it up when it is time, and try a new connection now and then."""
-        now = time.monotonic()
-        if self._suspended_at is not None and now - self._suspended_at > _RETURN_GRACE_S:
+        now, silent_s = time.monotonic(), self.session.beat_age_s
+        has_no_more_time = self._suspended_at is not None and now - self._suspended_at > _RETURN_GRACE_S
+        if has_no_more_time or (self.session.requests and silent_s > _REMOTE_LEASE_S):
             self._give_up(self.session.detail)
-        if min(self.session.beat_age_s, now - self._connected_at) > _NEW_CONNECTION_S:
+        if min(silent_s, now - self._connected_at) > _NEW_CONNECTION_S:
             self._connected_at = now
             reconnect_to_core(self._socket, core)
 

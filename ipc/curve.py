@@ -2,6 +2,7 @@
 
     DIR/server.key               the core's public key, which every client needs
     DIR/server.key_secret        for the core alone
+    DIR/servers/HOST.key         the public key of the cores on this host, where that is not the one in server.key
     DIR/clients/NAME.key         the public keys of those who may connect
     DIR/clients/NAME.key_secret  for that client alone
 
@@ -53,9 +54,10 @@ class CurveDir:
         """The core's own keys; raises `ConfigError` where they are missing, damaged, or readable for others."""
         return _key_pair(self.path / "server.key_secret")
 
-    def server_public_key(self) -> bytes:
-        """What a client needs of the core; raises `ConfigError`."""
-        return _key(self.path / "server.key", b"public")
+    def server_public_key(self, host: str = "") -> bytes:
+        """What a client needs of the core, or of those on a host; raises `ConfigError`."""
+        of_host = self.path / "servers" / f"{host}.key"
+        return _key(of_host if host and of_host.exists() else self.path / "server.key", b"public")
 
     def client_keys(self, name: str) -> KeyPair:
         """A client's own keys; raises `ConfigError`."""

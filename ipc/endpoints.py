@@ -236,7 +236,7 @@ class RunDir:
 
     def journal_files(self) -> list[Path]:
         """The journals of all cores of this server, as far as they are there; for the first core's run dir."""
-        return sorted(path for folder in (".", "cores/*") for path in self.path.glob(f"{folder}/core-[01].journal"))
+        return [*self.path.glob("core-[01].journal"), *self.cores_dir.glob("*/core-[01].journal")]
 
     def forget_reload(self) -> None:
         """Remove what a reload leaves, or what is left of one that was cut off."""
@@ -252,7 +252,8 @@ class RunDir:
         self.forget_reload()
         mine = [self.config_file, self.core_socket, self.connections_file, self.status_file.with_suffix(".tmp")]
         mine += [self.reload_file.with_suffix(".tmp"), self.reload_lock_file, *self.path.glob("core-*.link")]
-        mine += [self.cores_file, self.cores_file.with_suffix(".tmp")]
+        mine += [self.cores_file, self.cores_file.with_suffix(".tmp"), self.config_file.with_suffix(".tmp")]
+        mine.append(self.standby_config_file.with_suffix(".tmp"))
         mine += [self.fleet_file, self.fleet_file.with_suffix(".tmp"), self.core_error_file]
         for slot in CORE_SLOTS:
             journal = self.slot_journal_file(slot)

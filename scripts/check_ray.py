@@ -10,6 +10,7 @@
     scale  `--cores 1:3` under a load that queues, then under a light one: 1, 3 and 1 cores, and no failed request
     head   streams while the Ray head's server (GCS) is killed and away for some seconds; then a node is killed, to
            see that Ray and the fleet work again. Its state is kept by Ray's embedded storage (RAY_gcs_storage=rocksdb)
+    lost   the directory of the fleet and the agent get `kill -9` under streams: nobody notices, and both come back
     join   two servers with one fleet: the second one uses the cores of the first, and keeps them when that one ends
     crash  the launcher gets `kill -9`: after the lease nothing of its fleet is left
 
@@ -32,7 +33,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import orjson
 
@@ -47,7 +48,7 @@ from fast_inference.bench.workload import Load, Prompt, RandomPrompts
 from fast_inference.ray_executor.fleet_state import FleetCore, FleetState
 from ipc.errors import ConfigError
 
-PARTS = ("node", "scale", "head", "join", "crash")
+PARTS = ("node", "scale", "head", "lost", "join", "crash")
 OPTIONS = RequestOptions(extra_body={"timings": True}, timeout_s=180.0)
 NUM_NODES = 3
 RAY_ENVIRONMENT = {
@@ -58,8 +59,10 @@ RAY_ENVIRONMENT = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_gcs_storage": "rocksdb",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
 }
 COME_BACK_S = 60.0
+SAMPLE_EVERY = 5
 LOST_GAP_S = 1.0
 """A stream that pauses for longer has lost its core."""
 
@@ -74,10 +77,9 @@ class TestCluster:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self._nodes: dict[str, Any] = {}
-        for _ in range(num_nodes):
-            node = self._cluster.add_node(num_cpus=cpus)
-            self._nodes[node.node_id] = node
+        nodes = [self._cluster.add_node(wait=False, num_cpus=cpus) for _ in range(num_nodes)]
+        self._cluster.wait_for_nodes()
+        self._nodes = {node.node_id: node for node in nodes}
 
     def __enter__(self) -> Self:
         return self
@@ -98,6 +100,12 @@ class TestCluster:
         for pid in (self._nodes[core.node_id].all_processes["raylet"][0].process.pid, actor_pid):
             os.kill(pid, signal.SIGKILL)
 
+    def actors(self, name: str) -> list[int]:
+        """Processes of the actors of this class."""
+        nodes = (self._cluster.head_node, *self._nodes.values())
+        raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
+        return [pid for raylet in raylets for pid in children_of(raylet, f"ray::{name}")]
+
     def stop_head(self) -> None:
         """`kill -9` for the GCS."""
         self._cluster.head_node.kill_gcs_server()
@@ -110,6 +118,16 @@ class TestCluster:
 def parent_of(pid: int) -> int:
     """The process that started this one."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def children_of(parent: int, title: str) -> list[int]:
+    """Those of its processes that have this in their command lines."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if title.encode() in (folder / "cmdline").read_bytes() and parent_of(int(folder.name)) == parent:
+                found.append(int(folder.name))
+    return found
 
 
 def is_running(pid: int) -> bool:
@@ -213,7 +231,10 @@ def check_node(arguments: argparse.Namespace, interruption: Interruption) -> lis
             return answers, victim, took_s, next(core for core in fleet_of(server).cores if core.name == victim.name)
 
         answers, victim, took_s, back = interruption.run(disturbed)
-        moved = [answer for answer in answers if len(answer.cores) > 1 or answer.longest_gap_s > LOST_GAP_S]
+        is_only = arguments.cores == 1  # its successor has the same name
+        moved = [
+            answer for answer in answers if len(answer.cores) > 1 or (is_only and answer.longest_gap_s > LOST_GAP_S)
+        ]
         print(
             f"node: {len(answers)} streams of {arguments.stream_tokens} tokens on {arguments.cores} cores; the node of "
             f"core {victim.name} ({victim.node_id[:8]}) killed after {arguments.kill_after} s; {len(moved)} streams "
@@ -267,14 +288,16 @@ def check_scale(arguments: argparse.Namespace, interruption: Interruption) -> li
             return answers, trickle
 
         answers, trickle = interruption.run(loaded)
-        calm = interruption.run(lambda: ask(server, [*prompts, *light[: len(trickle)]], 4))
+        sample = range(0, len(prompts), SAMPLE_EVERY)  # one core takes its time
+        calm = interruption.run(lambda: ask(server, [prompts[number] for number in sample], 4))
         counts = Counter(core for answer in answers for core in answer.cores)
         print(
             f"scale: {' → '.join(map(str, seen))} cores; {len(answers)} requests in the load, {len(trickle)} after it; "
             f"{', '.join(f'core {name}: {count}' for name, count in sorted(counts.items()))}"
         )
         return [
-            *judge("scale", [*answers, *trickle], calm),
+            Figure("scale: failed requests, of all", sum(bool(answer.failure) for answer in [*answers, *trickle]), 0),
+            *judge("scale, sample", [answers[number] for number in sample], calm),
             Figure("scale: most cores", max(seen), 3, is_minimum=True),
             Figure("scale: cores in the end", seen[-1], 1),
         ]
@@ -321,6 +344,40 @@ def check_head(arguments: argparse.Namespace, interruption: Interruption) -> lis
         ]
 
 
+def check_lost(arguments: argparse.Namespace, interruption: Interruption) -> list[Figure]:
+    """The directory's actor and the agent are killed."""
+    prompts = stream_prompts(arguments, 6)
+    with TestCluster(NUM_NODES) as cluster, own_server(flags_of(cluster, arguments, "--cores", "2")) as server:
+        calm = interruption.run(lambda: ask(server, prompts, arguments.streams))
+
+        async def disturbed() -> tuple[list[Answer], int, float]:
+            before = {core.pid for core in fleet_of(server).cores}
+            asking = asyncio.create_task(ask(server, prompts, arguments.streams))
+            await asyncio.sleep(arguments.kill_after)
+            agents = children_of(server.launcher_pid, "ray_executor.agent")
+            victims = [*cluster.actors("DirectoryActor"), *agents]
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
+            answers = await asking
+            server.run_dir.fleet_file.unlink()
+            took_s = await until(lambda: {core.pid for core in fleet_of(server).cores} == before, COME_BACK_S)
+            return answers, len(victims), took_s
+
+        answers, num_killed, took_s = interruption.run(disturbed)
+        again = interruption.run(lambda: ask(server, prompts, arguments.streams))
+        num_moved = sum(len(answer.cores) > 1 for answer in answers)
+        print(
+            f"lost: directory and agent killed; {num_moved} streams moved; both back {took_s:.1f} s after the streams"
+        )
+        return [
+            *judge("lost", answers, calm),
+            *judge("lost, afterwards", again, calm),
+            Figure("lost: processes killed", num_killed, 2, is_minimum=True),
+            Figure("lost: streams that had to move", num_moved, 0),
+            Figure("lost: seconds until both are back with the same cores", took_s, COME_BACK_S, "s"),
+        ]
+
+
 def check_join(arguments: argparse.Namespace, interruption: Interruption) -> list[Figure]:
     """Two servers share cores."""
     prompts = stream_prompts(arguments, 5)
@@ -355,7 +412,14 @@ def check_crash(arguments: argparse.Namespace, interruption: Interruption) -> li
         return [Figure("crash: seconds until the cores are gone", gone_s, 45, "s")]
 
 
-CHECKS = {"node": check_node, "scale": check_scale, "head": check_head, "join": check_join, "crash": check_crash}
+CHECKS = {
+    "node": check_node,
+    "scale": check_scale,
+    "head": check_head,
+    "lost": check_lost,
+    "join": check_join,
+    "crash": check_crash,
+}
 
 
 def main() -> None:

@@ -75,12 +75,16 @@ class TcpProxy:
     def _on_readable(self, source) -> None:
         if source is self._listener:
             near, _ = self._listener.accept()
-            far = socket.create_connection(self._target)
+            try:
+                far = socket.create_connection(self._target)
+            except OSError:  # nobody listens there
+                near.close()
+                return
             self._other |= {near: far, far: near}
             self._near.add(near)
             for each in (near, far):
                 self._selector.register(each, selectors.EVENT_READ)
-        elif source in self._other:
+        elif source in self._other and source.fileno() >= 0:  # else it was ended meanwhile
             self._forward(source)
 
     def _forward(self, source: socket.socket) -> None:
@@ -97,7 +101,7 @@ class TcpProxy:
         self._forget(other)
 
     def _forget(self, end: socket.socket) -> None:
-        if end in self._selector.get_map():
+        if end.fileno() >= 0 and end in self._selector.get_map():
             self._selector.unregister(end)
         self._near.discard(end)
         end.close()

@@ -152,6 +152,8 @@ def _local(url: str) -> str:
     from fast_inference.listener import local_url_of
 
     parts = urllib.parse.urlsplit(url)
+    if parts.scheme == "tcp":  # a core without frontends
+        return url
     return local_url_of(parts.hostname or "", parts.port or 80)
 
 

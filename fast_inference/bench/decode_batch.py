@@ -68,6 +68,25 @@ def load_runner(
     return runner
 
 
+def build_core(runner: ModelRunner, config: SchedulerConfig) -> tuple[EngineCore, Scheduler, RequestIntake]:
+    """An engine core around a runner, its scheduler, and what makes its requests."""
+    info = runner.info
+    hasher, admission = BlockHasher(BLOCK_SIZE), Admission(config)
+    kv_cache = KVCacheManager(info.num_blocks, hasher, enable_prefix_caching=True)
+    scheduler = Scheduler(config, kv_cache)
+    core = EngineCore(
+        runner,
+        scheduler,
+        kv_cache,
+        StopCheck(info.eos_token_ids, info.max_model_len),
+        admission,
+        GrammarCompiler(Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *_: None),
+        quarantine := Quarantine(),
+        EngineMetrics(scheduler),
+    )
+    return core, scheduler, RequestIntake(info, hasher, admission, config, quarantine)
+
+
 class DecodeBatch:
     """Requests that decode, and the core that they are in."""
 
@@ -88,20 +107,7 @@ class DecodeBatch:
         self.num_seqs = num_seqs
         config = _one_step_for_all_prompts(num_seqs, context)
         info = runner.info
-        hasher, admission = BlockHasher(BLOCK_SIZE), Admission(config)
-        kv_cache = KVCacheManager(info.num_blocks, hasher, enable_prefix_caching=True)
-        self.scheduler = Scheduler(config, kv_cache)
-        self.core = EngineCore(
-            _PromptSkippingRunner(runner),
-            self.scheduler,
-            kv_cache,
-            StopCheck(info.eos_token_ids, info.max_model_len),
-            admission,
-            GrammarCompiler(Path(info.tokenizer_dir), info.vocab_size, info.eos_token_ids, lambda *_: None),
-            quarantine := Quarantine(),
-            EngineMetrics(self.scheduler),
-        )
-        intake = RequestIntake(info, hasher, admission, config, quarantine)
+        self.core, self.scheduler, intake = build_core(_PromptSkippingRunner(runner), config)
         self._keys: list[RequestKey] = []
         max_tokens = num_steps + _MAX_STEPS_TO_START
         params = replace(params or SamplingParams(1, temperature=0.0), max_tokens=max_tokens, ignore_eos=True)

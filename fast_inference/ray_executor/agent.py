@@ -17,12 +17,13 @@ from typing import Any
 
 from fast_inference.ray_executor.fleet import check_installed
 from fast_inference.ray_executor.fleet_spec import NAMESPACE, FleetSpec
-from ipc.config import LogConfig, RayConfig, load_section
+from ipc.config import LogConfig, load_section
 from ipc.endpoints import RunDir
 from ipc.errors import ConfigError
 from ipc.exit_codes import EXIT_CONFIG_ERROR, EXIT_INTERNAL_ERROR
 from ipc.log import configure_logging
 from ipc.process import die_with_parent
+from ipc.ray_config import RayConfig
 
 log = logging.getLogger(__name__)
 

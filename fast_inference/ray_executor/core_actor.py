@@ -70,11 +70,12 @@ class CoreActor:
     async def _report(self) -> CoreOrders | None:
         """None where the directory does not answer."""
         try:
-            if self._directory is None:
-                name = self._spec.directory_name
-                self._directory = await asyncio.to_thread(ray.get_actor, name, NAMESPACE)
+            directory: Any = self._directory
+            if directory is None:
+                directory = await asyncio.to_thread(ray.get_actor, self._spec.directory_name, NAMESPACE)
+                self._directory = directory
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                orders: CoreOrders = await self._directory.report.remote(self._host.report())
+                orders: CoreOrders = await directory.report.remote(self._host.report())
                 return orders
         except ray.exceptions.ActorDiedError:  # another one may have taken its name
             self._directory = None
@@ -84,12 +85,12 @@ class CoreActor:
 
 
 def _node_resources(node_id: str) -> Mapping[str, float]:
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = ray.nodes()
     return next((node["Resources"] for node in nodes if node["NodeID"] == node_id), {})
 
 
 def _own_address() -> str:
-    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    address: str = ray.util.get_node_ip_address()
     return address
 
 

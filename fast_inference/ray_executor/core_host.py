@@ -115,11 +115,12 @@ class CoreHost:
     # --- what it is told ---
 
     def allow(self, orders: CoreOrders) -> None:
-        """Let these clients in, and nobody else."""
-        if not self._server_key or orders.clients == self._clients:
+        """Let these clients in, and nobody else as far as these are all."""
+        clients = {**({} if orders.are_all else self._clients), **orders.clients}
+        if not self._server_key or clients == self._clients:
             return
-        self._keys.set_clients(orders.clients)
-        self._clients = dict(orders.clients)
+        self._keys.set_clients(clients)
+        self._clients = clients
         if self._clients:
             self._may_start.set()
 

@@ -22,7 +22,7 @@ CLIENT_LEASE_S = 30.0
 """An agent that was not heard for so long is gone; without agents the fleet ends."""
 LET_GO_S = 3.0
 SETTLING_S = 5.0
-"""What a directory that was started again waits for its cores to report."""
+"""What a directory that was started again waits for its cores to report, and an agent for cores to let it in."""
 
 
 @dataclass(slots=True)
@@ -39,6 +39,7 @@ class _Core:
 @dataclass(slots=True)
 class _Client:
     hello: ClientHello
+    since: float
     heard_at: float
 
 
@@ -74,14 +75,14 @@ class Directory:
         """Take in what a core says, and answer what it is to do."""
         core = self._cores.get(report.core)
         if core is None:  # an actor of before, which nobody counts any more
-            return CoreOrders(self._client_keys(), must_end=True)
+            return CoreOrders(self._client_keys(), self._is_settled, must_end=True)
         if core.report is None or core.report.incarnation != report.incarnation:
             core.was_ready = False
         core.report, core.heard_at, core.is_heard = report, now, True
         if report.state == "ready":
             core.was_ready, self.trouble = True, ""
         self._has_been_ready |= core.was_ready
-        return CoreOrders(self._client_keys(), must_end=self._must_end(report.core, core, now))
+        return CoreOrders(self._client_keys(), self._is_settled, self._must_end(report.core, core, now))
 
     def on_unavailable(self, name: str) -> bool:
         """Ray says that its actor does not answer, or is being started elsewhere; True where that is new."""
@@ -141,7 +142,8 @@ class Directory:
 
     def on_client(self, hello: ClientHello, now: float) -> None:
         """An agent is there."""
-        self._clients[hello.name] = _Client(hello, now)
+        known = self._clients.get(hello.name)
+        self._clients[hello.name] = _Client(hello, now if known is None else known.since, now)
         self._last_client_at = now
 
     def on_leave(self, name: str) -> bool:
@@ -168,13 +170,16 @@ class Directory:
         if (self._cores and are_all_heard) or now - self.started_at > SETTLING_S:
             self._is_settled = True
 
-    def view_for(self, client: str) -> FleetView:
+    def view_for(self, client: str, now: float) -> FleetView:
         """What this agent is to know."""
-        listed = [
-            ListedCore(name, core.report.endpoint, core.report.server_key)
-            for name, core in sorted(self._cores.items())
-            if core.report is not None and self._is_usable(core) and client in core.report.clients
+        usable = [
+            core.report for _, core in sorted(self._cores.items()) if core.report is not None and self._is_usable(core)
         ]
+        listed = [
+            ListedCore(report.core, report.endpoint, report.server_key) for report in usable if client in report.clients
+        ]
+        is_new = now - self._clients[client].since < SETTLING_S if client in self._clients else True
+        is_awaited = is_new and len(listed) < len(usable)  # they let this client in any moment
         reports = [core.report for _, core in sorted(self._cores.items()) if core.report is not None and core.is_heard]
         num_unplaced = sum(not core.is_heard for core in self._cores.values() if core.ending_since is None)
         return FleetView(
@@ -182,7 +187,7 @@ class Directory:
             reports=tuple(reports),
             num_wanted=self.num_wanted,
             num_unplaced=num_unplaced,
-            is_settled=self._is_settled,
+            is_settled=self._is_settled and not is_awaited,
             has_been_ready=self._has_been_ready,
             is_ending=self.is_ending,
             trouble=self.trouble,

@@ -71,14 +71,14 @@ class DirectoryActor:
         self._directory.on_client(hello, time.monotonic())
         deadline = time.monotonic() + FOLLOW_S
         while True:
-            view = self._directory.view_for(hello.name)
-            is_new = known is None or (view.listed, view.is_ending) != (known.listed, known.is_ending)
+            view = self._directory.view_for(hello.name, time.monotonic())
+            is_new = known is None or _news_of(view) != _news_of(known)
             if is_new or time.monotonic() >= deadline:
                 return view
             await asyncio.sleep(_LOOK_INTERVAL_S)
 
     async def leave(self, name: str) -> bool:
-        """An agent ends in order; True where the fleet ends with it, which `ended` tells."""
+        """An agent ends in order; True where the fleet ends with it: once it has no core, this actor dies."""
         if self._directory.on_leave(name) and not self._directory.is_ending:
             log.info("the last server of the fleet %s has left: its cores end", self._spec.name)
             self._directory.is_ending = True
@@ -209,6 +209,11 @@ class DirectoryActor:
         self._directory.forget_core(core)
         self._actors.pop(core, None)
         self._watches.pop(core, None)
+
+
+def _news_of(view: FleetView) -> tuple[object, ...]:
+    """What an agent is told at once."""
+    return view.listed, view.is_settled, view.is_ending
 
 
 def last_line(error: Exception) -> str:

@@ -18,12 +18,12 @@ from ipc.config import (
     CacheConfig,
     FakeModelConfig,
     ModelConfig,
-    RayConfig,
     SchedulerConfig,
     TracingConfig,
     load_section,
 )
 from ipc.errors import ConfigError
+from ipc.ray_config import RayConfig
 
 NAMESPACE = "fast-inference"
 """Of all our actors."""

@@ -21,7 +21,7 @@ from fast_inference.ray_executor.fleet_spec import NAMESPACE, FleetSpec
 from fast_inference.ray_executor.fleet_state import FleetCore, FleetState
 from fast_inference.ray_executor.records import ClientHello, FleetView
 from fast_inference.ray_executor.resources import resources_of, waiting_text
-from ipc.core_directory import write_cores
+from ipc.core_directory import read_cores, write_cores
 from ipc.curve import CurveDir
 from ipc.endpoints import RemoteCore, RunDir
 from ipc.errors import ConfigError
@@ -49,10 +49,11 @@ class FleetFollower:
         self._keys = CurveDir(run_dir.ray_keys_dir)
         self._name = _own_name(self._keys)
         self._public_key = self._keys.make_client(self._name)
-        self._addresses: dict[str, RemoteCore] | None = None
-        """Those in the file; None until it was written."""
+        self._addresses = _written_addresses(run_dir)
+        """Those in the file."""
         self._state: FleetState | None = None
         self._is_short_of_room = False
+        self._num_wanted = 0
         self._room = ""
         self._directory: Any = None
         self._leaving = asyncio.Event()
@@ -119,7 +120,7 @@ class FleetFollower:
             try:
                 if self._directory is None:
                     await self._find_directory()
-                hello = ClientHello(self._name, self._public_key, tuple(self._addresses or ()))
+                hello = ClientHello(self._name, self._public_key, tuple(self._addresses))
                 async with asyncio.timeout(_CALL_TIMEOUT_S):
                     view: FleetView = await self._directory.follow.remote(hello, known)
                 heard_at, known = time.monotonic(), view
@@ -189,7 +190,7 @@ class FleetFollower:
             )
             for report in view.reports
         )
-        state = FleetState(self._stage(view), len(view.listed), view.num_wanted, cores)
+        state = FleetState(self._stage(view), len(self._addresses), view.num_wanted, cores)
         if state != self._state:
             state.write(self._run_dir.fleet_file)
             self._state = state
@@ -200,8 +201,8 @@ class FleetFollower:
         Raises:
             ConfigError: a core cannot start, and none of this fleet ever could.
         """
-        self._is_short_of_room = view.num_unplaced > 0
-        if len(view.listed) >= view.num_wanted:
+        self._is_short_of_room, self._num_wanted = view.num_unplaced > 0, view.num_wanted
+        if len(self._addresses) >= view.num_wanted:
             return ""
         failures = [report for report in view.reports if report.failure]
         if failures and not view.has_been_ready:
@@ -218,12 +219,17 @@ class FleetFollower:
             await asyncio.sleep(_NODES_INTERVAL_S)
             if self._is_short_of_room:
                 nodes = await asyncio.to_thread(alive_nodes)
-                self._room = waiting_text(resources_of(self._spec, nodes), nodes)
+                self._room = waiting_text(resources_of(self._spec, nodes), nodes, self._num_wanted)
+
+
+def _written_addresses(run_dir: RunDir) -> dict[str, RemoteCore]:
+    """What an agent of before has left in `cores.json`; the launcher has left an empty one."""
+    return {name: core for name, core in read_cores(run_dir).items() if isinstance(core, RemoteCore)}
 
 
 def alive_nodes() -> list[dict[str, float]]:
     """The resources of each node of the cluster."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = ray.nodes()
     return [node["Resources"] for node in nodes if node["Alive"]]
 
 

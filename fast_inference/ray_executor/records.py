@@ -63,6 +63,8 @@ class CoreOrders:
 
     clients: Mapping[str, str]
     """Public keys (Z85) by name of those who may connect."""
+    are_all: bool = True
+    """False for a moment after the directory itself was started again: others may come, so nobody is turned out."""
     must_end: bool = False
     """Finish what runs, hand back the rest, and end."""
 
@@ -98,7 +100,8 @@ class FleetView:
     num_unplaced: int
     """Cores of which nothing was heard: Ray looks for room for them, or their node is gone."""
     is_settled: bool
-    """False for a moment after the directory itself was started again: what it does not list may be there even so."""
+    """False for a moment after the directory was started again, or has first heard of this agent: what it does not list
+    may be there even so."""
     has_been_ready: bool
     """A core of this fleet has been."""
     is_ending: bool

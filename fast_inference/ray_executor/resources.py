@@ -41,8 +41,16 @@ def _share_of_node(nodes: Sequence[Node], num_cores: int) -> int:
     return max(1, min(cpus) // -(-num_cores // len(cpus)))
 
 
-def waiting_text(resources: CoreResources, nodes: Sequence[Node]) -> str:
-    """`waiting for room: a core wants 1 GPU and 1 CPU; the nodes have 4 CPU; 8 CPU`."""
+def num_places(resources: CoreResources, nodes: Sequence[Node]) -> int:
+    """How many cores the nodes could hold, if they held nothing else."""
+    wanted = {name: amount for name, amount in (("CPU", resources.num_cpus), ("GPU", resources.num_gpus)) if amount}
+    return sum(min(int(node.get(name, 0.0) // amount) for name, amount in wanted.items()) for node in nodes)
+
+
+def waiting_text(resources: CoreResources, nodes: Sequence[Node], num_cores: int) -> str:
+    """`waiting for room: a core wants 1 GPU and 1 CPU; the nodes have 4 CPU; 8 CPU`; empty where so many cores fit."""
+    if num_places(resources, nodes) >= num_cores:
+        return ""
     have = [", ".join(f"{node.get(name, 0):g} {name}" for name in ("GPU", "CPU") if node.get(name)) for node in nodes]
     texts = "; ".join(filter(None, have)) or "none of these"
     return f"waiting for room: a core wants {resources}; the nodes have {texts}"

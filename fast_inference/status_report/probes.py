@@ -67,6 +67,8 @@ class CoreLoad:
     """None while it does not say."""
     device: str = ""
     """Empty where that is not known."""
+    last_exit: str = ""
+    """How the one before it ended; empty where there was none, or only the URL is known."""
 
 
 @dataclass(frozen=True, slots=True)

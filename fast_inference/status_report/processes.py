@@ -1,12 +1,13 @@
 """The processes of a server: what the launcher says of them in `status.json`, and what the kernel does."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fast_inference.bench.process_sizes import resident_bytes
+from ipc.core_directory import ONLY_CORE
 from ipc.process import start_ticks
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -28,15 +29,20 @@ class ProcessRow:
     """Of a frontend."""
 
 
-def process_rows(status: Mapping[str, Any]) -> list[ProcessRow]:
-    """A row for each process that `status.json` names; one that never ran and need not is left out."""
+def process_rows(status: Mapping[str, Any], local_cores: Collection[str] = (ONLY_CORE,)) -> list[ProcessRow]:
+    """A row for each process that `status.json` names; one that never ran and need not is left out.
+
+    Of a core that is not among `local_cores` the kernel here knows nothing: its pid is that of another machine.
+    """
     restarts = status.get("restarts") or {}
     launcher_state = "stopped" if status["state"] == "stopped" else "running"
     rows = [_row("launcher", launcher_state, status["launcher"]["pid"], None)]
     cores = status.get("cores") or [status["core"]]
     for core in cores:
         name = "engine core" if len(cores) == 1 else f"engine core {core['name']}"
-        rows.append(_row(name, core["state"], core["pid"], sum(core.get("restarts", {}).values())))
+        row = _row(name, core["state"], core["pid"], sum(core.get("restarts", {}).values()))
+        is_here = core.get("name", ONLY_CORE) in local_cores
+        rows.append(row if is_here else replace(row, uptime_s=None, rss_bytes=None))
     counts = restarts.get("frontends", ())
     for index, frontend in enumerate(status["frontends"]):
         count = counts[index] if index < len(counts) else 0

@@ -50,7 +50,7 @@ class StatusReport:
         lines.append(f"load   {self._load_text()}")
         if len(self.cores) > 1:
             lines += [f"core   {core.name}: {_core_text(core)}" for core in self.cores]
-        if self.last_core_exit:
+        if self.last_core_exit and len(self.cores) < 2:  # else each one says it
             lines.append(f"note   the engine core before this one {self.last_core_exit}")
         return "\n".join([*lines, *self._process_lines()])
 
@@ -85,7 +85,8 @@ def _busy_text(load: ServerLoad) -> str:
 
 def _core_text(core: CoreLoad) -> str:
     device = f" on {core.device}" if core.device else ""
-    return f"{core.state}{device}" + (f", {_busy_text(core.load)}" if core.load is not None else "")
+    busy = f", {_busy_text(core.load)}" if core.load is not None else ""
+    return f"{core.state}{device}{busy}" + (f"; the one before {core.last_exit}" if core.last_exit else "")
 
 
 def duration(seconds: float) -> str:

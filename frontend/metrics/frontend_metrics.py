@@ -1,7 +1,7 @@
-"""What one frontend (or batch runner) counts, until it has told the core.
+"""What one frontend (or batch runner) counts, until it has told a core.
 
-Once a second, and before each scrape, `report` goes to the core, which adds it to the sum of all processes; what could
-not be sent stays here. So the totals outlive this process, and nothing is counted twice.
+Once a second, and before each scrape, `report` goes to one core, the same as long as it lives, which adds it to the sum
+of all processes; what could not be sent stays here. So the totals outlive this process, and nothing is counted twice.
 Used from one event loop. Next: `ipc/client.py` sends it, `engine_core/metrics/client_reports.py` adds it up.
 """
 

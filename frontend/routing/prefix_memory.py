@@ -9,7 +9,7 @@ from the root does not reach has been forgotten.
 
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from frontend.routing.divergence import Divergence
 from frontend.routing.prefix_path import DEPTHS, PrefixPath
@@ -43,14 +43,14 @@ class PrefixNode:
 class Match:
     """What is remembered of a prompt."""
 
-    nodes: list[PrefixNode] = field(default_factory=list)
+    nodes: list[PrefixNode]
     """Of its beginnings, one for each level, as far as they are known."""
     end: PrefixNode | None = None
     """Of an earlier prompt that this one goes on from, below the last of `nodes`."""
     deepest: PrefixNode | None = None
     """The deepest of all these that knows a core."""
     num_blocks: int = 0
-    """The depth of what is known."""
+    """The depth of what is known; 0 where no core is."""
 
 
 class PrefixMemory:
@@ -71,22 +71,20 @@ class PrefixMemory:
     def find(self, path: PrefixPath) -> Match:
         """What is remembered of this prompt; it is counted with all its known beginnings."""
         self._count_request()
-        match = Match()
-        nodes, weight = self._nodes, self._weight
-        level = -1
+        known: list[PrefixNode] = []
+        deepest = None
+        get_node, weight = self._nodes.get, self._weight
         for prefix_hash in path.hashes:
-            node = nodes.get(prefix_hash)
+            node = get_node(prefix_hash)
             if node is None:
                 break
-            level += 1
             node.mass += weight
-            match.nodes.append(node)
+            known.append(node)
             if node.core:
-                match.deepest = node
-        if level >= 0:
-            match.num_blocks = DEPTHS[level]
-            if match.nodes[level].ends:
-                self._find_end(path, match)
+                deepest = node
+        match = Match(known, deepest=deepest, num_blocks=DEPTHS[len(known) - 1] if deepest is not None else 0)
+        if known and known[-1].ends:
+            self._find_end(path, match)
         return match
 
     def num_recent(self, node: PrefixNode) -> float:

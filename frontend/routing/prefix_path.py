@@ -7,6 +7,7 @@ the prompt once: they are the same in every process, cost nearly nothing, and a 
 The prefix cache itself (`engine_core/kv_cache/block_hash.py`) never relies on them.
 """
 
+from bisect import bisect_right
 from zlib import crc32
 
 from ipc.messages import Add
@@ -29,15 +30,12 @@ class PrefixPath:
         self._block_bytes = block_bytes = block_size * _TOKEN_BYTES
         self._bytes = view = memoryview(tokens).cast("B")
         self._seed = value = _seed_of(add) if add.cache_salt or add.adapter else 0
-        self.hashes: list[int] = []
+        self.hashes = hashes = [0] * bisect_right(DEPTHS, num_blocks)
         """Of the first `DEPTHS[i]` blocks, for all depths that the prompt has."""
         start = 0
-        for depth in DEPTHS:
-            if depth > num_blocks:
-                break
-            end = depth * block_bytes
-            value = crc32(view[start:end], value)
-            self.hashes.append(value)
+        for level in range(len(hashes)):
+            end = DEPTHS[level] * block_bytes
+            hashes[level] = value = crc32(view[start:end], value)
             start = end
 
     def hash_between(self, level: int, num_blocks: int) -> int:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from engine_core.cpus import available_cpus, cpu_quota
+from engine_core.cpus import available_cpus, cpu_quota, format_cpus, parse_cpus
 
 
 def write_system(root, cgroup_line, files):
@@ -44,3 +44,24 @@ def test_threads_fit_into_the_quota_and_there_is_always_one(tmp_path):
 
 def test_without_a_quota_the_allowed_cpus_count(tmp_path):
     assert available_cpus(tmp_path, tmp_path) == len(os.sched_getaffinity(0))
+
+
+def test_cores_that_share_a_quota_have_equal_parts_of_it(tmp_path):
+    system = write_system(tmp_path, "0::/", {"cpu.max": "200000 100000"})
+    num_allowed = len(os.sched_getaffinity(0))
+    assert available_cpus(*system, num_cores=2) == 1
+    assert available_cpus(*system) == min(2, num_allowed)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "text"), [([0], "0"), ([3, 1, 2], "1-3"), ([0, 1, 4, 6, 7], "0-1,4,6-7"), (range(64), "0-63")]
+)
+def test_cpus_are_written_as_the_kernel_lists_them(cpus, text):
+    assert format_cpus(cpus) == text
+    assert parse_cpus(text) == set(cpus)
+
+
+@pytest.mark.parametrize("text", ["", "a", "-1", "1,,2"])
+def test_what_is_no_list_of_cpus_is_refused(text):
+    with pytest.raises(ValueError, match="invalid literal"):
+        parse_cpus(text)

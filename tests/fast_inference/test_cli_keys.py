@@ -20,6 +20,12 @@ def test_keys_are_made_once(tmp_path):
         (["--core-endpoint", "tcp://127.0.0.1:5999"], "go together"),
         (["--curve-dir", "DIR"], "go together"),
         (["--core-endpoint", "tcp://127.0.0.1:5999", "--curve-dir", "DIR"], "cannot read the key"),
+        (["--frontends", "0"], "--frontends 0 needs --core-endpoint"),
+        (["--connect", "tcp://127.0.0.1:5999"], "--connect needs --curve-dir"),
+        (["--connect", "tcp://127.0.0.1:5999", "--curve-dir", "DIR"], "cannot read the key"),
+        (["--connect", "tcp://*:5999", "--curve-dir", "DIR"], "is not like tcp://HOST:PORT"),
+        (["--connect", "tcp://a:1", "--connect", "tcp://a:1", "--curve-dir", "DIR"], "the same core is there twice"),
+        (["--connect", "tcp://a:1", "--core-endpoint", "tcp://b:1", "--curve-dir", "DIR"], "either elsewhere or here"),
         (["--core-endpoint", "ipc:///x", "--curve-dir", "DIR"], "is not like tcp://ADDRESS:PORT"),
     ],
 )

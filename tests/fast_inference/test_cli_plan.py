@@ -77,6 +77,17 @@ def test_every_flag_that_matters_counts(folder):
     assert small["num_blocks"] == 4 * 512 / 32
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_several_cores_have_equal_parts_of_the_machine(folder):
+    one, two = plan_json(folder, "--device", "cpu"), plan_json(folder, "--device", "cpu", "--cores", "2")
+    assert (one["num_cores"], two["num_cores"]) == (1, 2)
+    assert two["available_bytes"] == pytest.approx(one["available_bytes"] / 2, rel=0.1)
+    assert two["num_threads"] <= len(os.sched_getaffinity(0)) - 1
+    lines = plan(folder, "--device", "cpu", "--cores", "2").stdout.splitlines()
+    assert "cores            2, each as follows" in lines
+    assert any(line.startswith("needed") and line.endswith(" for each of 2 cores") for line in lines)
+
+
 def test_the_environment_counts_too(folder):
     assert plan_json(folder, FAST_INFERENCE_NUM_BLOCKS="9")["num_blocks"] == 9
 
@@ -97,6 +108,10 @@ def test_torch_is_not_imported(folder):
         (("/no/such/model",), "no model '/no/such/model'"),
         (("--max-model-len", "513"), "at most 512 tokens"),
         (("--num-blocks", "999999999"), "use --num-blocks "),
+        (
+            ("--device", "cpu", "--cores", str(min(64, 1 + len(os.sched_getaffinity(0))))),
+            "each core needs one of its own",
+        ),
     ],
 )
 def test_an_impossible_plan_is_one_line_and_status_1(folder, argv, message):

@@ -12,12 +12,12 @@ from ipc.process import start_ticks
 def test_a_new_core_that_dies_at_once_is_waited_for(tmp_path, monkeypatch):
     run_dir = RunDir(tmp_path)
 
-    def write_status(pid, state):
-        status = {"state": "ready", "core": {"pid": pid, "state": state}, "reload": {"id": "x", "state": "done"}}
+    def write_status(pid, state, server_state):
+        status = {"state": server_state, "core": {"pid": pid, "state": state}, "reload": {"id": "x", "state": "done"}}
         run_dir.status_file.write_text(json.dumps(status))
 
-    write_status(None, "stopped")
-    monkeypatch.setattr("time.sleep", lambda _: write_status(7, "ready"))
+    write_status(None, "stopped", "restarting")
+    monkeypatch.setattr("time.sleep", lambda _: write_status(7, "ready", "ready"))
     status = cli_reload._wait(run_dir, "x", os.getpid(), start_ticks(os.getpid()), str)
     assert status["core"]["pid"] == 7
 

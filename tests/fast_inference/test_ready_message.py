@@ -9,6 +9,7 @@ from fast_inference.ready_message import example_request, ready_line, url_in_rea
 def test_ready_line():
     assert ready_line("http://h:1", "m", 2, 9) == "ready: http://h:1 (model m, 2 frontends, 9 blocks)"
     assert ready_line("http://h:1", "m", 1, 9) == "ready: http://h:1 (model m, 1 frontend, 9 blocks)"
+    assert ready_line("http://h:1", "m", 1, 9, 2) == "ready: http://h:1 (model m, 2 cores, 1 frontend, 9 blocks)"
 
 
 def test_the_request_survives_the_shell_whatever_the_model_is_called():

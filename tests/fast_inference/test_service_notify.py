@@ -142,6 +142,12 @@ def test_a_core_that_dies_makes_the_service_neither_stop_nor_start(manager):
     ]
 
 
+def test_of_several_cores_it_says_how_many_are_ready(manager):
+    notifier = notifier_of(manager)
+    notifier.follow(replace(STATUS, cores=(CoreStatus(2, 7, "ready"), CoreStatus(4, 8, "failed", name="1"))), "")
+    assert "STATUS=ready: http://h:80, 1 of 2 cores, 1 of 1 frontends" in manager.waiting()
+
+
 @pytest.mark.parametrize("outcome", [ReloadState.DONE, ReloadState.FAILED])
 def test_a_reload_begins_and_ends(manager, outcome):
     notifier = notifier_of(manager)

@@ -35,6 +35,22 @@ def test_the_file_may_be_named_by_the_environment(monkeypatch, yaml_file):
     assert resolve_settings({}).frontends == 3
 
 
+def test_what_only_cores_look_at_is_told_where_they_run_elsewhere(tmp_path):
+    keys = {"connect": "tcp://10.0.0.2:5555,tcp://10.0.0.3:5555", "curve_dir": str(tmp_path)}
+    settings = resolve_settings({**keys, "dtype": "float32", "model": "fake", "api_key": "k"})
+    assert settings.connect == ("tcp://10.0.0.2:5555", "tcp://10.0.0.3:5555")
+    assert served_names(settings) == ()
+    assert unused_setting_warnings(settings) == [
+        f"--{name} has no effect with --connect: whoever starts the cores sets it" for name in ("model", "dtype")
+    ]
+
+
+def test_what_only_frontends_look_at_is_told_where_there_are_none(tmp_path):
+    core = {"core_endpoint": "tcp://*:5555", "curve_dir": str(tmp_path), "frontends": "0", "model": "fake"}
+    settings = resolve_settings({**core, "api_key": "k", "served_model_name": "m"})
+    assert unused_setting_warnings(settings) == ["--api-key has no effect with --frontends 0"]
+
+
 def test_an_empty_variable_counts_as_not_set(monkeypatch):
     monkeypatch.setenv("FAST_INFERENCE_MODEL", "")
     assert resolve_settings({}).model == "smollm2-135m-instruct"
@@ -74,7 +90,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_wrong_value_is_named_by_its_source(monkeypatch, yaml_file):
-    yaml_file.write_text("frontends: 0\n")
+    yaml_file.write_text("frontends: -1\n")
     monkeypatch.setenv("FAST_INFERENCE_BLOCK_SIZE", "17")
     with pytest.raises(ConfigError) as caught:
         resolve_settings({"config": yaml_file, "port": "high"})
@@ -170,6 +186,10 @@ def test_adapters_without_a_name_a_folder_or_a_difference_are_refused(lora):
         ({"max_num_batched_tokens": "16"}, ["--max-num-batched-tokens (16)", "--max-num-seqs (64)"]),
         ({"frontend_ports": "true", "frontends": "3", "port": "65534"}, ["--frontend-ports", "3 ports from 65534"]),
         ({"num_blocks": "9", "kv_cache_memory_bytes": "9"}, ["--num-blocks", "--kv-cache-memory-bytes"]),
+        (
+            {"cores": "3", "core_endpoint": "tcp://127.0.0.1:65534", "curve_dir": "keys"},
+            ["--core-endpoint", "3 ports from 65534"],
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_one_line(flags, named):
@@ -177,6 +197,17 @@ def test_settings_that_contradict_each_other_are_one_line(flags, named):
         resolve_settings(flags)
     assert all(name in caught.value.message for name in named)
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("cores", ["0", "65", "-1", "two", "3:1", "1:65", "1:", "1.5", "true"])
+def test_what_is_no_number_of_cores_is_one_line(cores):
+    with pytest.raises(ConfigError, match=r"^--cores: must be a number from 1 to 64, or such a range like 1:3, not "):
+        resolve_settings({"cores": cores})
+
+
+def test_each_core_has_the_port_after_that_of_the_one_before():
+    settings = resolve_settings({"cores": "2", "core_endpoint": "tcp://[::1]:5555", "curve_dir": "keys"})
+    assert [settings.endpoint_of(index) for index in range(2)] == ["tcp://[::1]:5555", "tcp://[::1]:5556"]
 
 
 @pytest.mark.parametrize(
@@ -208,3 +239,21 @@ def test_an_empty_host_is_not_all_of_them_and_an_empty_name_none(field):
     values = {"host": "", "served_model_name": ("",)}
     with pytest.raises(ConfigError, match=rf"^--{field.replace('_', '-')}: must have at least 1 character, not ''$"):
         resolve_settings({field: values[field]})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"cores": "1:3"}, "on one machine the number is fixed"),
+        ({"cores": "3:1", "executor": "ray"}, "must be a number from 1 to 64"),
+        ({"executor": "ray", "core_endpoint": "tcp://10.0.0.1:1", "curve_dir": "keys"}, "an address of its own"),
+        ({"executor": "ray", "ray_fleet": "two words"}, "must be letters, digits"),
+    ],
+)
+def test_cores_that_cannot_be_had_are_refused(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve_settings({"model": "fake", **flags})
+
+
+def test_a_range_of_cores_is_for_ray():
+    assert resolve_settings({"model": "fake", "executor": "ray", "cores": "1:3"}).core_range == (1, 3)

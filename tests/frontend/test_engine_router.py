@@ -209,6 +209,40 @@ def test_a_frontend_finds_chats_under_a_common_system_prompt_that_it_has_never_s
     assert min(Counter(where).values()) >= 10
 
 
+def test_the_example_of_the_documents():
+    """docs/architecture.md, "Which core takes a request"."""
+    names = list("abcd")
+    router, other_frontend = EngineRouter(), EngineRouter()
+    system = session(0, 700)
+    for number in range(1, 30):
+        for one in (router, other_frontend):
+            chosen(one, [*system, *session(number, 30)], make_cores(names))
+    first_turn = [*system, *session(100, 30)]
+    second_turn = [*first_turn, *session(101, 270)]
+    home = chosen(other_frontend, second_turn, make_cores(names))
+    cores = [
+        make_core(name, num_running=21, num_waiting=4, num_queued_tokens=2600)
+        if name == home
+        else make_core(name, num_running=18)
+        for name in names
+    ]
+    away = chosen(router, first_turn, cores)
+    assert away != home
+    cores = [make_core(name, num_running=17 if name == away else 0) for name in names]
+    assert chosen(router, second_turn, cores) == away
+
+
+def test_a_burst_of_turns_stays_where_their_chats_are_and_one_of_new_documents_does_not():
+    """Tokens that the core has already are no work."""
+    chats = [session(number, 1000) for number in range(60)]
+    router = EngineRouter()
+    at_home = [prompt for prompt in chats if chosen(router, prompt, make_cores("ab")) == "a"][:8]
+    assert len(at_home) == 8
+    turns = [[*prompt, *session(100, 20)] for prompt in at_home]
+    assert send_burst(router, make_cores("ab"), turns) == [8, 0]
+    assert min(send_burst(EngineRouter(), make_cores("ab"), turns)) >= 2
+
+
 @pytest.mark.parametrize("field", ["cache_salt", "adapter"])
 def test_salts_and_adapters_are_prefixes_of_their_own(field):
     where = {}
@@ -282,6 +316,18 @@ def test_only_cores_of_the_list_are_chosen():
     for number in range(120):
         assert chosen(router, session(number), make_cores("ca")) in "ca"
         assert chosen(router, session(number), make_cores("d")) == "d"
+
+
+def test_only_cores_that_have_the_prefix_are_preferred_to_less_loaded_ones():
+    for number in range(12):
+        prompt, router = session(number, 3000), EngineRouter()
+        home = chosen(router, prompt, make_cores("abcd"))
+        loaded = [make_core(name, num_waiting=60 if name == home else 0) for name in "abcd"]
+        overflow = chosen(router, prompt, loaded)
+        more, less = (name for name in "abcd" if name not in (home, overflow))
+        loads = {home: 63, more: 36, less: 20}  # the one that took it over takes nothing now
+        cores = [make_core(name, num_running=count) for name, count in loads.items()]
+        assert chosen(router, prompt, cores) == less
 
 
 def test_a_router_that_was_told_of_no_cores_learns_them_from_the_list():

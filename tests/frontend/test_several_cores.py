@@ -66,6 +66,7 @@ def go_on(core: CoreProcess) -> None:
 def test_load_is_a_sum_and_told_by_core(cores: list[CoreProcess]) -> None:
     async def conversation(served: Application) -> Any:
         await keep_busy(served, 3)
+        await until(lambda: served.state.client.load.num_running == 3)
         return await get(served, "/load")
 
     load = talk(cores, conversation)

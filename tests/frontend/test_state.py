@@ -60,8 +60,8 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CoreProcess]:
         yield core
 
 
-@pytest.mark.parametrize(("configured", "names"), [((), ("fake",)), (("a", "b"), ("a", "b"))])
-def test_the_names_are_the_configured_ones_or_else_the_model_id(
+@pytest.mark.parametrize(("configured", "names"), [((), ("fake", "fast-inference-model")), (("a", "b"), ("a", "b"))])
+def test_the_names_are_the_configured_ones_or_else_the_model_id_and_the_alias(
     core: CoreProcess, configured: tuple[str, ...], names: object
 ):
     async def run() -> None:
@@ -199,7 +199,7 @@ def test_a_core_that_beats_no_more_is_stalled_until_it_does(core: CoreProcess, m
             assert (caught.value.code, caught.value.retry_after_s) == ("stalled", 5.0)
             assert (answer.status_code, answer.json()["status"]) == (503, "stalled")
             await becomes(served, "ready")
-            assert served.state.model().names == ("fake",)
+            assert served.state.model().names[0] == "fake"
 
     asyncio.run(run())
 

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
-from tests.servers import ROOT
+from tests.servers import ROOT, Server
 from tests.terminal import CTRL_C, Terminal
 from tests.waiting import wait_until
 
@@ -30,6 +32,29 @@ def test_processes_model_and_load_by_the_run_dir(fake_server):
     assert report["load"] == {
         "num_running": 0, "num_waiting": 0, "num_queued_tokens": 0, "kv_cache_usage": 0.0, "tokens_per_second": 0.0,
     }  # fmt: skip
+
+
+def test_each_of_several_cores_is_shown_by_the_run_dir_and_by_the_url():
+    with tempfile.TemporaryDirectory() as folder:  # of a short name, as paths of sockets are
+        server = Server(Path(folder), "fake", "--cores", "2", "--threads", "1")
+        try:
+            os.kill(server.status["cores"][1]["pid"], signal.SIGKILL)
+            wait_until(lambda: server.status["cores"][1]["last_exit"] and server.status["cores"][1]["state"] == "ready")
+            with server.http() as http:  # the frontends know it too
+                wait_until(lambda: http.get("/health").json()["num_cores_ready"] == 2)
+            by_run_dir = json.loads(status("--run-dir", server.run_dir, "--json").stdout)
+            by_url = json.loads(status("--url", server.url, "--json").stdout)
+        finally:
+            server.close()
+    for report in (by_run_dir, by_url):
+        assert [(core["name"], core["state"], core["device"]) for core in report["cores"]] == [
+            ("0", "ready", "none"),
+            ("1", "ready", "none"),
+        ]
+    assert by_url["model"] == by_run_dir["model"]
+    assert [core["last_exit"] for core in by_run_dir["cores"]] == ["", "was killed by SIGKILL"]
+    names = [process["name"] for process in by_run_dir["processes"]]
+    assert names[1:3] == ["engine core 0", "engine core 1"]
 
 
 def test_load_by_the_url_is_the_same(fake_server):

@@ -4,21 +4,28 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+import zmq
+import zmq.asyncio
 
-from ipc import core_link
+from ipc import codec, core_link
 from ipc.client import EngineClient
 from ipc.curve import CurveDir
 from ipc.endpoints import RemoteCore
 from ipc.errors import EngineUnavailableError
-from ipc.messages import ClientRole
+from ipc.messages import ClientRole, CoreState, Dying
 from ipc.recovery import CoreLossPolicy
-from tests.factories import make_params
+from tests.factories import make_params, make_welcome
 from tests.processes import core_process
 from tests.programs import free_port
 from tests.tcp_proxy import TcpProxy
 
 NUM_STREAMS = 5
-PARAMS = make_params(max_tokens=400)
+PARAMS = make_params(max_tokens=250)
+
+
+@pytest.fixture(autouse=True)
+def tries_again_soon(monkeypatch):
+    monkeypatch.setattr(core_link, "_NEW_CONNECTION_S", 1.5)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +156,37 @@ def test_the_death_of_a_core_elsewhere_is_seen_at_once(tmp_path, keys):
 
     with start_core(tmp_path, keys, port) as core:
         assert asyncio.run(kill(core)) < core_link._REMOTE_LEASE_S
+
+
+def test_a_core_that_says_that_it_dies_and_does_so_is_lost_too(keys):
+    async def submit(context):
+        router = context.socket(zmq.ROUTER)
+        router.setsockopt(zmq.CURVE_SERVER, 1)
+        router.setsockopt(zmq.CURVE_SECRETKEY, keys.server_keys().secret)
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        client = EngineClient(
+            RemoteCore(f"tcp://127.0.0.1:{port}", keys.path),
+            name="remote",
+            role=ClientRole.BATCH,
+            on_core_loss=CoreLossPolicy.RESUME,
+        )
+        await client.start()
+        try:
+            async with asyncio.timeout(20):
+                identity, _ = await router.recv_multipart()
+                await router.send_multipart([identity, codec.encode(make_welcome(epoch=5), 5)])
+                await client.wait_ready(10)
+                client.submit([1], PARAMS)
+                await router.send_multipart([identity, codec.encode(Dying("no more"), 5)])
+                await until(lambda: client.state is CoreState.DYING)
+                router.close(linger=0)
+                await until(lambda: client.state is None and not client.cores[0].num_live)  # it waits for another one
+        finally:
+            router.close(linger=0)
+            await client.close()
+
+    with zmq.asyncio.Context() as context:
+        asyncio.run(submit(context))
 
 
 def test_a_core_that_is_back_in_time_goes_on(tmp_path, keys, expected):

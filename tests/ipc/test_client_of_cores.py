@@ -213,6 +213,21 @@ def test_metrics_are_those_of_each_core(cores):
     assert all(of_core["kv_blocks"] > 0 for of_core in values.values())
 
 
+def test_metrics_of_a_core_that_is_silent_are_not_waited_for(cores, monkeypatch, caplog):
+    monkeypatch.setattr("ipc.core_channel.SILENT_AFTER_S", 1.0)
+
+    async def conversation(client):
+        cores.processes[0].process.send_signal(signal.SIGSTOP)
+        try:
+            await until(lambda: client.cores[0].beat_age_s > 1)
+            return await client.metrics(60.0)
+        finally:
+            cores.processes[0].process.send_signal(signal.SIGCONT)
+
+    assert list(cores.talk(conversation)) == ["1"]
+    assert "METRICS" not in caplog.text
+
+
 def test_a_call_is_answered_although_one_core_hangs(cores):
     async def conversation(client):
         cores.processes[0].process.send_signal(signal.SIGSTOP)

@@ -74,6 +74,14 @@ def test_a_list_of_nobody_is_refused(folder):
         folder.allowed_clients()
 
 
+def test_the_cores_of_a_host_may_have_a_key_of_their_own(folder):
+    (folder.path / "servers").mkdir()
+    key = folder.client_keys("client").public
+    (folder.path / "servers" / "10.0.0.2.key").write_text(f'public-key = "{key.decode()}"')
+    assert folder.server_public_key("10.0.0.2") == key
+    assert folder.server_public_key("10.0.0.3") == folder.server_public_key() == folder.server_keys().public
+
+
 @pytest.mark.parametrize("name", ["", "../server", "a/b", ".hidden", "a\nb"])
 def test_a_name_is_no_path(folder, name):
     with pytest.raises(ConfigError, match="no name of a client"):

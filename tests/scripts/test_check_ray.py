@@ -10,20 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts/check_ray.py"
-SMALL = [
-    "--nodes",
-    "2",
-    "--cores",
-    "1",
-    "--streams",
-    "6",
-    "--stream-tokens",
-    "60",
-    "--step-ms",
-    "25",
-    "--kill-after",
-    "0.6",
-]
+SMALL = ["--nodes", "2", "--cores", "1", "--streams", "6", "--stream-tokens", "60", "--step-ms", "25"]
 
 
 @pytest.mark.alone

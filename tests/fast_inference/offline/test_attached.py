@@ -46,7 +46,7 @@ def test_it_is_a_batch_client_and_leaves_the_server_as_it_was(server):
     with server.connect() as client:
         with LLM(attach=str(server.run_dir)) as llm:
             assert len(llm.generate(["one"] * 100, SamplingParams(max_tokens=2))) == 100
-            assert llm._client.state.client._role.name == "BATCH"
+            assert llm._client.state.client._cores._role.name == "BATCH"
         wait_until(lambda: not stats(client)["num_running"])
     assert server.core_pid == before
 

@@ -27,7 +27,7 @@ def directory():
 
 
 def listed(directory, client="a"):
-    return [core.name for core in directory.view_for(client).listed]
+    return [core.name for core in directory.view_for(client, 100.0).listed]
 
 
 def test_a_core_is_told_who_may_connect(directory):
@@ -54,7 +54,7 @@ def test_a_core_on_another_node_is_listed_once_it_is_ready_there(directory):
     directory.on_report(moved, 1.0)
     assert listed(directory) == ["1"]
     directory.on_report(replace(moved, state="ready", endpoint="tcp://10.0.0.9:1"), 2.0)
-    assert directory.view_for("a").listed[0].endpoint == "tcp://10.0.0.9:1"
+    assert directory.view_for("a", 200.0).listed[0].endpoint == "tcp://10.0.0.9:1"
 
 
 def test_a_late_core_is_not_listed_until_it_is_heard_again(directory):
@@ -74,7 +74,7 @@ def test_a_core_whose_actor_does_not_answer_is_not_listed_and_counts_as_unplaced
     assert directory.on_unavailable("0")
     assert not directory.on_unavailable("0")
     assert listed(directory) == ["1"]
-    assert directory.view_for("a").num_unplaced == 1
+    assert directory.view_for("a", 200.0).num_unplaced == 1
 
 
 def test_a_core_that_is_to_end_is_told_so_once_nobody_uses_it(directory):
@@ -141,14 +141,37 @@ def test_a_directory_that_was_started_again_is_settled_once_all_its_cores_have_r
         again.add_core(name, 100.0)
     again.on_report(report("0"), 100.5)
     again.expire(100.5)
-    assert not again.view_for("a").is_settled
+    assert not again.view_for("a", 200.0).is_settled
     again.on_report(report("1"), 101.0)
     again.expire(101.0)
-    assert again.view_for("a").is_settled
+    assert again.view_for("a", 200.0).is_settled
+
+
+def test_what_cores_are_told_by_a_directory_that_is_not_settled_turns_nobody_out():
+    again = Directory(100.0, 1)
+    again.add_core("0", 100.0)
+    assert not again.on_report(report("0"), 100.0).are_all
+    again.expire(100.1)
+    assert again.on_report(report("0"), 100.2).are_all
+
+
+def test_an_agent_that_comes_waits_until_the_cores_have_let_it_in(directory):
+    directory.expire(1.0)
+    directory.on_client(B, 1.0)
+    assert not directory.view_for("b", 1.1).is_settled
+    for name in ("0", "1"):
+        directory.on_report(report(name, clients=("a", "b")), 1.2)
+    assert directory.view_for("b", 1.3).is_settled
+
+
+def test_an_agent_does_not_wait_for_a_core_that_never_lets_it_in(directory):
+    directory.expire(1.0)
+    directory.on_client(B, 1.0)
+    assert directory.view_for("b", 1.0 + SETTLING_S).is_settled
 
 
 def test_a_directory_does_not_wait_for_a_lost_core_for_ever():
     again = Directory(100.0, 1)
     again.add_core("0", 100.0)
     again.expire(100.1 + SETTLING_S)
-    assert again.view_for("a").is_settled
+    assert again.view_for("a", 200.0).is_settled

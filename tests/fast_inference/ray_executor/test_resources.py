@@ -33,12 +33,18 @@ def test_what_a_core_asks_for(settings, nodes, resources):
 
 
 def test_what_is_said_while_there_is_no_room():
-    text = waiting_text(CoreResources(2, 1), GPU_NODES)
+    text = waiting_text(CoreResources(2, 1), GPU_NODES, 5)
     assert text == "waiting for room: a core wants 1 GPU and 2 CPU; the nodes have 8 CPU; 4 GPU, 16 CPU"
 
 
+def test_nothing_is_said_where_ray_only_takes_its_time():
+    assert waiting_text(CoreResources(2, 1), GPU_NODES, 4) == ""
+
+
 def test_what_is_said_where_no_node_has_anything():
-    assert waiting_text(CoreResources(1, 0), []) == "waiting for room: a core wants 1 CPU; the nodes have none of these"
+    assert (
+        waiting_text(CoreResources(1, 0), [], 1) == "waiting for room: a core wants 1 CPU; the nodes have none of these"
+    )
 
 
 @pytest.mark.parametrize(

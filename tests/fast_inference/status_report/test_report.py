@@ -27,6 +27,18 @@ def test_processes_have_their_sizes_and_restarts():
     assert (frontend.name, frontend.num_restarts, frontend.port) == ("frontend 0", 1, 80)
 
 
+def test_a_core_of_another_machine_has_no_sizes():
+    cores = [
+        {"name": name, "pid": os.getpid(), "state": "ready", "restarts": {"signal": 1}, "last_exit": ""}
+        for name in "ab"
+    ]
+    _, here, away, _ = process_rows({**STATUS, "cores": cores}, ["a"])
+    assert here.rss_bytes > 2**20
+    assert (away.name, away.pid, away.rss_bytes, away.uptime_s, away.num_restarts) == (
+        "engine core b", os.getpid(), None, None, 1,
+    )  # fmt: skip
+
+
 def test_a_batch_runner_is_shown_while_it_runs():
     rows = process_rows({**STATUS, "batch_runner": {"pid": os.getpid(), "state": "running"}})
     assert (rows[-1].name, rows[-1].num_restarts) == ("batch runner", 0)
@@ -49,11 +61,11 @@ def test_the_text_has_all_of_it():
 
 def test_each_of_several_cores_has_a_line():
     load = ServerLoad(3, 1, 0, 0.25, 120.4)
-    cores = [CoreLoad("0", "ready", load, "cuda:0"), CoreLoad("b2", "no answer")]
-    report = StatusReport("http://h:80", "ready", load=load, cores=cores)
+    cores = [CoreLoad("0", "ready", load, "cuda:0"), CoreLoad("b2", "no answer", last_exit="was killed by SIGKILL")]
+    report = StatusReport("http://h:80", "ready", load=load, cores=cores, last_core_exit="exited with 1")
     assert report.as_text().splitlines()[2:] == [
         "core   0: ready on cuda:0, 3 running, 1 waiting, 120 tok/s, KV cache 25%",
-        "core   b2: no answer",
+        "core   b2: no answer; the one before was killed by SIGKILL",
     ]
 
 

@@ -6,24 +6,24 @@ import signal
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ipc.endpoints import RunDir
 from tests.frontend.applications import application
 from tests.processes import core_processes
 
 
-@pytest.fixture
-def cores(tmp_path):
-    with core_processes(tmp_path, fake_step_ms=5) as cores:
+@pytest.fixture(scope="module")
+def cores(tmp_path_factory):
+    """All run and answer again after a test."""
+    with core_processes(tmp_path_factory.mktemp("run"), fake_step_ms=5) as cores:
         yield cores
 
 
-def talk(tmp_path, conversation, num_frontends: int = 1):
+def talk(cores, conversation, num_frontends: int = 1):
     """Run `conversation(*frontends)`."""
 
     async def run(*frontends):
         if len(frontends) == num_frontends:
             return await conversation(*frontends)
-        async with application(RunDir(tmp_path)) as another:
+        async with application(cores[0].run_dir) as another:
             return await run(*frontends, another)
 
     return asyncio.run(run())
@@ -53,14 +53,14 @@ async def until(condition):
             await asyncio.sleep(0.01)
 
 
-def test_each_core_has_its_series(tmp_path, cores):
+def test_each_core_has_its_series(cores):
     async def conversation(served):
         body = {"model": "fake", "prompt": "abc", "max_tokens": 7, "ignore_eos": True}
         answers = await asyncio.gather(*(served.http.post("/v1/completions", json=body) for _ in range(8)))
         assert {answer.status_code for answer in answers} == {200}
         return await scrape(served)
 
-    samples = talk(tmp_path, conversation)
+    samples = talk(cores, conversation)
     assert of_cores(samples, "fast_inference_core_up") == {"core=0": 1, "core=1": 1}
     tokens = of_cores(samples, "fast_inference_generation_tokens_total")
     assert sum(tokens.values()) == 56
@@ -68,18 +68,21 @@ def test_each_core_has_its_series(tmp_path, cores):
     assert set(of_cores(samples, "fast_inference_kv_cache_usage_perc")) == {"core=0", "core=1"}
 
 
-def test_a_core_that_is_dead_is_shown_as_such_and_the_others_as_before(tmp_path, cores):
+def test_a_core_that_is_dead_is_shown_as_such_and_the_others_as_before(cores):
     async def conversation(served):
         cores[1].kill()
-        return await scrape(served)
+        try:
+            return await scrape(served)
+        finally:
+            cores[1].start()
 
-    samples = talk(tmp_path, conversation)
+    samples = talk(cores, conversation)
     assert of_cores(samples, "fast_inference_core_up") == {"core=0": 1, "core=1": 0}
     assert set(of_cores(samples, "fast_inference_kv_blocks")) == {"core=0"}
     assert samples[("fast_inference_ready",)] == 1
 
 
-def test_a_core_that_hangs_keeps_no_scrape_from_being_answered(tmp_path, cores):
+def test_a_core_that_hangs_keeps_no_scrape_from_being_answered(cores):
     async def conversation(served):
         cores[0].process.send_signal(signal.SIGSTOP)
         try:
@@ -87,47 +90,48 @@ def test_a_core_that_hangs_keeps_no_scrape_from_being_answered(tmp_path, cores):
         finally:
             cores[0].process.send_signal(signal.SIGCONT)
 
-    samples = talk(tmp_path, conversation)
+    samples = talk(cores, conversation)
     assert of_cores(samples, "fast_inference_core_up") == {"core=0": 0, "core=1": 1}
     assert of_cores(samples, "fast_inference_kv_blocks") == {"core=1": 64}
 
 
-def test_requests_are_counted_once_whichever_core_keeps_the_count(tmp_path, cores):
+def test_requests_are_counted_once_whichever_core_keeps_the_count(tmp_path):
     """Each frontend reports to one core as long as that lives, and goes on counting with another one then."""
+    with core_processes(tmp_path) as cores:
+        talk(cores, lambda *frontends: count_while_cores_die(cores, *frontends), num_frontends=2)
 
-    async def conversation(one, other):
-        async def ask(count):
-            for _ in range(count):
-                for served in (one, other):
-                    assert (await served.http.get("/v1/models")).status_code == 200
 
-        async def counted(count):
-            """By core, once it is as many; the other frontend reports within a second."""
-            async with asyncio.timeout(20):
-                while sum((by_core := models_by_core(await scrape(one))).values()) != count:
-                    assert sum(by_core.values()) < count
-                    await asyncio.sleep(0.02)
-            return by_core
+async def count_while_cores_die(cores, one, other):
+    async def ask(count):
+        for _ in range(count):
+            for served in (one, other):
+                assert (await served.http.get("/v1/models")).status_code == 200
 
-        async def sees(index, *, is_ready):
-            await until(lambda: all(served.state.client.cores[index].is_ready is is_ready for served in (one, other)))
+    async def counted(count):
+        """By core, once it is as many; the other frontend reports within a second."""
+        async with asyncio.timeout(20):
+            while sum((by_core := models_by_core(await scrape(one))).values()) != count:
+                assert sum(by_core.values()) < count
+                await asyncio.sleep(0.02)
+        return by_core
 
-        await ask(10)
-        kept = (await counted(20)).get("core=1", 0)
-        cores[0].kill()  # and what it kept is gone
-        await sees(0, is_ready=False)
-        await ask(5)
-        await counted(kept + 10)
-        cores[0].start()
-        await sees(0, is_ready=True)
-        await ask(3)
-        assert (await counted(kept + 16)).get("core=0", 0) == 0
-        cores[1].kill()
-        await sees(1, is_ready=False)
-        await ask(2)
-        assert await counted(4) == {"core=0": 4}
+    async def sees(index, *, is_ready):
+        await until(lambda: all(served.state.client.cores[index].is_ready is is_ready for served in (one, other)))
 
-    talk(tmp_path, conversation, num_frontends=2)
+    await ask(10)
+    kept = (await counted(20)).get("core=1", 0)
+    cores[0].kill()  # and what it kept is gone
+    await sees(0, is_ready=False)
+    await ask(5)
+    await counted(kept + 10)
+    cores[0].start()
+    await sees(0, is_ready=True)
+    await ask(3)
+    assert (await counted(kept + 16)).get("core=0", 0) == 0
+    cores[1].kill()
+    await sees(1, is_ready=False)
+    await ask(2)
+    assert await counted(4) == {"core=0": 4}
 
 
 def models_by_core(samples) -> dict[str, float]:

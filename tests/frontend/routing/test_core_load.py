@@ -1,4 +1,4 @@
-"""Load is one number: 1 for a quarter of the seats, 8 waiting requests, or 4,096 waiting tokens."""
+"""Load is one number: 1 for a quarter of the seats, 16 waiting requests, or 4,096 waiting tokens."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from ipc.placement import CoreView
 from tests.factories import make_welcome
 
 
-def load_of(num_sent: int = 0, num_tokens_sent: int = 0, num_prompt_tokens: int = 100, **load: int) -> float:
+def load_of(num_sent: int = 0, num_tokens_sent: int = 0, num_known_tokens: int = 0, **load: int) -> float:
     core = CoreView(
         "0",
         is_ready=True,
@@ -17,7 +17,7 @@ def load_of(num_sent: int = 0, num_tokens_sent: int = 0, num_prompt_tokens: int 
         num_sent_since=num_sent,
         num_tokens_sent_since=num_tokens_sent,
     )
-    return USUAL_SCALE.load_of(core, num_prompt_tokens)
+    return USUAL_SCALE.load_of(core, 100, num_known_tokens)
 
 
 @pytest.mark.parametrize(
@@ -27,10 +27,12 @@ def load_of(num_sent: int = 0, num_tokens_sent: int = 0, num_prompt_tokens: int 
         ({"num_running": 16}, 1),
         ({"num_running": 63}, 63 / 16),
         ({"num_running": 64}, 4 + 1),
-        ({"num_waiting": 8}, 1 + 8 / 16),
-        ({"num_sent": 8}, 1 + 8 / 16),
-        ({"num_waiting": 8, "num_queued_tokens": 4096}, 2 + 8 / 16),
-        ({"num_sent": 8, "num_tokens_sent": 4096}, 2 + 8 / 16),
+        ({"num_waiting": 8}, 8 / 16 + 8 / 16),
+        ({"num_sent": 8}, 8 / 16 + 8 / 16),
+        ({"num_waiting": 8, "num_queued_tokens": 4096}, 2),
+        ({"num_sent": 8, "num_tokens_sent": 4096}, 2),
+        ({"num_sent": 8, "num_tokens_sent": 4096, "num_known_tokens": 2048}, 1.5),
+        ({"num_sent": 8, "num_tokens_sent": 4096, "num_known_tokens": 5000}, 1),
         ({"num_free_blocks": 6}, 1),
         ({"num_free_blocks": 7}, 0),
         ({"num_free_blocks": 0, "num_blocks": 0}, 0),

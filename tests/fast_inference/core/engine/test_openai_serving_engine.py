@@ -86,4 +86,4 @@ def test_the_process_of_engine_and_application_is_counted_once(engine):
             return (await http.get("/metrics")).text
 
     roles = [line.partition(" ")[0] for line in asyncio.run(scrape()).splitlines() if line.startswith("process_")]
-    assert roles == ['process_cpu_seconds_total{role="core"}', 'process_resident_memory_bytes{role="core"}']
+    assert roles == ['process_cpu_seconds_total{core="0",role="core"}', 'process_resident_memory_bytes{role="core"}']
