@@ -2,6 +2,7 @@
 #
 #     docker build -t fast-inference .                                # for CPUs
 #     docker build -t fast-inference:cuda --build-arg VARIANT=cuda .  # for NVIDIA GPUs
+#     docker build -t fast-inference:ray --build-arg EXTRA=ray .      # with an extra of pyproject.toml, for either
 #
 # scripts/check_dockerfile_steps does what this file does, without Docker, in a folder of its own.
 
@@ -10,6 +11,7 @@ ARG VARIANT=cpu
 
 FROM python:${PYTHON_VERSION}-slim AS build
 ARG VARIANT
+ARG EXTRA=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 SHELL ["/bin/sh", "-euc"]
 RUN python -m venv /opt/fast-inference
@@ -19,7 +21,7 @@ RUN if [ "$VARIANT" = cpu ]; then export PIP_INDEX_URL=https://download.pytorch.
 # The dependencies before the code: they change less often, and this layer is the slow one.
 WORKDIR /src
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+RUN python -c "import os, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = os.environ.get('EXTRA'); print(*p['dependencies'], *(p['optional-dependencies'][e] if e else ()), sep='\n')" \
         >/tmp/requirements.txt; \
     /opt/fast-inference/bin/pip install -r /tmp/requirements.txt
 COPY README.md LICENSE ./

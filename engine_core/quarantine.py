@@ -1,9 +1,10 @@
 """Requests that may have killed a core: tried again one at a time, and refused when a core died with them twice.
 
-Whatever ran when a core died is a suspect. Suspects come back one at a time, at first alone; one that gets past the
-place at which the core died is innocent. If the core dies again, the suspect that was running then is quarantined:
-refused for `WINDOW_S`, whoever sends it. So a request that kills costs two restarts, and the others lose nothing; that
-holds over all cores of a server: a core that lives learns of the death of another one before it takes a request.
+Whatever ran when a core died is a suspect. Suspects come back one at a time, at first alone, with a step for all others
+between two of them; one that gets past the place at which the core died is innocent. If the core dies again, the
+suspect that was running then is quarantined: refused for `WINDOW_S`, whoever sends it. So a request that kills costs
+two restarts, and the others lose nothing; that holds over all cores of a server: a core that lives learns of the death
+of another one before it takes a request.
 Requests are the same here if they have the same content (`request_intake.content_digest`), since clients retry.
 
 Used by `core.EngineCore` on the step loop; `refusal` is asked on the I/O thread. Next: `crash_evidence.py`.
@@ -61,6 +62,8 @@ class Quarantine:
         """The suspect that may run."""
         self._held: deque[Request] = deque()
         """Suspects that wait for it."""
+        self._was_alone = False
+        """In the last step nobody ran beside a suspect."""
         self._step = 0
         self._had_drafts = False
         """In the last step, which then gave an unknown number of tokens."""
@@ -118,11 +121,15 @@ class Quarantine:
         return self._suspects[request.digest].num_output_tokens - request.num_output_tokens
 
     def released(self) -> list[Request]:
-        """Requests that were held and can be queued now; asked after each step."""
+        """Requests that were held and can be queued now; asked after each step. Between two suspects there is a step
+        for the others, who would have to wait for all of them else.
+        """
         if self._tried is not None and self._num_tokens_to_pass(self._tried) <= 0:
             self._acquit(self._tried.digest)
             self._tried = None
         released: list[Request] = []
+        if self._was_alone and self._running:
+            return released
         while self._tried is None and self._held:
             request = self._held.popleft()
             if self.may_run(request):
@@ -153,6 +160,7 @@ class Quarantine:
 
     def begin_step(self, plan: SchedulerOutput, requests: dict[RequestKey, Request]) -> None:
         """Note who runs in this step, before anything of it is computed."""
+        self._was_alone = self.alone is not None
         if plan.new_requests or plan.dropped_request_keys:
             for key in plan.dropped_request_keys:
                 self._running.pop(key, None)

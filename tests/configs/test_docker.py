@@ -101,7 +101,7 @@ def test_the_script_that_does_the_steps_without_docker_does_the_same_ones():
     steps = STEPS.replace('"', "").replace("install -q ", "install ")
     for command in commands:
         assert command.strip().replace("/tmp/", "$work/") in steps
-    dependencies = re.search(r'python -c "(import tomllib.*?)"', DOCKERFILE)
+    dependencies = re.search(r'python -c "(import os, tomllib.*?)"', DOCKERFILE)
     assert dependencies is not None
     assert dependencies[1] in STEPS
     for name in variables_of_the_image():

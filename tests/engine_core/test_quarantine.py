@@ -40,22 +40,24 @@ def num_tokens_of(core, requests):
     return [len(core.token_ids[item]) for item in requests]
 
 
-def test_suspects_run_alone_until_they_are_past_the_place(tmp_path):
+def test_suspects_run_alone_until_they_are_past_the_place_with_a_step_for_the_others_between_them(tmp_path):
     evidence = evidence_against([1], [2], [3], max_tokens=20)
     core = CoreHarness(make_fake_runner(tmp_path), quarantine=Quarantine(evidence=evidence))
     requests = [core.add([n], max_tokens=20) for n in (1, 2, 3, 4)]
     after_each_step = []
-    for _ in range(7):
+    for _ in range(9):
         core.step()
         after_each_step.append(num_tokens_of(core, requests))
     assert after_each_step == [
         [1, 0, 0, 0],
         [2, 0, 0, 0],  # as many as when the core died
-        [2, 1, 0, 0],
-        [2, 2, 0, 0],
-        [2, 2, 1, 0],
-        [2, 2, 2, 0],
-        [3, 3, 3, 1],
+        [3, 0, 0, 1],
+        [3, 1, 0, 1],
+        [3, 2, 0, 1],
+        [4, 3, 0, 2],
+        [4, 3, 1, 2],
+        [4, 3, 2, 2],
+        [5, 4, 3, 3],
     ]
     core.run()
     assert {core.finished[item].reason for item in requests} == {FinishReason.LENGTH}
@@ -143,7 +145,7 @@ def test_requests_with_the_content_of_an_innocent_run_together(tmp_path):
     requests = [core.add([1], max_tokens=20) for _ in range(4)]
     for _ in range(4):
         core.step()
-    assert num_tokens_of(core, requests) == [4, 2, 2, 2]
+    assert num_tokens_of(core, requests) == [4, 1, 1, 1]
 
 
 def test_what_killed_the_core_twice_is_refused_for_a_while(tmp_path, monkeypatch):
