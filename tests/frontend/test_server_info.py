@@ -90,7 +90,7 @@ def test_the_description_has_versions_model_and_limits(core: CoreProcess):
     info = asyncio.run(run())
     assert info["version"] == info["core_version"]
     assert info["model"] == {
-        "names": ["fake"],
+        "names": ["fake", "fast-inference-model"],
         "adapters": [],
         "fingerprint": "fp_fake",
         "dtype": "int32",

@@ -145,9 +145,14 @@ def test_each_of_several_cores_has_a_row(server_of_two_cores: Server, new_page: 
         expect(page.locator("#core-rows")).to_contain_text(re.compile(r"ready1"))
         busy = rows.filter(has_text="ready1")
         expect(busy.locator("td").nth(4)).to_have_text(re.compile(r"^\d{2}"))
-    os.kill(server_of_two_cores.status["cores"][1]["pid"], signal.SIGKILL)
-    expect(rows.nth(1)).not_to_contain_text("ready")
-    expect(page.locator("#status")).to_have_text("ready")
+    launcher_pid = server_of_two_cores.status["launcher"]["pid"]
+    os.kill(launcher_pid, signal.SIGSTOP)  # else the core would be back before the page has looked
+    try:
+        os.kill(server_of_two_cores.status["cores"][1]["pid"], signal.SIGKILL)
+        expect(rows.nth(1)).not_to_contain_text("ready")
+        expect(page.locator("#status")).to_have_text("ready")
+    finally:
+        os.kill(launcher_pid, signal.SIGCONT)
     expect(rows.nth(1)).to_contain_text("ready")
     right_edges = (
         "[...document.querySelectorAll('html, main, .card, .scroll')].map((node) => node.getBoundingClientRect().right)"
