@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from fast_inference.child import Child
 from fast_inference.status import CoreStatus
@@ -40,7 +39,7 @@ def remote_cores(config: EndpointConfig) -> dict[str, RemoteCore]:
     folder.client_keys(config.curve_client)
     cores = {}
     for endpoint in config.connect:
-        host = urlsplit(endpoint).hostname or ""
+        host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")  # as it is written, unlike urlsplit's
         server_key = folder.server_public_key(host).decode()
         cores[endpoint.removeprefix("tcp://")] = RemoteCore(endpoint, folder.path, config.curve_client, server_key)
     return cores
@@ -143,7 +142,7 @@ class RemoteFleet:
 
 
 def _status_of(name: str, view: CoreView | None) -> CoreStatus:
-    if view is None or view.state is None:
+    if view is None or (view.state is None and view.welcome is None):
         return CoreStatus(state="starting", name=name)
     epoch = view.welcome.epoch if view.welcome is not None else 0
-    return CoreStatus(epoch=epoch, state=view.state.name.lower(), name=name)
+    return CoreStatus(epoch=epoch, state="dead" if view.state is None else view.state.name.lower(), name=name)

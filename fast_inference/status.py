@@ -42,7 +42,8 @@ class CoreStatus:
     pid: int | None = None
     epoch: int = 0
     state: str = "stopped"
-    """starting, loading, ready, draining, dying, stopped, or failed: one of several that crashes again and again."""
+    """starting, loading, ready, draining, dying, stopped, failed: one of several that crashes again and again, or
+    dead: one on another host that was there and is not heard any more."""
     last_exit: str = ""
     """How the core before this one ended; empty while none has."""
     restarts: Mapping[str, int] = field(default_factory=dict)

@@ -78,7 +78,12 @@ class EngineClient:
         self._ready = asyncio.Event()
         self._tasks = BackgroundTasks("the link to the core")
         events = ChannelEvents(
-            self._on_core_change, self._on_orphans, self._calls.on_reply, self._on_beat, self._prepare_model
+            self._on_core_change,
+            self._on_orphans,
+            self._on_refused,
+            self._calls.on_reply,
+            self._on_beat,
+            self._prepare_model,
         )
         self._cores = CoreSet(cores, name, role, self._tasks, events, self._on_ready_change)
         self._reporting: CoreChannel | None = None
@@ -322,6 +327,16 @@ class EngineClient:
         self._hold(requests, loss)
         if not channel.is_ready:  # else it refused them for now
             self._recover()
+
+    def _on_refused(self, channel: CoreChannel, request: RequestOutputs) -> bool:
+        """Bring a new request to a core that has not refused it yet, and does not say that it is full."""
+        others = [
+            other
+            for other in self._cores.ready
+            if other is not channel and other.name not in request.core_names and not other.view.load.retry_after_ms
+        ]
+        others.sort(key=lambda other: other.view.load.num_waiting + other.view.num_sent_since)
+        return any(other.add(request) for other in others)
 
     def _hold(self, requests: list[RequestOutputs], loss: EngineUnavailableError | None = None) -> None:
         self._recovery.hold(requests, loss)

@@ -38,6 +38,8 @@ class ChannelEvents:
     """A core is ready, is not ready any more, or is another one."""
     on_orphans: Callable[["CoreChannel", list[RequestOutputs], EngineUnavailableError | None], None]
     """These requests have no core; with what they end in where they may not go on, None where they always may."""
+    on_refused: Callable[["CoreChannel", RequestOutputs], bool]
+    """Its core has no room for a new request; True if another one takes it."""
     on_reply: Callable[["CoreChannel", Reply], None]
     on_beat: Callable[["CoreChannel"], None]
     """About once a second, while its core takes requests."""
@@ -172,7 +174,12 @@ class CoreChannel:
     # --- links ---
 
     def _open_link(self) -> CoreLink:
-        return CoreLink(self._context, self.address, self._hello, self._on_change, self._on_reply, self._on_beat)
+        link = CoreLink(self._context, self.address, self._hello, self._on_change, self._on_reply, self._on_beat)
+        link.session.pass_on = self._pass_on
+        return link
+
+    def _pass_on(self, request: RequestOutputs) -> bool:
+        return self._events.on_refused(self, request)
 
     def _on_reply(self, reply: Reply) -> None:
         self._events.on_reply(self, reply)

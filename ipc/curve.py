@@ -174,7 +174,9 @@ def _key(path: Path, kind: bytes) -> bytes:
         with path.open("rb") as file:
             found: dict[bytes, bytes] = dict(_LINE.findall(file.read(_MAX_FILE_BYTES)))
     except OSError as error:
-        raise ConfigError(f"cannot read the key {path}: {error.strerror} (make it: fast-inference keys)") from error
+        raise ConfigError(
+            f"cannot read the key {path}: {error.strerror} (`fast-inference keys` makes it, on the host of the cores)"
+        ) from error
     if kind not in found:
         raise ConfigError(f"{path} has no {kind.decode()} key")
     try:

@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 from ipc.config_section import Section
 from ipc.errors import ConfigError
 
-_TCP_ENDPOINT = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})")
+_TCP_ENDPOINT = re.compile(r"tcp://(\*|\w[\w.-]*|\[[0-9a-fA-F:]+\]):([1-9]\d{0,4})", re.ASCII)
+_MAX_PORT = 65535
 
 
 class EndpointConfig(Section):
@@ -55,6 +56,8 @@ class EndpointConfig(Section):
         for endpoint in self.connect:
             if not _TCP_ENDPOINT.fullmatch(endpoint) or "*" in endpoint:
                 raise ConfigError(f"--connect: {endpoint!r} is not like tcp://HOST:PORT")
+            if int(endpoint.rpartition(":")[2]) > _MAX_PORT:  # libzmq takes it, and never gets anywhere
+                raise ConfigError(f"--connect: {endpoint!r} has no port up to {_MAX_PORT}")
         if len(set(self.connect)) < len(self.connect):
             raise ConfigError("--connect: the same core is there twice")
         if self.connect and self.core_endpoint is not None:

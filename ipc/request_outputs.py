@@ -90,6 +90,8 @@ class RequestOutputs:
         """When it was first sent."""
         self.num_cores = 0
         """How many cores it was sent to."""
+        self.num_refusals = 0
+        """How many of them had no room for it."""
         self.core_names: list[str] = []
         """Names of these cores; one that came back to life is named once."""
         self._lost_us = 0

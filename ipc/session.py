@@ -11,6 +11,7 @@ import os
 import time
 from array import array
 from collections import defaultdict
+from collections.abc import Callable
 
 from ipc import codec
 from ipc.counted_warning import CountedWarning
@@ -69,6 +70,8 @@ class Session:
         """Requests that the core will not answer; to be taken by whoever owns the socket."""
         self.loss = EngineUnavailableError("The engine stopped.")
         """What became of the core, for orphans that nobody takes over."""
+        self.pass_on: Callable[[RequestOutputs], bool] | None = None
+        """Asked to bring a new request that the core has no room for to another one; False if none takes it."""
         self.lost_request_ids: list[int] = []
         """Requests that ended here but may run on in the core: to be aborted by whoever owns the socket."""
         self._last_sequence = 0
@@ -172,13 +175,20 @@ class Session:
         self.lose(reason, message="The connection to the engine was interrupted.", code="engine_disconnected")
 
     def _on_reject(self, reject: Reject) -> None:
-        """A request that had a core before is not refused for what may change."""
+        """A request that a core had is not refused for what may change, a new one only where no other core has room."""
         request = self.requests.get(reject.request_id)
-        may_come_back = request is not None and request.num_cores > 1 and reject.code in _TRANSIENT_CODES
-        if reject.code == CORE_RETIRED or may_come_back:
-            self._orphan(reject.request_id)
-        else:
-            self._end(reject.request_id, error=error_of_reject(reject))
+        if request is None:
+            return  # aborted by this side meanwhile
+        is_transient = reject.code in _TRANSIENT_CODES
+        request.num_refusals += is_transient
+        if reject.code == CORE_RETIRED or (is_transient and request.num_refusals < request.num_cores):
+            return self._orphan(reject.request_id)
+        if is_transient and self.pass_on is not None:
+            del self.requests[reject.request_id]
+            if self.pass_on(request):
+                return
+            self.requests[reject.request_id] = request
+        self._end(reject.request_id, error=error_of_reject(reject))
 
     def _orphan(self, request_id: RequestId) -> None:
         request = self.requests.pop(request_id, None)

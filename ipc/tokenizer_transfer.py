@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 MAX_TOKENIZER_BYTES = 128 * 2**20
 """Of all files together; the largest tokenizers have a quarter of it."""
+_MIN_PIECE_BYTES = 2**15
+"""In each answer but the last one of a file, so that a core cannot keep its frontends busy for ever."""
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
 CallCore = Callable[[dict[str, int | str]], Awaitable[Mapping[str, int | float | str]]]
@@ -78,7 +80,7 @@ async def _fetch_file(call: CallCore, name: str, size: int) -> bytes:
             piece = base64.b64decode(data if isinstance(data, str) else "", validate=True)
         except binascii.Error:
             piece = b""
-        if not piece:
+        if len(piece) < min(_MIN_PIECE_BYTES, size - len(content)):
             raise ConfigError(f"{name} of the core on the other host ends after {len(content)} of {size} bytes")
         content += piece
     return bytes(content)

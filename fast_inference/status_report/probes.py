@@ -110,7 +110,7 @@ class CoreProbe:
     """Asks the engine cores behind a run dir, each time over new connections."""
 
     def __init__(self, run_dir: "RunDir", name: str) -> None:
-        """`name` is what the model is served as."""
+        """`name` is what the model is served as; empty where it is what the cores call it."""
         self._run_dir = run_dir
         self._name = name
         self._rates = _Rates()
@@ -141,7 +141,7 @@ class CoreProbe:
             raise EngineUnavailableError("the engine is not ready: no answer")
         num_blocks = int(sum(of_core["kv_blocks"] for of_core in values.values()))
         model = ServedModel(
-            self._name,
+            self._name or welcomes[0].model_id,
             welcomes[0].dtype,
             ", ".join(dict.fromkeys(welcome.device for welcome in welcomes)),
             welcomes[0].max_model_len,

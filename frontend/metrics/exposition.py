@@ -54,6 +54,8 @@ class MetricsText(Collector):
 
     def _add(self, family: MetricFamily, key: str, value: float, labels: _Labels) -> None:
         name, *values = key.split(SEPARATOR)
+        if len(values) != len(family.labels) + name.endswith("_bucket"):
+            return  # not as a core writes it; one that is wrong must not take the others away
         self._series[family.name].append((name, labels, values, value))
 
     def encode(self, accept: str) -> tuple[bytes, str]:

@@ -45,6 +45,12 @@ def test_what_only_cores_look_at_is_told_where_they_run_elsewhere(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("endpoint", ["tcp://-x:5555", "tcp://ü.x:5555", "tcp://10.0.0.2:99999", "tcp://*:5555"])
+def test_an_endpoint_that_libzmq_cannot_reach_is_refused(tmp_path, endpoint):
+    with pytest.raises(ConfigError, match="--connect"):
+        resolve_settings({"connect": endpoint, "curve_dir": str(tmp_path)})
+
+
 def test_what_only_frontends_look_at_is_told_where_there_are_none(tmp_path):
     core = {"core_endpoint": "tcp://*:5555", "curve_dir": str(tmp_path), "frontends": "0", "model": "fake"}
     settings = resolve_settings({**core, "api_key": "k", "served_model_name": "m"})

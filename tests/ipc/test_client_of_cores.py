@@ -9,7 +9,7 @@ import pytest
 from ipc.client import EngineClient
 from ipc.core_directory import CoreDirectory, write_cores
 from ipc.endpoints import RunDir
-from ipc.errors import EngineUnavailableError
+from ipc.errors import EngineUnavailableError, QueueFullError
 from ipc.messages import CallMethod, ClientRole
 from tests.factories import make_params
 from tests.processes import core_process
@@ -21,10 +21,10 @@ PROMPTS = [[n, n + 1] for n in range(12)]
 class Cores:
     """Two processes, and the file that lists them."""
 
-    def __init__(self, folder, exits):
+    def __init__(self, folder, exits, **settings):
         self.run_dir = RunDir(folder / "s")
         folders = [self.run_dir.of_core(index).path for index in range(2)]
-        self.processes = [exits.enter_context(core_process(path, fake_step_ms=2)) for path in folders]
+        self.processes = [exits.enter_context(core_process(path, fake_step_ms=2, **settings)) for path in folders]
         self.list("0", "1")
 
     def list(self, *names):
@@ -51,6 +51,13 @@ class Cores:
 def cores(tmp_path):
     with ExitStack() as exits:
         yield Cores(tmp_path, exits)
+
+
+@pytest.fixture
+def small_cores(tmp_path):
+    """Two cores that have room for one request that runs and one that waits."""
+    with ExitStack() as exits:
+        yield Cores(tmp_path, exits, max_num_seqs=1, max_queued_requests=1)
 
 
 class Fixed:
@@ -102,6 +109,28 @@ def test_a_policy_chooses(cores):
 
     cores.talk(conversation, placement=policy)
     assert policy.heard[-1] == ["0", "1"]
+
+
+def test_what_one_core_has_no_room_for_goes_to_the_other_one(small_cores):
+    async def conversation(client):
+        streams = [client.submit(prompt, PARAMS) for prompt in PROMPTS[:4]]
+        texts = await asyncio.gather(*map(read, streams))
+        return [len(text) for text in texts], [stream.core_names for stream in streams]
+
+    lengths, names = small_cores.talk(conversation, placement=Fixed("0"))
+    assert lengths == [100] * 4
+    assert sorted(names) == [["0"], ["0"], ["0", "1"], ["0", "1"]]
+
+
+def test_what_no_core_has_room_for_is_refused(small_cores):
+    async def conversation(client):
+        streams = [client.submit(prompt, PARAMS) for prompt in PROMPTS]
+        return await asyncio.gather(*map(read, streams), return_exceptions=True)
+
+    results = small_cores.talk(conversation, placement=Fixed("0"))
+    refused = [result for result in results if isinstance(result, BaseException)]
+    assert len(refused) == 8
+    assert {type(error) for error in refused} == {QueueFullError}
 
 
 def test_the_streams_of_a_dead_core_go_on_with_the_other_one_at_once(cores):

@@ -80,7 +80,8 @@ def test_two_processes_may_get_it_at_once(cache, folder):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"data": base64.b64encode(b"x" * 100).decode()}, "not the one that it has loaded"),
+        ({"data": base64.b64encode(b"x" * PIECE_BYTES).decode()}, "not the one that it has loaded"),
+        ({"data": base64.b64encode(b"x" * 100).decode()}, "ends after 0 of"),
         ({"data": ""}, "ends after 0 of"),
         ({"data": "no base64!"}, "ends after 0 of"),
         ({"data": 7}, "ends after 0 of"),

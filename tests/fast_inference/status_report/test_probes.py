@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from fast_inference.status_report import probes
 from fast_inference.status_report.probes import CoreProbe
 from ipc.errors import EngineUnavailableError
 from tests.factories import make_params
@@ -42,7 +43,12 @@ def test_each_core_is_told_and_their_sum(cores):
     assert look.load.tokens_per_second == pytest.approx(sum(core.load.tokens_per_second for core in look.cores))
 
 
-def test_a_core_that_does_not_answer_keeps_no_other_from_being_shown(cores):
+def test_the_model_is_called_as_the_cores_call_it_where_the_server_has_no_name_for_it(cores):
+    assert CoreProbe(cores[0].run_dir, "").look().model.name == "fake"
+
+
+def test_a_core_that_does_not_answer_keeps_no_other_from_being_shown(cores, monkeypatch):
+    monkeypatch.setattr(probes, "_CORE_TIMEOUT_S", 0.7)
     cores[0].connect()
     cores[1].kill()
     probe = CoreProbe(cores[0].run_dir, "")

@@ -119,6 +119,15 @@ def test_series_of_another_version_are_left_out():
     }
 
 
+def test_series_with_other_labels_than_the_table_says_are_left_out():
+    values: SeriesValues = {
+        "time_to_first_token_seconds_bucket": 1,
+        series_key("kv_blocks", "a label"): 1,
+        "num_requests_running": 2,
+    }
+    assert samples_of(values).keys() == {("fast_inference_num_requests_running", "0", 'a "model"')}
+
+
 def test_each_core_has_series_of_its_own():
     of_one, of_other = HistogramCounts("step_duration_seconds"), HistogramCounts("step_duration_seconds")
     of_one.observe(0.002)
