@@ -87,6 +87,6 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
             axes.grid(alpha=0.3, which="both")
         row[0].legend(fontsize="small")
     try:
-        figure.savefig(path, dpi=80, format=path.suffix.removeprefix(".") or "png")
+        figure.savefig(path, dpi=64, format=path.suffix.removeprefix(".") or "png")
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot write {path}: {error}") from error
