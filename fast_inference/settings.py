@@ -74,11 +74,15 @@ _SERVICE_LINK = re.compile(
     ENVIRONMENT_PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 """What Kubernetes tells a pod of a Service named `fast-inference`."""
+_BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 _MAX_SHOWN_CHARS = 80
 
 
 class _SettingsLoader(yaml.SafeLoader):
-    """YAML in which a key that is there twice is an error; YAML's own reader keeps the last one and says nothing."""
+    """YAML in which a key that is there twice is an error; YAML's own reader keeps the last one and says nothing.
+
+    `1:3` is a text, as in YAML 1.2, and not the number 63 of YAML 1.1.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The values by key."""
@@ -86,6 +90,12 @@ class _SettingsLoader(yaml.SafeLoader):
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise yaml.constructor.ConstructorError(problem=f"{twice} is there twice")
         return super().construct_mapping(node, deep)
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        """The tag of a node."""
+        if kind is yaml.ScalarNode and implicit[0] and _BASE_60.fullmatch(value):
+            return self.DEFAULT_SCALAR_TAG
+        return super().resolve(kind, value, implicit)
 
 
 def _values_in(text: str) -> Any:

@@ -68,6 +68,16 @@ def test_yaml_keys_in_both_spellings(yaml_file, key):
     assert resolve_settings({"config": yaml_file}).max_num_seqs == 5
 
 
+def test_a_file_has_no_numbers_to_the_base_60(yaml_file):
+    yaml_file.write_text("executor: ray\ncores: 1:3\n")
+    assert resolve_settings({"config": yaml_file}).cores == "1:3"  # and not 63 cores
+    yaml_file.write_text("max-num-seqs: 1:30\n")
+    with pytest.raises(ConfigError, match="max-num-seqs: must be a valid integer, not '1:30'"):
+        resolve_settings({"config": yaml_file})
+    yaml_file.write_text("drain-timeout: 0.5\nport: 0x1F90\n")
+    assert read_settings_file(yaml_file) == {"drain_timeout": 0.5, "port": 8080}
+
+
 @pytest.mark.parametrize("second", ["max-num-seqs", "max_num_seqs"])
 def test_a_key_that_is_there_twice_is_refused(yaml_file, second):
     yaml_file.write_text(f"max-num-seqs: 5\n{second}: 6\n")
