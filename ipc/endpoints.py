@@ -339,9 +339,21 @@ def connect_to_core(context: zmq.Context[zmq.Socket[bytes]], address: CoreAddres
     """A client's end: a DEALER with a random identity that refuses to send while the core is away.
 
     Raises:
-        ConfigError: the keys for a core on another host are missing or damaged.
+        ConfigError: the keys for a core on another host are missing or damaged, or this is no address.
     """
     socket = context.socket(zmq.DEALER)
+    try:
+        _connect_to(socket, address)
+    except (ConfigError, zmq.ZMQError) as error:
+        socket.close(linger=0)  # one that stays open keeps its context waiting for ever
+        if isinstance(error, ConfigError):
+            raise
+        endpoint = address.endpoint if isinstance(address, RemoteCore) else address
+        raise ConfigError(f"cannot connect to the core at {endpoint}: {error}") from error
+    return socket
+
+
+def _connect_to(socket: zmq.Socket[bytes], address: CoreAddress) -> None:
     _set_new_identity(socket)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
@@ -353,7 +365,6 @@ def connect_to_core(context: zmq.Context[zmq.Socket[bytes]], address: CoreAddres
         socket.connect(address.endpoint)
     else:
         socket.connect(f"ipc://{address}")
-    return socket
 
 
 def reconnect_to_core(socket: zmq.Socket[bytes], core: RemoteCore) -> None:
