@@ -73,6 +73,11 @@ class RunDir:
         return self.path / f"core-{slot}.journal"
 
     @property
+    def journal_count_file(self) -> Path:
+        """Has a byte for each journal that one of several cores has begun."""
+        return self.path / "journals"
+
+    @property
     def cores_file(self) -> Path:
         """Where the cores are: `ipc/core_directory.py`."""
         return self.path / "cores.json"
@@ -230,7 +235,7 @@ class RunDir:
 
     def forget_crashes(self) -> None:
         """Remove what cores that died have left for their successors."""
-        for path in self.journal_files():
+        for path in (*self.journal_files(), self.journal_count_file):
             with suppress(OSError):
                 path.unlink()
 
@@ -254,7 +259,7 @@ class RunDir:
         mine += [self.reload_file.with_suffix(".tmp"), self.reload_lock_file, *self.path.glob("core-*.link")]
         mine += [self.cores_file, self.cores_file.with_suffix(".tmp"), self.config_file.with_suffix(".tmp")]
         mine.append(self.standby_config_file.with_suffix(".tmp"))
-        mine += [self.fleet_file, self.fleet_file.with_suffix(".tmp"), self.core_error_file]
+        mine += [self.journal_count_file, self.fleet_file, self.fleet_file.with_suffix(".tmp"), self.core_error_file]
         for slot in CORE_SLOTS:
             journal = self.slot_journal_file(slot)
             mine += [self.slot_socket(slot), self.slot_lock_file(slot), journal, journal.with_suffix(".tmp")]
