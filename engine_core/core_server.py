@@ -32,7 +32,7 @@ from engine_core.metrics.engine_metrics import EngineMetrics
 from engine_core.model.lora.adapter_files import open_adapters
 from engine_core.model_kind import check_model_folder
 from engine_core.outputs import ModelRunner, RequestKey
-from engine_core.peer_cores import PeerCores
+from engine_core.peer_cores import PeerCores, announce_journal
 from engine_core.quarantine import LearnEvidence, Quarantine
 from engine_core.request_intake import RequestIntake
 from engine_core.scheduler.drafts import Drafts
@@ -301,6 +301,8 @@ class CoreServer:
         try:
             own_file = self._run_dir.slot_journal_file(self._config.place.slot)
             self._journal = CrashJournal(own_file, evidence.suspects.values(), evidence.acquittals.values())
+            if self._config.place.share.num_cores > 1:
+                announce_journal(self._server_run_dir)
         except OSError as error:
             log.warning("cannot keep a journal (%s): a request that kills the core is not found out", error.strerror)
         return Quarantine(self._journal, evidence, self._learn_from_others(max_tokens_per_step))
@@ -315,7 +317,7 @@ class CoreServer:
         others = [server.of_core(index) for index in range(place.share.num_cores) if index != place.index]
         if not others:
             return None
-        peers = self._peers = PeerCores(others)
+        peers = self._peers = PeerCores(server, others)
         return lambda known: self._evidence_after(known, max_tokens_per_step) if peers.has_news() else None
 
     def _make_welcome(self, runner: ModelRunner) -> Welcome:

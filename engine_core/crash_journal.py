@@ -155,13 +155,14 @@ class CrashJournal:
 def read_journal(path: Path) -> tuple[CrashRecord, int] | None:
     """The last record of a core and the number of its last step; None where there is nothing that can be read."""
     try:
-        content = path.read_bytes()
-        if content[: len(_MAGIC)] != _MAGIC:
-            return None
-        (step,) = _STEP.unpack_from(content, _STEP_OFFSET)
-        half, length = _POINTER.unpack_from(content, _POINTER_OFFSET)
-        start = _HEADER_BYTES + half * _HALF_BYTES
-        values = msgpack.unpackb(content[start : start + length])
+        with open(path, "rb", buffering=0) as file:  # a small part of a large file, and an I/O thread may wait for it
+            header = file.read(_HEADER_BYTES)
+            if header[: len(_MAGIC)] != _MAGIC:
+                return None
+            (step,) = _STEP.unpack_from(header, _STEP_OFFSET)
+            half, length = _POINTER.unpack_from(header, _POINTER_OFFSET)
+            file.seek(_HEADER_BYTES + half * _HALF_BYTES)
+            values = msgpack.unpackb(file.read(length))
         pid, pid_start_ticks, written_at, running, suspects, acquittals = values
         record = CrashRecord(
             pid,

@@ -15,24 +15,20 @@ class BackgroundTasks:
         """`name` is what the log calls them."""
         self._name = name
         self._tasks: set[asyncio.Task[None]] = set()
-        self._kept: set[asyncio.Task[None]] = set()
 
-    def run(self, work: Coroutine[Any, Any, None], *, to_its_end: bool = False) -> None:
-        """Start one; one that runs to its end is not cancelled by `close`."""
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start one."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        if to_its_end:
-            self._kept.add(task)
         task.add_done_callback(self._on_done)
 
     async def close(self) -> None:
         """Cancel them, and wait until the last one has ended."""
-        for task in self._tasks - self._kept:
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._kept.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s failed", self._name, exc_info=error)

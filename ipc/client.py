@@ -149,9 +149,13 @@ class EngineClient:
     # --- life ---
 
     async def start(self) -> None:
-        """Connect, and keep connected until `close`; returns at once."""
-        self._is_open = True
+        """Connect, and keep connected until `close`; returns at once.
+
+        Raises:
+            ConfigError: there is no core whose address or keys can be used.
+        """
         self._cores.open()
+        self._is_open = True
 
     async def close(self) -> None:
         """Say BYE and let go of the sockets; live streams end in `EngineUnavailableError`. Later calls do nothing."""
@@ -160,10 +164,9 @@ class EngineClient:
         self._is_open = False
         self._report_metrics()
         error = EngineUnavailableError("The client was closed.")
-        await self._cores.close_channels(error)
+        self._cores.close(error)
         self._recovery.fail_all(error)
         await self._tasks.close()
-        self._cores.end()
 
     async def wait_ready(self, timeout_s: float | None = None) -> Welcome:
         """Wait until a core accepts requests.
@@ -295,8 +298,8 @@ class EngineClient:
         """The core that keeps what this process counts: the same one as long as it lives."""
         before = self._reporting
         if before is None or not before.is_listed or not before.link.session.is_welcomed:
-            welcomed = (channel for channel in self._cores.channels if channel.link.session.is_welcomed)
-            self._reporting = next(welcomed, None)
+            listed = (channel for channel in self._cores.channels if channel.is_listed)  # others are not asked any more
+            self._reporting = next((channel for channel in listed if channel.link.session.is_welcomed), None)
         return self._reporting
 
     # --- cores that come, go and change ---

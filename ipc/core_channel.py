@@ -165,10 +165,10 @@ class CoreChannel:
             link.session.lose(reason)
             self._on_change(link)
 
-    async def close(self, error: EngineUnavailableError) -> None:
-        """Say BYE and let go of the sockets; live streams end in the error."""
+    def close(self, error: EngineUnavailableError) -> None:
+        """Say BYE and let go of the sockets, at once; live streams end in the error."""
         for link in self.links:
-            await link.close()
+            link.close()
             link.session.fail_all(error)
 
     # --- links ---
@@ -199,7 +199,7 @@ class CoreChannel:
                 self._begin_turning(link)
         elif link in self.retired_links and not session.requests:
             self.retired_links.remove(link)
-            self._let_go(link)
+            link.close()
         self._update_view()
         if orphans:
             self._events.on_orphans(self, orphans, None if session.state is CoreState.RETIRING else session.loss)
@@ -247,13 +247,10 @@ class CoreChannel:
         """Send requests to the next core from now on; the one before keeps its link while it answers."""
         before, self.next_link = self.link, None
         if before.session.is_ready:  # it found the new core by itself, after the one before had ended
-            self._let_go(next_link)
+            next_link.close()
             return
         self.link = next_link
         if before.session.requests:  # it retires, or dies in a moment
             self.retired_links.append(before)
         else:
-            self._let_go(before)
-
-    def _let_go(self, link: CoreLink) -> None:
-        self._tasks.run(link.close(), to_its_end=True)
+            before.close()

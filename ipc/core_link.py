@@ -76,10 +76,9 @@ class CoreLink:
         """When the connection ended, while the core may still come back."""
         self._keeper = asyncio.create_task(self._keep_connected())
 
-    async def close(self) -> None:
-        """Say BYE and let go of the socket; what is live stays in the session."""
+    def close(self) -> None:
+        """Say BYE and let go of the socket, at once; what is live stays in the session."""
         self._keeper.cancel()
-        await asyncio.gather(self._keeper, return_exceptions=True)
         self.send(Bye("closed"))
         self._unwatch_core()
         if self._watch is not None:
@@ -102,7 +101,9 @@ class CoreLink:
             self._unsent_aborts += live
 
     def send(self, message: ClientMessage) -> bool:
-        """Send without blocking; False while the core is away or its queue is full."""
+        """Send without blocking; False while the core is away or its queue is full, and after `close`."""
+        if self._socket.closed:
+            return False
         try:
             self._socket.send(codec.encode(message, self.session.epoch), zmq.DONTWAIT)
         except zmq.Again:
@@ -127,6 +128,8 @@ class CoreLink:
         """Take in a bounded number of messages; True if there may be more."""
         if self._watch is not None:
             self._watch.take_events()
+        if self._socket.closed:  # by our owner, who heard of a change
+            return False
         for taken in range(_MAX_MESSAGES_PER_WAKE):
             try:
                 data = self._socket.recv(zmq.DONTWAIT)
@@ -159,7 +162,7 @@ class CoreLink:
     async def _keep_connected(self) -> None:
         """Say HELLO until welcomed, then beat; retries what could not be sent."""
         sequence = 0
-        while True:
+        while not self._socket.closed:  # by our owner, who heard of a change
             if self.session.is_welcomed:
                 if self._remote is not None and self.session.beat_age_s > _REMOTE_LEASE_S:
                     self._give_up(f"it was silent for {_REMOTE_LEASE_S:.0f} s")
@@ -173,6 +176,8 @@ class CoreLink:
             else:
                 if self._remote is not None:
                     self._mend_connection(self._remote)
+                    if self._socket.closed:
+                        return
                 self._owes_hello = not self.send(self._hello)
                 await asyncio.sleep(_HELLO_INTERVAL_S)
 
@@ -232,7 +237,7 @@ class CoreLink:
         has_no_more_time = self._suspended_at is not None and now - self._suspended_at > _RETURN_GRACE_S
         if has_no_more_time or (self.session.requests and silent_s > _REMOTE_LEASE_S):
             self._give_up(self.session.detail)
-        if min(silent_s, now - self._connected_at) > _NEW_CONNECTION_S:
+        if not self._socket.closed and min(silent_s, now - self._connected_at) > _NEW_CONNECTION_S:
             self._connected_at = now
             reconnect_to_core(self._socket, core)
 

@@ -18,7 +18,7 @@ from ipc.core_channel import ChannelEvents, CoreChannel
 from ipc.core_directory import ONLY_CORE, CoreDirectory
 from ipc.core_link import CoreLink
 from ipc.endpoints import CoreAddress, RemoteCore
-from ipc.errors import EngineUnavailableError
+from ipc.errors import ConfigError, EngineUnavailableError
 from ipc.messages import ClientRole, CoreState, Load, Welcome
 from ipc.placement import Capacity, CoreView
 from ipc.session import own_hello
@@ -66,25 +66,37 @@ class CoreSet:
         self._load = Load()
         self._load_at = 0.0
         self._is_open = False
+        self._problems: dict[str, str] = {}
+        """Why there is no channel to a core that is listed, by its name."""
 
     # --- life ---
 
     def open(self) -> None:
-        """Connect, and keep connected until `close`."""
+        """Connect, and keep connected until `close`.
+
+        Raises:
+            ConfigError: there are addresses, and none of them can be used.
+        """
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._is_open = True
         self._follow_addresses()
+        if not self.channels and self._problems:
+            self._context.term()
+            raise ConfigError(next(iter(self._problems.values())))
+        self._is_open = True
+        for name, problem in self._problems.items():
+            self._log_problem(name, problem)
         self._tasks.run(self._keep_looking())
 
-    async def close_channels(self, error: EngineUnavailableError) -> None:
-        """Say BYE to all; live streams end in the error. The sockets that close meanwhile are for `end`."""
+    def close(self, error: EngineUnavailableError) -> None:
+        """Say BYE to all, and let go of libzmq; live streams end in the error.
+
+        Nothing is awaited here: a socket that is opened behind the closing of the others, since a core is heard
+        meanwhile, would keep libzmq waiting for ever.
+        """
         self._is_open = False
         channels, self.channels, self.ready, self.ready_views = self.channels, [], [], []
         for channel in channels:
-            await channel.close(error)
-
-    def end(self) -> None:
-        """Let go of libzmq, once every socket is closed: it would wait for one for ever."""
+            channel.close(error)
         self._context.term()
 
     # --- how they are ---
@@ -140,7 +152,7 @@ class CoreSet:
     # --- cores that come, go and change ---
 
     async def _keep_looking(self) -> None:
-        while self._is_open:  # a channel that is opened behind the closing of the others would stay
+        while self._is_open:
             self._follow_addresses()
             await asyncio.sleep(_LOOK_INTERVAL_S)
 
@@ -149,19 +161,33 @@ class CoreSet:
         if self._directory is not None:
             self._addresses = self._directory.addresses()
         known = {(channel.name, channel.address): channel for channel in self.channels if channel.is_listed}
-        listed = [known.pop(item) if item in known else self._open_channel(*item) for item in self._addresses.items()]
+        found = [known.pop(item, None) or self._open_channel(*item) for item in self._addresses.items()]
+        listed = [channel for channel in found if channel is not None]
+        self._problems = {name: text for name, text in self._problems.items() if name in self._addresses}
         for channel in known.values():
             log.info("core %s is not listed any more", channel.name)
             channel.unlist()
         self.channels = listed + [channel for channel in self.channels if not channel.is_listed]
         for channel in [channel for channel in self.channels if channel.is_over()]:
             self.channels.remove(channel)
-            self._tasks.run(channel.close(EngineUnavailableError("The engine has ended.")), to_its_end=True)
+            channel.close(EngineUnavailableError("The engine has ended."))
         self.look()
 
-    def _open_channel(self, name: str, address: CoreAddress) -> CoreChannel:
+    def _open_channel(self, name: str, address: CoreAddress) -> CoreChannel | None:
+        """None where the address or its keys cannot be used; it is tried again with each look."""
         hello = own_hello(self._name, self._role, address)
-        return CoreChannel(name, address, self._context, hello, self._events, self._tasks)
+        try:
+            channel = CoreChannel(name, address, self._context, hello, self._events, self._tasks)
+        except ConfigError as error:
+            if self._is_open and self._problems.get(name) != error.message:
+                self._log_problem(name, error.message)
+            self._problems[name] = error.message
+            return None
+        self._problems.pop(name, None)
+        return channel
+
+    def _log_problem(self, name: str, problem: str) -> None:
+        log.error("cannot connect to core %s: %s", name, problem)
 
     def look(self) -> None:
         """See which cores take requests now, and of which model."""

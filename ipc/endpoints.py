@@ -73,6 +73,11 @@ class RunDir:
         return self.path / f"core-{slot}.journal"
 
     @property
+    def journal_count_file(self) -> Path:
+        """Has a byte for each journal that one of several cores has begun."""
+        return self.path / "journals"
+
+    @property
     def cores_file(self) -> Path:
         """Where the cores are: `ipc/core_directory.py`."""
         return self.path / "cores.json"
@@ -230,7 +235,7 @@ class RunDir:
 
     def forget_crashes(self) -> None:
         """Remove what cores that died have left for their successors."""
-        for path in self.journal_files():
+        for path in (*self.journal_files(), self.journal_count_file):
             with suppress(OSError):
                 path.unlink()
 
@@ -254,7 +259,7 @@ class RunDir:
         mine += [self.reload_file.with_suffix(".tmp"), self.reload_lock_file, *self.path.glob("core-*.link")]
         mine += [self.cores_file, self.cores_file.with_suffix(".tmp"), self.config_file.with_suffix(".tmp")]
         mine.append(self.standby_config_file.with_suffix(".tmp"))
-        mine += [self.fleet_file, self.fleet_file.with_suffix(".tmp"), self.core_error_file]
+        mine += [self.journal_count_file, self.fleet_file, self.fleet_file.with_suffix(".tmp"), self.core_error_file]
         for slot in CORE_SLOTS:
             journal = self.slot_journal_file(slot)
             mine += [self.slot_socket(slot), self.slot_lock_file(slot), journal, journal.with_suffix(".tmp")]
@@ -339,9 +344,21 @@ def connect_to_core(context: zmq.Context[zmq.Socket[bytes]], address: CoreAddres
     """A client's end: a DEALER with a random identity that refuses to send while the core is away.
 
     Raises:
-        ConfigError: the keys for a core on another host are missing or damaged.
+        ConfigError: the keys for a core on another host are missing or damaged, or this is no address.
     """
     socket = context.socket(zmq.DEALER)
+    try:
+        _connect_to(socket, address)
+    except (ConfigError, zmq.ZMQError) as error:
+        socket.close(linger=0)  # one that stays open keeps its context waiting for ever
+        if isinstance(error, ConfigError):
+            raise
+        endpoint = address.endpoint if isinstance(address, RemoteCore) else address
+        raise ConfigError(f"cannot connect to the core at {endpoint}: {error}") from error
+    return socket
+
+
+def _connect_to(socket: zmq.Socket[bytes], address: CoreAddress) -> None:
     _set_new_identity(socket)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
@@ -353,7 +370,6 @@ def connect_to_core(context: zmq.Context[zmq.Socket[bytes]], address: CoreAddres
         socket.connect(address.endpoint)
     else:
         socket.connect(f"ipc://{address}")
-    return socket
 
 
 def reconnect_to_core(socket: zmq.Socket[bytes], core: RemoteCore) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from ipc.client import EngineClient
 from ipc.core_directory import CoreDirectory, write_cores
-from ipc.endpoints import RunDir
-from ipc.errors import EngineUnavailableError, QueueFullError
-from ipc.messages import CallMethod, ClientRole
+from ipc.endpoints import RemoteCore, RunDir
+from ipc.errors import ConfigError, EngineUnavailableError, QueueFullError
+from ipc.messages import CallMethod, ClientMetrics, ClientRole, CoreState
 from tests.factories import make_params
 from tests.processes import core_process
 
@@ -294,3 +294,76 @@ def test_no_core_is_connected_to_while_the_client_closes(cores, monkeypatch):
         assert client.cores == []
 
     asyncio.run(run())
+
+
+@pytest.mark.timeout(20)
+def test_a_core_that_retires_while_the_client_closes_gets_no_new_link(cores):
+    """Its socket kept `close` waiting for ever."""
+
+    async def conversation(client):
+        stream = client.submit([1], make_params(max_tokens=10_000))
+        await anext(stream)
+        admin = cores.processes[0].connect()
+        admin.call(CallMethod.RETIRE)
+        while admin.session.state is not CoreState.RETIRING:
+            admin.wait(0.1)
+        await client.close()  # with what the core said still in the socket
+        assert client.cores == []
+
+    cores.talk(conversation, placement=Fixed("0"))
+
+
+def test_a_core_whose_keys_are_missing_is_left_out_and_the_others_are_followed(cores, tmp_path, caplog):
+    async def conversation(client):
+        sockets = [process.run_dir.core_socket for process in cores.processes]
+        damaged = RemoteCore("tcp://127.0.0.1:1", tmp_path / "nothing")
+        write_cores(cores.run_dir, {"0": sockets[0], "a": damaged})
+        await until(lambda: "cannot connect to core a" in caplog.text)
+        assert [core.name for core in client.cores] == ["0"]
+        write_cores(cores.run_dir, {"0": sockets[0], "a": damaged, "1": sockets[1]})
+        await until(lambda: [core.name for core in client.cores if core.is_ready] == ["0", "1"])
+
+    cores.talk(conversation)
+    assert caplog.text.count("cannot connect") == 1
+
+
+def test_a_client_of_cores_of_which_none_can_be_used_does_not_start(tmp_path):
+    run_dir = RunDir(tmp_path)
+    write_cores(run_dir, {"a": RemoteCore("tcp://127.0.0.1:1", tmp_path / "nothing")})
+
+    async def run():
+        client = EngineClient(CoreDirectory(run_dir), name="test", role=ClientRole.FRONTEND)
+        with pytest.raises(ConfigError, match="cannot read the key"):
+            await client.start()
+        await client.close()
+
+    asyncio.run(run())
+
+
+class Reporter:
+    """Counts what was sent."""
+
+    num_reported = 0
+
+    def report(self):
+        return ClientMetrics({})
+
+    def on_reported(self):
+        self.num_reported += 1
+
+
+def test_what_is_counted_is_not_told_to_a_core_that_is_not_listed_any_more(cores):
+    """Nobody would ask it."""
+
+    async def conversation(client):
+        stream = client.submit([1], make_params(max_tokens=10_000))
+        await anext(stream)
+        cores.processes[1].kill()
+        cores.list("1")
+        await until(lambda: [core.name for core in client.cores] == ["1"] and not client.is_ready)
+        client.reporter = Reporter()
+        with pytest.raises(EngineUnavailableError):
+            await client.metrics(0.1)
+        assert client.reporter.num_reported == 0
+
+    cores.talk(conversation, placement=Fixed("0"))
