@@ -57,7 +57,8 @@ class PeerCores:
         if num_journals != self._num_journals:
             self._num_journals = num_journals  # before they are looked at: what comes meanwhile is for the next look
             journals = [run_dir.slot_journal_file(slot) for run_dir in self._run_dirs for slot in CORE_SLOTS]
-            has_news = any([self._look_into(journal) for journal in journals])
+            news = [self._look_into(journal) for journal in journals]  # each of them, not only to the first with news
+            has_news = any(news)
         for descriptor, _ in self._epoll.poll(0):
             self._forget(descriptor)
             has_news = True

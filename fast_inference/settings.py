@@ -95,7 +95,7 @@ class _SettingsLoader(yaml.SafeLoader):
         """The tag of a node."""
         if kind is yaml.ScalarNode and implicit[0] and _BASE_60.fullmatch(value):
             return self.DEFAULT_SCALAR_TAG
-        return super().resolve(kind, value, implicit)
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
 
 
 def _values_in(text: str) -> Any:
