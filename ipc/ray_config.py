@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 from ipc.config_section import Section
 from ipc.errors import ConfigError
 
+MIN_RAY_AMOUNT = 0.0001
+"""Ray counts in units of this."""
 _FLEET_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
@@ -28,7 +30,8 @@ class RayConfig(Section):
     )
     ray_cpus_per_core: float | None = Field(
         None,
-        gt=0,
+        ge=MIN_RAY_AMOUNT,
+        allow_inf_nan=False,
         description="CPUs that Ray reserves for each core; where not set, --threads, or for cores without a GPU their "
         "share of a node",
     )

@@ -72,7 +72,7 @@ class ParquetInput:
                 self._num_rows += 1
                 line = _line_of(row)
                 lines.append((self._num_rows, line if len(line) <= self.max_line_bytes else None))
-        except (OSError, pyarrow.ArrowException) as error:
+        except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise self._error(error) from error
         return lines
 
@@ -118,7 +118,11 @@ def _line_of(row: dict[str, Any]) -> bytes:
             body = orjson.loads(body)
     else:
         body = _without_nulls(body)
-    return orjson.dumps({"method": "POST", **row, "body": body}, default=str)
+    line = {"method": "POST", **row, "body": body}
+    try:
+        return orjson.dumps(line, default=str)
+    except TypeError:  # nested too deep: a line that is wrong, as a text is no body
+        return orjson.dumps({**line, "body": str(row["body"])}, default=str)
 
 
 def _without_nulls(value: Any) -> Any:

@@ -51,6 +51,8 @@ class Directory:
     num_wanted: int
     _cores: dict[str, _Core] = field(default_factory=dict)
     _clients: dict[str, _Client] = field(default_factory=dict)
+    _left: set[str] = field(default_factory=set)
+    """Agents that have left in order."""
     _last_client_at: float = 0.0
     _is_settled: bool = False
     _has_been_ready: bool = False
@@ -75,14 +77,16 @@ class Directory:
         """Take in what a core says, and answer what it is to do."""
         core = self._cores.get(report.core)
         if core is None:  # an actor of before, which nobody counts any more
-            return CoreOrders(self._client_keys(), self._is_settled, must_end=True)
+            return CoreOrders(self._client_keys(), self._has_heard_all_clients(now), must_end=True)
         if core.report is None or core.report.incarnation != report.incarnation:
             core.was_ready = False
         core.report, core.heard_at, core.is_heard = report, now, True
         if report.state == "ready":
             core.was_ready, self.trouble = True, ""
         self._has_been_ready |= core.was_ready
-        return CoreOrders(self._client_keys(), self._is_settled, self._must_end(report.core, core, now))
+        return CoreOrders(
+            self._client_keys(), self._has_heard_all_clients(now), self._must_end(report.core, core, now)
+        )
 
     def on_unavailable(self, name: str) -> bool:
         """Ray says that its actor does not answer, or is being started elsewhere; True where that is new."""
@@ -145,11 +149,18 @@ class Directory:
         known = self._clients.get(hello.name)
         self._clients[hello.name] = _Client(hello, now if known is None else known.since, now)
         self._last_client_at = now
+        self._left.discard(hello.name)
 
     def on_leave(self, name: str) -> bool:
-        """An agent leaves in order; True where it was the last one."""
+        """An agent leaves in order; True where it was the last one.
+
+        Not so where a core still lets in one that has not left: a directory that was started again has not heard of it
+        yet. If that one is gone too, the fleet ends after a lease.
+        """
         self._clients.pop(name, None)
-        return not self._clients
+        self._left.add(name)
+        let_in = {client for core in self._cores.values() if core.report is not None for client in core.report.clients}
+        return not self._clients and let_in <= self._left
 
     def is_deserted(self, now: float) -> bool:
         """True where no agent was heard for the time of a lease."""
@@ -197,6 +208,10 @@ class Directory:
 
     def _client_keys(self) -> dict[str, str]:
         return {name: client.hello.public_key for name, client in self._clients.items()}
+
+    def _has_heard_all_clients(self, now: float) -> bool:
+        """Cores may report to a directory that was started again before agents do."""
+        return now - self.started_at > SETTLING_S
 
     def _is_usable(self, core: _Core) -> bool:
         return core.is_heard and core.was_ready and core.ending_since is None and not self.is_ending

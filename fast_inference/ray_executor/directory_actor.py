@@ -115,6 +115,7 @@ class DirectoryActor:
                 await self._reconcile(now)
             except (ray.exceptions.RayError, ValueError) as error:  # the head is away; ValueError: a name is taken
                 log.warning("cannot change the cores of the fleet %s yet: %s", self._spec.name, error)
+                self._directory.trouble = f"cannot change the cores: {last_line(error)}"
             await asyncio.sleep(_RECONCILE_INTERVAL_S)
         log.info("the fleet %s has ended", self._spec.name)
         await asyncio.to_thread(ray.kill, ray.get_runtime_context().current_actor)
@@ -134,7 +135,8 @@ class DirectoryActor:
         while len(directory.kept) > directory.num_wanted:
             directory.end_core(directory.idlest(), now)
         for name in directory.ended(now, float(self._spec.settings["drain_timeout"]) + _END_GRACE_S):
-            await self._end_actor(name)
+            if name in self._actors:  # it may have died meanwhile
+                await self._end_actor(name)
         while len(directory.kept) < directory.num_wanted and now >= self._may_start_at:
             await self._start_actor(self._free_name())
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from fast_inference.ray_executor.fleet_spec import FleetSpec
 from fast_inference.ray_executor.records import CoreResources
 from ipc.config import FAKE_MODEL, core_range
+from ipc.ray_config import MIN_RAY_AMOUNT
 
 Node = Mapping[str, float]
 
@@ -21,7 +22,12 @@ def resources_of(spec: FleetSpec, nodes: Sequence[Node]) -> CoreResources:
         cpus = spec.settings["threads"]
     if cpus is None:
         cpus = 1 if wants_gpu else _share_of_node(nodes, core_range(spec.settings["cores"])[1])
-    return CoreResources(float(cpus), 1.0 if wants_gpu else 0.0)
+    return CoreResources(ray_amount(cpus), 1.0 if wants_gpu else 0.0)
+
+
+def ray_amount(amount: float) -> float:
+    """As Ray counts it, which refuses a third."""
+    return max(round(amount, 4), MIN_RAY_AMOUNT)
 
 
 def memory_share(resources: CoreResources, node: Node) -> float:

@@ -57,6 +57,12 @@ def test_what_only_frontends_look_at_is_told_where_there_are_none(tmp_path):
     assert unused_setting_warnings(settings) == ["--api-key has no effect with --frontends 0"]
 
 
+@pytest.mark.parametrize("cpus", ["inf", "nan", "0", "0.00001"])
+def test_cpus_that_ray_cannot_count_are_refused(cpus):
+    with pytest.raises(ConfigError, match="--ray-cpus-per-core: must be"):
+        resolve_settings({"executor": "ray", "ray_cpus_per_core": cpus})
+
+
 def test_an_empty_variable_counts_as_not_set(monkeypatch):
     monkeypatch.setenv("FAST_INFERENCE_MODEL", "")
     assert resolve_settings({}).model == "smollm2-135m-instruct"

@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from fast_inference.ray_batch.plan import Block, plan_blocks, read_block
+from frontend.batch.lines import BatchLine, WrongLine, parse_line
 from ipc.errors import ConfigError
 
 MAX_BODY_BYTES = 1000
@@ -71,11 +72,25 @@ def test_a_struct_leaves_out_what_is_null_and_a_text_does_not(tmp_path: Path):
     assert {line["method"] for line in lines} == {"POST"}
 
 
-@pytest.mark.parametrize("content", ["nothing", "text", "no body"])
+def test_a_row_that_is_nested_too_deep_is_a_wrong_line_and_no_end(tmp_path: Path):
+    path = tmp_path / "in.parquet"
+    rows = [{**line(0), "body": '{"a":' * 300 + "1" + "}" * 300}, {**line(1), "body": "{}"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    (block,) = plan_blocks(path, 10, 10_000)
+    found = [parse_line(content or b"", number) for number, content in read_block(path, block, 10_000).read_portion()]
+    assert [type(item) for item in found] == [WrongLine, BatchLine]
+
+
+@pytest.mark.parametrize("content", ["nothing", "text", "no body", "bytes that are no UTF-8"])
 def test_what_is_no_input_is_refused(tmp_path: Path, content: str):
     if content == "text":
         (tmp_path / "in.parquet").write_text("no Parquet")
     elif content == "no body":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"custom_id": "a"}]), tmp_path / "in.parquet")
+    elif content == "bytes that are no UTF-8":
+        offsets = pyarrow.array([0, 2], pyarrow.int32()).buffers()[1]
+        ids = pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, offsets, pyarrow.py_buffer(b"\xff\xfe")])
+        table = pyarrow.table({"custom_id": ids, "url": ["/v1/completions"], "body": ["{}"]})
+        pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
     with pytest.raises(ConfigError):
         list(plan_blocks(tmp_path, 10, MAX_BODY_BYTES))

@@ -127,6 +127,16 @@ def test_the_fleet_ends_with_the_last_agent(directory):
     assert directory.on_leave("b")
 
 
+def test_a_directory_that_was_started_again_does_not_end_the_fleet_under_agents_it_has_not_heard_yet():
+    again = Directory(100.0, 1)
+    again.add_core("0", 100.0)
+    again.on_client(A, 100.1)
+    again.on_report(report(clients=("a", "b")), 100.2)
+    assert not again.on_leave("a")
+    again.on_client(B, 100.5)
+    assert again.on_leave("b")
+
+
 def test_a_fleet_whose_agents_are_silent_for_a_lease_is_deserted(directory):
     directory.expire(CLIENT_LEASE_S)
     assert not directory.is_deserted(CLIENT_LEASE_S)
@@ -152,7 +162,8 @@ def test_what_cores_are_told_by_a_directory_that_is_not_settled_turns_nobody_out
     again.add_core("0", 100.0)
     assert not again.on_report(report("0"), 100.0).are_all
     again.expire(100.1)
-    assert again.on_report(report("0"), 100.2).are_all
+    assert not again.on_report(report("0"), 100.2).are_all  # agents have not been heard yet
+    assert again.on_report(report("0"), 100.1 + SETTLING_S).are_all
 
 
 def test_an_agent_that_comes_waits_until_the_cores_have_let_it_in(directory):

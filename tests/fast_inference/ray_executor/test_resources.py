@@ -25,6 +25,7 @@ def spec(**settings):
         ({"cores": 64}, CPU_NODES, CoreResources(1, 0)),
         ({"threads": 3}, CPU_NODES, CoreResources(3, 0)),
         ({"threads": 3, "ray_cpus_per_core": 0.5}, GPU_NODES, CoreResources(0.5, 1)),
+        ({"ray_cpus_per_core": 1 / 3}, CPU_NODES, CoreResources(0.3333, 0)),
         ({}, [], CoreResources(1, 0)),
     ],
 )
