@@ -84,9 +84,7 @@ class Directory:
         if report.state == "ready":
             core.was_ready, self.trouble = True, ""
         self._has_been_ready |= core.was_ready
-        return CoreOrders(
-            self._client_keys(), self._has_heard_all_clients(now), self._must_end(report.core, core, now)
-        )
+        return CoreOrders(self._client_keys(), self._has_heard_all_clients(now), self._must_end(report.core, core, now))
 
     def on_unavailable(self, name: str) -> bool:
         """Ray says that its actor does not answer, or is being started elsewhere; True where that is new."""
