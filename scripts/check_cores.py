@@ -110,6 +110,8 @@ def prefixes(answers: Sequence[Answer], alone: Sequence[Answer], groups: Sequenc
     num_repeats = sum(len(cores) - 1 for cores in cores_of_group.values())
     num_at_home = sum(Counter(cores).most_common(1)[0][1] - 1 for cores in cores_of_group.values())
     cached, cached_alone = (sum(answer.num_cached_tokens for answer in of) for of in (answers, alone))
+    if not cached_alone:
+        raise ConfigError("one core finds no prompt token in its prefix cache: raise --prefix-words or --requests")
     num_tokens = sum(answer.num_prompt_tokens for answer in answers)
     counts = Counter(answer.cores[-1] for answer in answers)
     print(
@@ -209,6 +211,10 @@ def main() -> None:
     parts = arguments.parts or PARTS
     if unknown := set(parts) - set(PARTS):
         parser.error(f"no part is called {min(unknown)}")
+    if arguments.groups < 1 or arguments.requests < 2 * arguments.groups:
+        parser.error("--requests must be at least twice --groups, or no request of a group is a repeat")
+    if "kill" in parts and arguments.cores < 2:
+        parser.error("kill needs two cores at least")
     flags = [arguments.model, "--frontends", "2", *server_flags]
     if arguments.model == "fake":
         flags += ["--fake-step-ms", str(arguments.step_ms)]

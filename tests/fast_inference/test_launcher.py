@@ -153,7 +153,7 @@ def test_stale_files_of_every_kind_need_no_manual_step(start, tmp_path):
     names = ["config.json", "status.json", "status.tmp", "connections", "core.sock", "launcher.lock"]
     names += ["core-0.sock", "core-0.lock", "core-1.sock", "core-1.lock"]
     names += ["config-standby.json", "standby.error", "reload.json", "reload.lock", "core-0.tmp", "cores.json"]
-    names += ["cores/1/core-0.journal", "cores/1/core.sock"]
+    names += ["cores/1/core-0.journal", "cores/1/core.sock", "journals"]
     (run_dir.path / "cores" / "1").mkdir(parents=True)
     for name in names:
         (run_dir.path / name).write_bytes(b"\xff junk of an earlier life")
