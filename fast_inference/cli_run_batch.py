@@ -121,7 +121,7 @@ def _add_ray_flags(parser: FlagParser) -> None:
         dest="job_cpus_per_core",
         type=positive_number,
         metavar="N",
-        help="CPUs that Ray reserves for each core (default: 1 with a GPU, else all of the smallest node)",
+        help="CPUs that Ray reserves for each core (default: 1 with a GPU, else its share of the smallest node)",
     )
     ray.add_argument(
         "--ray-gpus-per-core",

@@ -3,7 +3,6 @@
 Used by `run.py`. Ray is imported here and nowhere before, so that nobody else needs it installed.
 """
 
-import inspect
 import logging
 import os
 import socket
@@ -14,7 +13,7 @@ from typing import Any
 
 from fast_inference.ray_executor.fleet import check_installed
 from fast_inference.ray_executor.records import CoreResources
-from fast_inference.ray_executor.resources import memory_share
+from fast_inference.ray_executor.resources import memory_share, ray_amount, share_of_node
 from ipc.errors import ConfigError
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -43,7 +42,7 @@ class WorkerShape:
 
 @contextmanager
 def joined_ray(address: str | None) -> Iterator[None]:
-    """Join the cluster at this address, else that of RAY_ADDRESS; else start one here, which nobody else can reach.
+    """Join the cluster at this address, else that of RAY_ADDRESS; else start one here, which asks for a token.
 
     Raises:
         ConfigError: Ray is not installed, or cannot be reached.
@@ -54,7 +53,7 @@ def joined_ray(address: str | None) -> Iterator[None]:
     import ray.data
 
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == "local" else {}
+    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         _check_reachable(address)
         ray.init(address=address, logging_level=logging.ERROR, **own)
@@ -80,7 +79,8 @@ def _check_reachable(address: str) -> None:
 def worker_shape(cores: tuple[int, int] | None, num_cpus: float | None, num_gpus: float | None) -> WorkerShape:
     """What is asked for, with what the cluster has in the place of what is not.
 
-    Where there are GPUs, a worker for each of them; else one for each node, with all CPUs of the smallest one.
+    Where there are GPUs, a worker for each of them; else one for each node, with all CPUs of the smallest one, or where
+    more are asked for, an equal part of them.
 
     Raises:
         ConfigError: no node can have such a worker, now at least.
@@ -88,6 +88,7 @@ def worker_shape(cores: tuple[int, int] | None, num_cpus: float | None, num_gpus
     from fast_inference.ray_executor.follower import alive_nodes  # imports Ray
 
     nodes = alive_nodes()
+    num_cpus = None if num_cpus is None else ray_amount(num_cpus)
     cluster_gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if num_gpus is None:
         num_gpus = 1 if cluster_gpus else 0
@@ -98,7 +99,7 @@ def worker_shape(cores: tuple[int, int] | None, num_cpus: float | None, num_gpus
             f"no node of Ray has {num_cpus or 1:g} CPUs and {num_gpus:g} GPUs for a core (there are: {most})"
         )
     if num_cpus is None:
-        num_cpus = 1 if num_gpus else min(node["CPU"] for node in fitting)
+        num_cpus = 1 if num_gpus else share_of_node(fitting, len(fitting) if cores is None else cores[1])
     if cores is None:
         count = int(cluster_gpus // num_gpus) if num_gpus else len(fitting)
         cores = (max(count, 1),) * 2
@@ -111,10 +112,6 @@ def actor_pool(shape: WorkerShape, num_calls: int) -> dict[str, Any]:
     import ray.data
 
     sizes = {"min_size": 1, "initial_size": shape.min_workers, "max_size": shape.max_workers}
-    sizes["max_tasks_in_flight_per_actor"] = num_calls
-    arguments: dict[str, Any] = {"num_cpus": shape.num_cpus, "num_gpus": shape.num_gpus}
-    if "max_concurrent_calls_per_actor" in inspect.signature(ray.data.ActorPoolStrategy).parameters:
-        sizes["max_concurrent_calls_per_actor"] = num_calls
-    else:  # before Ray 2.60
-        arguments["max_concurrency"] = num_calls
-    return {**arguments, "compute": ray.data.ActorPoolStrategy(**sizes, enable_true_multi_threading=True)}
+    sizes |= {"max_tasks_in_flight_per_actor": num_calls, "max_concurrent_calls_per_actor": num_calls}
+    pool = ray.data.ActorPoolStrategy(**sizes, enable_true_multi_threading=True)
+    return {"num_cpus": shape.num_cpus, "num_gpus": shape.num_gpus, "compute": pool}

@@ -29,6 +29,7 @@ from fast_inference.ray_batch.worker import (
     WorkerJob,
 )
 from fast_inference.ray_executor.fleet import check_installed
+from fast_inference.ray_executor.fleet_spec import paths_anywhere
 from fast_inference.settings import Settings, served_names
 from frontend.batch.job import JobCounts
 from frontend.batch.line_source import Reorder
@@ -65,6 +66,8 @@ def run_ray_batch(options: RayOptions, settings: Settings) -> int:
         Interrupted: a signal came before the job began.
     """
     check_installed()
+    if options.output.resolve().is_relative_to(options.input.resolve()):
+        raise ConfigError(f"{options.output} is in {options.input}: its parts would be lines of the input")
     with Interruption(), JobFolder(options.output, options.output_format) as folder:
         blocks = _plan(options, settings)
         done = folder.recover(manifest(blocks, options.output_format), len(blocks))
@@ -156,22 +159,28 @@ def _worker_job(options: RayOptions, settings: Settings, shape: WorkerShape) -> 
     """With paths and names that mean the same on every node."""
     names = served_names(settings)
     changes: dict[str, Any] = {"served_model_name": names, "executor": "local", "cores": 1}
-    if Path(settings.model).exists():
-        changes["model"] = str(Path(settings.model).absolute())
+    if settings.chat_template is not None:
+        changes["chat_template"] = str(Path(settings.chat_template).expanduser().absolute())
     if settings.threads is None and not shape.num_gpus:
         changes["threads"] = max(1, int(shape.num_cpus))
     values = settings.model_copy(update=changes).model_dump(mode="json", exclude={"config", *SECRET_SETTINGS})
+    values |= paths_anywhere(values)
     return WorkerJob(
         options.input.absolute(),
         options.output.absolute(),
         options.output_format,
         values,
-        options.attach,
+        _attached_anywhere(options.attach),
         settings.max_body_bytes,
         options.max_in_flight,
         options.reorder,
         shape.memory_share,
     )
+
+
+def _attached_anywhere(target: str | None) -> str | None:
+    """A run dir as it is named on every node; a URL as it is."""
+    return target if target is None or "://" in target else str(Path(target).expanduser().absolute())
 
 
 @contextmanager

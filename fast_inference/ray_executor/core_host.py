@@ -71,6 +71,8 @@ class CoreHost:
         """Holds the number."""
         self._lock: int | None = None
         self._clients: dict[str, str] = {}
+        self._is_short_of_keys = False
+        """The last try to let in others has failed."""
         self._may_start = asyncio.Event()
         self._supervisor: CoreSupervisor | None = None
         self._stage = "waiting for the first frontend"
@@ -119,8 +121,14 @@ class CoreHost:
         clients = {**({} if orders.are_all else self._clients), **orders.clients}
         if not self._server_key or clients == self._clients:
             return
-        self._keys.set_clients(clients)
-        self._clients = clients
+        try:
+            self._keys.set_clients(clients)
+        except ConfigError as error:  # a full disk; those that are in stay, and the next report tries again
+            if not self._is_short_of_keys:
+                log.error("cannot change who may connect yet: %s", error.message)
+            self._is_short_of_keys = True
+            return
+        self._clients, self._is_short_of_keys = clients, False
         if self._clients:
             self._may_start.set()
 

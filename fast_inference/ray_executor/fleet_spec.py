@@ -34,8 +34,18 @@ _ONLY_TOLD = ("served_model_name", "log_level", "log_format")
 """Used by cores too, but launchers may differ in them."""
 
 
+def paths_anywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of these settings names files, for the same places on each node, wherever Ray starts its workers."""
+    model, tokenizer = settings["model"], settings["tokenizer"]
+    pairs = [item.partition("=") for item in settings["lora"]]
+    return {
+        "model": model if model == FAKE_MODEL or known_name(model) is not None else _anywhere(model),
+        "tokenizer": None if tokenizer is None else _anywhere(tokenizer),
+        "lora": [f"{name}={_anywhere(path)}" for name, _, path in pairs],
+    }
+
+
 def _anywhere(path: str) -> str:
-    """A path that is one here, for the same place on each node, wherever Ray starts its workers."""
     found = Path(path).expanduser()
     return str(found.absolute()) if found.exists() else path
 
@@ -59,11 +69,7 @@ class FleetSpec:
             raise ConfigError(f"cannot read {config_file}: {error}") from error
         names = [name for section in _SHARED for name in section.model_fields]
         settings = {name: values[name] for name in (*names, *_OF_LAUNCHER, *_OF_RAY)}
-        if values["model"] != FAKE_MODEL and known_name(values["model"]) is None:
-            settings["model"] = _anywhere(values["model"])
-        settings["tokenizer"] = None if values["tokenizer"] is None else _anywhere(values["tokenizer"])
-        pairs = [item.partition("=") for item in values["lora"]]
-        settings["lora"] = [f"{name}={_anywhere(path)}" for name, _, path in pairs]
+        settings |= paths_anywhere(values)
         ray = load_section(config_file, RayConfig)
         name = ray.ray_fleet or re.sub(r"[^A-Za-z0-9_.-]+", "-", values["served_model_name"][0])
         return cls(name, settings, {name: values[name] for name in _ONLY_TOLD})

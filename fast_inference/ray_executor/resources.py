@@ -21,7 +21,7 @@ def resources_of(spec: FleetSpec, nodes: Sequence[Node]) -> CoreResources:
     if cpus is None:
         cpus = spec.settings["threads"]
     if cpus is None:
-        cpus = 1 if wants_gpu else _share_of_node(nodes, core_range(spec.settings["cores"])[1])
+        cpus = 1 if wants_gpu else share_of_node(nodes, core_range(spec.settings["cores"])[1])
     return CoreResources(ray_amount(cpus), 1.0 if wants_gpu else 0.0)
 
 
@@ -40,7 +40,8 @@ def memory_share(resources: CoreResources, node: Node) -> float:
     return resources.num_cpus / cpus if has_room else 1.0
 
 
-def _share_of_node(nodes: Sequence[Node], num_cores: int) -> int:
+def share_of_node(nodes: Sequence[Node], num_cores: int) -> int:
+    """CPUs of each of so many cores: all of the smallest node where each has one of its own."""
     cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     if not cpus:
         return 1

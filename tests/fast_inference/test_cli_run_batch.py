@@ -222,6 +222,14 @@ def test_flags_of_the_other_executor_are_wrong_usage(tmp_path: Path, flags: tupl
     assert complaint in stderr
 
 
+def test_an_output_in_the_input_of_a_job_on_ray_is_refused(tmp_path: Path):
+    flags = ("--executor", "ray", "-i", str(tmp_path), "-o", str(tmp_path / "out"), "--model", "fake")
+    status, _, stderr = Job(tmp_path, [completion(1)]).run(*flags)
+    assert status == 1
+    assert "its parts would be lines of the input" in stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_ray_that_is_not_there_is_one_line(tmp_path: Path):
     job = Job(tmp_path, [completion(1)])
     flags = ("--executor", "ray", "--ray-address", "127.0.0.1:1", "-o", str(tmp_path / "out"), "--model", "fake")

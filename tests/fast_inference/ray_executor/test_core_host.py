@@ -48,6 +48,10 @@ def keys(tmp_path):
     return keys, CoreOrders({"me": keys.make_client("me")})
 
 
+def clients_dir_in(folder):
+    return next(folder.rglob("server.key")).parent / "clients"
+
+
 async def until(condition):
     while not condition():  # noqa: ASYNC110  of another process
         await asyncio.sleep(0.02)
@@ -114,3 +118,25 @@ def test_why_a_core_cannot_start_is_told_and_it_is_tried_again(make_host, keys, 
         running.cancel()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_keys_that_cannot_be_written_are_tried_again_and_end_nothing(make_host, keys, short_path):
+    async def scenario():
+        _, orders = keys
+        host = make_host()
+        running = asyncio.create_task(host.run())
+        try:
+            await until(lambda: host.report().server_key)
+            clients_dir = clients_dir_in(short_path)
+            clients_dir.write_text("in the way, as a full disk is")
+            host.allow(orders)
+            assert host.report().clients == ()
+            clients_dir.unlink()
+            host.allow(orders)
+            assert host.report().clients == ("me",)
+        finally:
+            await host.end()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())

@@ -1,7 +1,7 @@
 import pytest
 
 from fast_inference.config_file import write_config
-from fast_inference.ray_executor.fleet_spec import FleetSpec
+from fast_inference.ray_executor.fleet_spec import FleetSpec, paths_anywhere
 from fast_inference.settings import resolve_settings
 from ipc.errors import ConfigError
 
@@ -36,6 +36,17 @@ def test_a_path_is_the_same_on_each_node(read, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
     assert read(model="model").settings["model"] == str(tmp_path / "model")
+
+
+def test_paths_of_adapters_and_tokenizers_are_too_and_names_stay_names(tmp_path, monkeypatch):
+    for name in ("tokens", "sql", "fake"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert paths_anywhere({"model": "fake", "tokenizer": "tokens", "lora": ("a=sql", "b=gone")}) == {
+        "model": "fake",
+        "tokenizer": str(tmp_path / "tokens"),
+        "lora": [f"a={tmp_path / 'sql'}", "b=gone"],
+    }
 
 
 def test_it_holds_no_secret(read):

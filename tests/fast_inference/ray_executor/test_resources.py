@@ -2,7 +2,7 @@ import pytest
 
 from fast_inference.ray_executor.fleet_spec import FleetSpec
 from fast_inference.ray_executor.records import CoreResources
-from fast_inference.ray_executor.resources import memory_share, resources_of, waiting_text
+from fast_inference.ray_executor.resources import memory_share, resources_of, share_of_node, waiting_text
 
 CPU_NODES = [{"CPU": 8.0}, {"CPU": 4.0}, {"memory": 1.0}]
 GPU_NODES = [{"CPU": 8.0}, {"CPU": 16.0, "GPU": 4.0}]
@@ -31,6 +31,11 @@ def spec(**settings):
 )
 def test_what_a_core_asks_for(settings, nodes, resources):
     assert resources_of(spec(**settings), nodes) == resources
+
+
+def test_more_cores_than_nodes_share_the_cpus_of_the_smallest():
+    nodes = [{"CPU": 8.0}, {"CPU": 6.0}]
+    assert [share_of_node(nodes, num_cores) for num_cores in (1, 2, 3, 4, 5, 40)] == [6, 6, 3, 3, 2, 1]
 
 
 def test_what_is_said_while_there_is_no_room():
