@@ -18,7 +18,7 @@ HANG_STEP = 4
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Each of its cores hangs in its fourth step."""
     folder: Path = tmp_path_factory.mktemp("server")
-    flags = ["--hang-timeout", "1", "--fake-faults", f"hang@{HANG_STEP}", "--on-core-loss", "fail"]
+    flags = ["--hang-timeout", "2", "--fake-faults", f"hang@{HANG_STEP}", "--on-core-loss", "fail"]
     server = Server(folder, "fake", "--frontends", "1", *flags)
     yield server
     server.close()
