@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 0.5
 _ANSWER_TIMEOUT_S = 5.0
+_WATCH_S = 1.0
 _ORPHAN_S = 60.0
 """After which a core without a directory ends: nobody would ever end it."""
 
@@ -49,8 +50,11 @@ class CoreActor:
             task.add_done_callback(_end_process)  # neither returns
 
     async def watch(self) -> None:
-        """Never returns: the call fails at once when this actor dies."""
-        await asyncio.Event().wait()
+        """Returns after a moment, and fails at once when this actor dies.
+
+        Not later: a call that is much older than this incarnation could tell of the one before.
+        """
+        await asyncio.sleep(_WATCH_S)
 
     async def _report_for_ever(self) -> None:
         ending: asyncio.Task[None] | None = None

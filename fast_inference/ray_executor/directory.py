@@ -34,6 +34,8 @@ class _Core:
     was_ready: bool = False
     """This incarnation has been."""
     ending_since: float | None = None
+    since: float = 0.0
+    """When this incarnation was first heard."""
 
 
 @dataclass(slots=True)
@@ -79,17 +81,20 @@ class Directory:
         if core is None:  # an actor of before, which nobody counts any more
             return CoreOrders(self._client_keys(), self._has_heard_all_clients(now), must_end=True)
         if core.report is None or core.report.incarnation != report.incarnation:
-            core.was_ready = False
+            core.was_ready, core.since = False, now
         core.report, core.heard_at, core.is_heard = report, now, True
         if report.state == "ready":
             core.was_ready, self.trouble = True, ""
         self._has_been_ready |= core.was_ready
         return CoreOrders(self._client_keys(), self._has_heard_all_clients(now), self._must_end(report.core, core, now))
 
-    def on_unavailable(self, name: str) -> bool:
-        """Ray says that its actor does not answer, or is being started elsewhere; True where that is new."""
+    def on_unavailable(self, name: str, asked_at: float) -> bool:
+        """Ray says that its actor does not answer, or is being started elsewhere; True where that is new.
+
+        What was asked before this incarnation was heard may tell of the one before.
+        """
         core = self._cores.get(name)
-        if core is None or not core.is_heard:
+        if core is None or not core.is_heard or asked_at <= core.since:
             return False
         core.is_heard = False
         return True

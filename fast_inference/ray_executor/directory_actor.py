@@ -186,6 +186,7 @@ class DirectoryActor:
     async def _watch(self, core: str, actor: ActorHandle[Any]) -> None:
         """See its end at once. Ray starts it again, unless it says that it does not."""
         while True:
+            asked_at = time.monotonic()
             try:
                 await actor.watch.remote()
             except ray.exceptions.ActorDiedError as error:
@@ -197,9 +198,9 @@ class DirectoryActor:
                     self._may_start_at = time.monotonic() + _START_AGAIN_S
                 return
             except ray.exceptions.RayError as error:
-                if self._directory.on_unavailable(core):
+                if self._directory.on_unavailable(core, asked_at):
                     log.warning("the actor of core %s does not answer: %s", core, last_line(error))
-            await asyncio.sleep(_WATCH_RETRY_S)
+                await asyncio.sleep(_WATCH_RETRY_S)
 
     async def _end_actor(self, core: str) -> None:
         actor = self._actors[core]

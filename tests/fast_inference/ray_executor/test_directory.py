@@ -71,10 +71,19 @@ def test_what_was_not_heard_while_nobody_listened_is_no_silence(directory):
 
 
 def test_a_core_whose_actor_does_not_answer_is_not_listed_and_counts_as_unplaced(directory):
-    assert directory.on_unavailable("0")
-    assert not directory.on_unavailable("0")
+    assert directory.on_unavailable("0", 1.0)
+    assert not directory.on_unavailable("0", 1.0)
     assert listed(directory) == ["1"]
     assert directory.view_for("a", 200.0).num_unplaced == 1
+
+
+def test_what_was_asked_of_an_actor_before_it_was_started_elsewhere_says_nothing_of_it_there(directory):
+    assert directory.on_unavailable("0", 1.0)
+    directory.on_report(report("0", incarnation="y", state="loading"), 3.0)
+    directory.on_report(report("0", incarnation="y"), 3.5)
+    assert not directory.on_unavailable("0", 2.5)
+    assert listed(directory) == ["0", "1"]
+    assert directory.on_unavailable("0", 4.0)
 
 
 def test_a_core_that_is_to_end_is_told_so_once_nobody_uses_it(directory):
@@ -98,7 +107,7 @@ def test_a_core_counts_as_ended_when_it_says_so_when_it_is_lost_or_when_it_takes
     assert directory.ended(2.0, 30.0) == []
     directory.on_report(report("0", has_ended=True), 2.0)
     assert directory.ended(2.0, 30.0) == ["0"]
-    directory.on_unavailable("1")
+    directory.on_unavailable("1", 1.0)
     assert directory.ended(2.0, 30.0) == ["0", "1"]
 
 
@@ -111,7 +120,7 @@ def test_the_idlest_core_is_one_that_does_not_serve_else_the_one_with_the_fewest
     directory.on_report(report("0", load=Load(num_running=1)), 1.0)
     directory.on_report(report("1", load=Load(num_running=3)), 1.0)
     assert directory.idlest() == "0"
-    directory.on_unavailable("1")
+    directory.on_unavailable("1", 1.0)
     assert directory.idlest() == "1"
 
 
