@@ -5,11 +5,12 @@ so the server is stalled only where all of them are. Invariant: what this proces
 """
 
 from ipc.client import EngineClient
+from ipc.core_channel import SILENT_AFTER_S
 from ipc.messages import CoreState
 from ipc.own_sleep import Silence
-from ipc.placement import CoreView
+from ipc.placement import CoreView, is_step_stuck
 
-BEAT_TIMEOUT_S = 5.0
+BEAT_TIMEOUT_S = SILENT_AFTER_S
 """A core that was not heard for so long is not ready."""
 STATUS_OF_STATE = {
     CoreState.LOADING: "loading",
@@ -36,7 +37,7 @@ class CoreWatch:
     def are_all_stalled(self) -> bool:
         """True where no core that takes requests would answer one; costs next to nothing while one does."""
         client = self._client
-        if client.beat_age_s <= BEAT_TIMEOUT_S and not _is_step_stuck(client):
+        if client.beat_age_s <= BEAT_TIMEOUT_S and not is_step_stuck(client.step_age_s, client.step_allowance_s):
             return False
         cores = client.cores
         return all(self._is_stalled(core) for core in [core for core in cores if core.is_ready] or cores)
@@ -50,8 +51,5 @@ class CoreWatch:
     def _is_stalled(self, core: CoreView) -> bool:
         """True where it is silent although this process listens, or its step takes longer than it may."""
         silence = self._silences.setdefault(core.name, Silence())
-        return silence.seconds(core.beat_age_s) > BEAT_TIMEOUT_S or _is_step_stuck(core)
-
-
-def _is_step_stuck(core: CoreView | EngineClient) -> bool:
-    return 0 < core.step_allowance_s < core.step_age_s
+        is_silent = silence.seconds(core.beat_age_s) > BEAT_TIMEOUT_S
+        return is_silent or is_step_stuck(core.step_age_s, core.step_allowance_s)

@@ -11,13 +11,13 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, Unpack
 
 from ipc.background_tasks import BackgroundTasks
 from ipc.core_calls import Answer, CoreCalls, add_up
-from ipc.core_channel import ChannelEvents, CoreChannel
+from ipc.core_channel import ChannelEvents, CoreChannel, PrepareModel
 from ipc.core_directory import CoreDirectory
 from ipc.core_set import CoreSet
 from ipc.endpoints import CoreAddress
@@ -42,8 +42,6 @@ _OF_ALL_CORES = frozenset(
 _TOKENIZER_PIECE_TIMEOUT_S = 20.0
 
 __all__ = ["EngineClient", "Output", "RequestStream"]
-
-PrepareModel = Callable[[Welcome], Awaitable[None]]
 
 
 class MetricsReporter(Protocol):

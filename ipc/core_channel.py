@@ -17,7 +17,7 @@ from ipc.core_link import CoreLink
 from ipc.endpoints import CoreAddress
 from ipc.errors import EngineUnavailableError
 from ipc.messages import CoreState, Hello, Reply, RequestId, Welcome
-from ipc.placement import CoreView
+from ipc.placement import CoreView, is_step_stuck
 from ipc.request_outputs import RequestOutputs
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class ChannelEvents:
     on_reply: Callable[["CoreChannel", Reply], None]
     on_beat: Callable[["CoreChannel"], None]
     """About once a second, while its core takes requests."""
-    prepare_model: Callable[[Welcome], Awaitable[None]]
+    prepare_model: PrepareModel
     """Awaited before it turns to a core with another model."""
 
 
@@ -129,7 +129,7 @@ class CoreChannel:
     def is_stuck(self) -> bool:
         """True where the core is silent, or its step takes longer than it may."""
         session = self.link.session
-        return self.is_silent or 0 < session.step_allowance_s < session.step_age_s
+        return self.is_silent or is_step_stuck(session.step_age_s, session.step_allowance_s)
 
     def add(self, request: RequestOutputs) -> bool:
         """Hand a request to the core, whole or from where it stopped; False if it could not be sent."""

@@ -41,6 +41,11 @@ class CoreView:
     """A step that takes longer than this is stuck; 0 where the core does not say."""
 
 
+def is_step_stuck(age_s: float, allowance_s: float) -> bool:
+    """True where a step takes longer than it may; an allowance of 0 s means that the core does not say."""
+    return 0 < allowance_s < age_s
+
+
 class Capacity(NamedTuple):
     """What the ready cores can hold together."""
 

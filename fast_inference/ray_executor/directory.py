@@ -27,7 +27,6 @@ SETTLING_S = 5.0
 
 @dataclass(slots=True)
 class _Core:
-    added_at: float
     report: CoreReport | None = None
     heard_at: float = 0.0
     is_heard: bool = False
@@ -67,9 +66,9 @@ class Directory:
 
     # --- cores ---
 
-    def add_core(self, name: str, now: float) -> None:
+    def add_core(self, name: str) -> None:
         """Ray has been asked for it, or has had it from before."""
-        self._cores[name] = _Core(now)
+        self._cores[name] = _Core()
 
     def forget_core(self, name: str) -> None:
         """Its actor is gone for good."""

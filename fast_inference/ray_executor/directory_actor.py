@@ -55,7 +55,6 @@ class DirectoryActor:
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._may_start_at = 0.0
         """After an actor that ended for good: the next one may do the same."""
-        self._changed = asyncio.Event()
         self._tasks = [asyncio.create_task(work()) for work in (self._keep_time, self._reconcile_for_ever)]
         for task in self._tasks:
             task.add_done_callback(_end_process)
@@ -180,7 +179,7 @@ class DirectoryActor:
 
     def _follow_actor(self, core: str, actor: ActorHandle[Any]) -> None:
         self._actors[core] = actor
-        self._directory.add_core(core, time.monotonic())
+        self._directory.add_core(core)
         self._watches[core] = asyncio.create_task(self._watch(core, actor))
 
     async def _watch(self, core: str, actor: ActorHandle[Any]) -> None:

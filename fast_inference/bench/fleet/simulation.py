@@ -107,7 +107,6 @@ class Simulation:
         self._wakes_at_s: dict[str, float] = {}
         """For when the wake of each core is on the heap."""
         self._num_wanted = settings.num_cores
-        self._num_starting = 0
         scaling = settings.scaling
         self._policy_of_size = (
             ScalingPolicy(scaling.min_cores, scaling.max_cores, scaling.up_queued_tokens, scaling.down_idle_s)
@@ -295,7 +294,6 @@ class Simulation:
         self._count_core(name, core, now)
         self._at(now + self._settings.detect_s, self._on_failure_known, name)
         self._at(now + self._settings.start_s, self._on_core_ready, None)
-        self._num_starting += 1
 
     def _on_failure_known(self, name: str, now: float) -> None:
         """Frontends let it go; what it had goes elsewhere, with what was emitted."""
@@ -311,7 +309,6 @@ class Simulation:
             self._place(request, now)
 
     def _on_core_ready(self, _: None, now: float) -> None:
-        self._num_starting -= 1
         name = self._add_core(now)
         self._tell_cores(frozenset({name}))
         homeless, self._homeless = self._homeless, []
@@ -325,7 +322,6 @@ class Simulation:
         loads = [CoreLoad(self._cores[name].load, max_num_seqs) for name in self._ready if name in self._cores]
         num_wanted = self._policy_of_size.num_wanted(now, self._num_wanted, loads)
         for _number in range(num_wanted - self._num_wanted):
-            self._num_starting += 1
             self._at(now + self._settings.start_s, self._on_core_ready, None)
         for _number in range(self._num_wanted - num_wanted):
             self._retire_one(now)

@@ -21,7 +21,7 @@ def directory():
     directory = Directory(0.0, 2)
     directory.on_client(A, 0.0)
     for name in ("0", "1"):
-        directory.add_core(name, 0.0)
+        directory.add_core(name)
         directory.on_report(report(name), 0.0)
     return directory
 
@@ -43,7 +43,7 @@ def test_a_core_is_listed_once_it_has_let_the_client_in(directory):
 
 
 def test_a_core_that_still_loads_is_not_listed_but_one_that_starts_again_where_it_was_is(directory):
-    directory.add_core("2", 1.0)
+    directory.add_core("2")
     directory.on_report(report("2", state="loading"), 1.0)
     directory.on_report(report("1", state="loading"), 1.0)
     assert listed(directory) == ["0", "1"]
@@ -138,7 +138,7 @@ def test_the_fleet_ends_with_the_last_agent(directory):
 
 def test_a_directory_that_was_started_again_does_not_end_the_fleet_under_agents_it_has_not_heard_yet():
     again = Directory(100.0, 1)
-    again.add_core("0", 100.0)
+    again.add_core("0")
     again.on_client(A, 100.1)
     again.on_report(report(clients=("a", "b")), 100.2)
     assert not again.on_leave("a")
@@ -157,7 +157,7 @@ def test_a_directory_that_was_started_again_is_settled_once_all_its_cores_have_r
     again = Directory(100.0, 2)
     again.on_client(A, 100.0)
     for name in ("0", "1"):
-        again.add_core(name, 100.0)
+        again.add_core(name)
     again.on_report(report("0"), 100.5)
     again.expire(100.5)
     assert not again.view_for("a", 200.0).is_settled
@@ -168,7 +168,7 @@ def test_a_directory_that_was_started_again_is_settled_once_all_its_cores_have_r
 
 def test_what_cores_are_told_by_a_directory_that_is_not_settled_turns_nobody_out():
     again = Directory(100.0, 1)
-    again.add_core("0", 100.0)
+    again.add_core("0")
     assert not again.on_report(report("0"), 100.0).are_all
     again.expire(100.1)
     assert not again.on_report(report("0"), 100.2).are_all  # agents have not been heard yet
@@ -192,6 +192,6 @@ def test_an_agent_does_not_wait_for_a_core_that_never_lets_it_in(directory):
 
 def test_a_directory_does_not_wait_for_a_lost_core_for_ever():
     again = Directory(100.0, 1)
-    again.add_core("0", 100.0)
+    again.add_core("0")
     again.expire(100.1 + SETTLING_S)
     assert again.view_for("a", 200.0).is_settled
